@@ -1,0 +1,160 @@
+"""A small generated data set in COCO's format: circles, rectangles and triangles on noisy ground.
+
+It is what the demo trains on and what the tests read: no download, and truth known to the pixel.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+CLASSES = ('circle', 'rectangle', 'triangle')
+SPLITS = ('train2017', 'val2017')
+Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
+
+
+def write_coco(
+    root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0
+) -> None:
+    """Write the set in the layout of COCO itself, so that ``tools/train.py --data-root`` takes it.
+
+    ``root`` gets ``train2017/``, ``val2017/`` and ``annotations/instances_{train,val}2017.json``.
+    The same arguments write the same bytes; more images extend a set and leave its first alike.
+
+    Args:
+        root: Folder to write to, made where missing; files of the same names are overwritten.
+        train: Training images.
+        val: Validation images.
+        size: Side of the square images, in pixels; objects grow with it.
+        seed: Another seed, another set.
+
+    Raises:
+        ValueError: A count below 1, or a size below 32.
+    """
+    if train < 1 or val < 1:
+        raise ValueError(f'train={train}, val={val}: a set needs at least one image of each')
+    if size < 32:
+        raise ValueError(f'size={size}: below 32 pixels there is no room for the shapes')
+    for split, (name, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
+        scenes = (draw_scene(np.random.default_rng([seed, split, i]), size) for i in range(count))
+        _write_split(Path(root), name, scenes, size)
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
+    """Draw one image with one to six shapes that do not touch each other.
+
+    Since none hides a part of another, each outline is the whole truth about its object.
+
+    Args:
+        rng: Where every choice comes from.
+        size: Side of the image in pixels.
+
+    Returns:
+        The image ``(size, size, 3)`` in BGR, uint8; and for each shape its index in
+        :data:`CLASSES` and its outline ``(points, 2)``, x and y in pixels from the image's corner.
+    """
+    image = _ground(rng, size)
+    free = np.ones((size, size), np.uint8)
+    shapes = []
+    for _ in range(rng.integers(1, 7)):
+        label = int(rng.integers(len(CLASSES)))
+        outline = _place(rng, label, free)
+        if outline is not None:
+            _paint(image, outline, _bright_colour(rng))
+            shapes.append((label, outline))
+    noise = rng.normal(0, 8, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), shapes
+
+
+def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Dull clouds of colour, ``(size, size, 3)`` in float32."""
+    coarse = rng.uniform(40, 150, (6, 6, 3)).astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _bright_colour(rng: np.random.Generator) -> tuple[float, ...]:
+    """A saturated BGR colour, which the ground never has."""
+    hsv = (rng.integers(180), rng.integers(170, 256), rng.integers(190, 256))
+    return tuple(cv2.cvtColor(np.array([[hsv]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist())
+
+
+def _place(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray | None:
+    """Find room for a shape where ``free`` is 1 and take it, with a margin; None if there is none.
+
+    The first shape always finds room: its outline fits in the image by construction.
+    """
+    size = len(free)
+    for _ in range(20):
+        radius = rng.uniform(0.07, 0.22) * size
+        centre = rng.uniform(radius, size - radius, 2)
+        outline = (centre + radius * _unit_outline(rng, label)).round(2)
+        taken = np.zeros_like(free)
+        cv2.fillPoly(taken, [np.round(outline - 0.5).astype(np.int32)], 1)
+        taken = cv2.dilate(taken, np.ones((5, 5), np.uint8))
+        if free[taken == 1].all():
+            free[taken == 1] = 0
+            return outline
+    return None
+
+
+def _unit_outline(rng: np.random.Generator, label: int) -> np.ndarray:
+    """The corners of a shape in the unit circle, turned at random, ``(points, 2)``."""
+    if CLASSES[label] == 'circle':
+        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    elif CLASSES[label] == 'rectangle':
+        half = rng.uniform(0.45, 1.1)  # half the angle between a side's two corners
+        angles = np.array([-half, half, np.pi - half, np.pi + half]) + rng.uniform(0, np.pi)
+    else:
+        thirds = np.arange(3) * 2 * np.pi / 3
+        angles = thirds + rng.uniform(-0.3, 0.3, 3) + rng.uniform(0, 2 * np.pi)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _paint(image: np.ndarray, outline: np.ndarray, colour: tuple[float, ...]) -> None:
+    """Fill the outline, each pixel by the share that it covers (drawn at eight times the size)."""
+    cover = np.zeros((len(image) * 8, len(image) * 8), np.float32)
+    # OpenCV's own smoothed edges spread half a pixel beyond the outline; its corners are centres.
+    cv2.fillPoly(cover, [np.round(outline * 8 - 0.5).astype(np.int32)], 1)
+    alpha = cv2.resize(cover, image.shape[:2], interpolation=cv2.INTER_AREA)[..., None]
+    image[:] = image * (1 - alpha) + np.float32(colour) * alpha
+
+
+def _write_split(
+    root: Path,
+    name: str,
+    scenes: Iterator[tuple[np.ndarray, list[Shape]]],
+    size: int,
+) -> None:
+    """Write one split's images, then its annotation file."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for image_id, (image, shapes) in enumerate(scenes, start=1):
+        file_name = f'{image_id:012}.jpg'
+        _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        (folder / file_name).write_bytes(encoded.tobytes())
+        images.append({'id': image_id, 'file_name': file_name, 'height': size, 'width': size})
+        for label, outline in shapes:
+            record = _annotation(label, outline, size)
+            annotations.append({'id': len(annotations) + 1, 'image_id': image_id, **record})
+    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES, start=1)]
+    path = root / 'annotations' / f'instances_{name}.json'
+    path.parent.mkdir(exist_ok=True)
+    content = {'images': images, 'annotations': annotations, 'categories': categories}
+    path.write_text(json.dumps(content), encoding='utf-8')
+
+
+def _annotation(label: int, outline: np.ndarray, size: int) -> dict[str, object]:
+    """One object in COCO's terms: its area is that of its mask, its box that of its outline."""
+    polygon = outline.ravel().tolist()
+    low, high = outline.min(0), outline.max(0)
+    return {
+        'category_id': label + 1,
+        'segmentation': [polygon],
+        'area': float(coco_mask.area(coco_mask.frPyObjects([polygon], size, size))[0]),
+        'bbox': [*low.tolist(), *(high - low).round(2).tolist()],
+        'iscrowd': 0,
+    }

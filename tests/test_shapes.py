@@ -1,0 +1,100 @@
+"""The generated set: COCO's format, truth to the pixel, the same bytes each time."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from crossformer_mm.shapes import CLASSES, draw_scene, write_coco
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('shapes')
+    write_coco(root, train=6, val=3, size=96)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob('*') if p.is_file()}
+
+
+def test_layout_is_cocos(root: Path) -> None:
+    names = {f'train2017/{i:012}.jpg' for i in range(1, 7)}
+    names |= {f'val2017/{i:012}.jpg' for i in range(1, 4)}
+    names |= {'annotations/instances_train2017.json', 'annotations/instances_val2017.json'}
+    assert set(contents(root)) == names
+
+
+def test_same_arguments_write_same_bytes(root: Path, tmp_path: Path) -> None:
+    write_coco(tmp_path, train=6, val=3, size=96)
+    assert contents(tmp_path) == contents(root)
+
+
+def test_another_seed_writes_another_set(root: Path, tmp_path: Path) -> None:
+    write_coco(tmp_path, train=6, val=3, size=96, seed=1)
+    old, new = contents(root), contents(tmp_path)
+    assert all(old[name] != new[name] for name in old)
+
+
+def test_a_larger_set_begins_with_the_smaller_one(root: Path, tmp_path: Path) -> None:
+    write_coco(tmp_path, train=7, val=3, size=96)
+    small, large = contents(root), contents(tmp_path)
+    assert all(large[name] == small[name] for name in small if name.endswith('.jpg'))
+
+
+def test_annotations_tell_the_truth(root: Path) -> None:
+    coco = COCO(root / 'annotations' / 'instances_train2017.json')
+    assert [category['name'] for category in coco.cats.values()] == list(CLASSES)
+    for image_id, record in coco.imgs.items():
+        image = cv2.imread(str(root / 'train2017' / record['file_name']))
+        assert image.shape == (record['height'], record['width'], 3) == (96, 96, 3)
+        annotations = coco.loadAnns(coco.getAnnIds(image_id))
+        masks = np.stack([coco.annToMask(annotation) for annotation in annotations])
+        assert masks.sum(0).max() == 1, 'objects overlap'
+        for annotation, mask in zip(annotations, masks, strict=True):
+            x, y, width, height = annotation['bbox']
+            rows, columns = np.nonzero(mask)
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert np.allclose(edges, [x, y, x + width, y + height], atol=1.01)
+            assert annotation['area'] == mask.sum()
+
+
+def test_masks_cover_what_is_painted(root: Path) -> None:
+    """Inside a mask the image is saturated, outside of all of them it is dull."""
+    coco = COCO(root / 'annotations' / 'instances_val2017.json')
+    for image_id, record in coco.imgs.items():
+        image = cv2.imread(str(root / 'val2017' / record['file_name'])).astype(np.float32)
+        masks = [coco.annToMask(a) for a in coco.loadAnns(coco.getAnnIds(image_id))]
+        kernel = np.ones((5, 5), np.uint8)
+        brightest = cv2.GaussianBlur(image, (3, 3), 0).max(-1)
+        for mask in masks:
+            assert brightest[cv2.erode(mask, kernel) == 1].min() > 165
+        outside = cv2.dilate(np.max(masks, 0), kernel) == 0
+        assert np.percentile(brightest[outside], 99) < 165
+
+
+def test_every_class_and_many_sizes_occur() -> None:
+    scenes = [draw_scene(np.random.default_rng(i), 192)[1] for i in range(20)]
+    shapes = [shape for scene in scenes for shape in scene]
+    assert {label for label, _ in shapes} == {0, 1, 2}
+    assert {len(outline) for label, outline in shapes if label == 0} == {48}
+    assert {len(outline) for label, outline in shapes if label == 1} == {4}
+    assert {len(outline) for label, outline in shapes if label == 2} == {3}
+    widths = [np.ptp(outline[:, 0]) for _, outline in shapes]
+    assert max(widths) > 2 * min(widths)
+    assert min(len(scene) for scene in scenes) >= 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [({'train': 0}, 'train=0'), ({'val': 0}, 'val=0'), ({'size': 31}, 'size=31')],
+)
+def test_impossible_sets_are_refused(
+    tmp_path: Path, arguments: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_coco(tmp_path / 'set', **arguments)
+    assert not (tmp_path / 'set').exists()
