@@ -1,0 +1,156 @@
+"""The curves: what is read from mmengine's logs, and that a picture of it comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+from crossformer_mm.errors import UserError
+from crossformer_mm.plots import CurvesHook, plot_curves, read_scalars
+
+
+def write_run(work_dir: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    path = work_dir / name / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return path
+
+
+def train_row(epoch: int, step: int, loss: float) -> dict[str, Any]:
+    return {
+        'lr': 1e-4,
+        'loss': loss,
+        'loss_cls': loss / 2,
+        'epoch': epoch,
+        'iter': step,
+        'step': step,
+    }
+
+
+def val_row(epoch: int, score: float) -> dict[str, Any]:
+    return {'coco/bbox_mAP': score, 'coco/segm_mAP': score / 2, 'time': 0.1, 'step': epoch}
+
+
+FIRST = [train_row(1, 5, 3.0), val_row(1, 0.1), train_row(2, 10, 2.0), val_row(2, 0.2)]
+
+
+def test_one_run_is_read_in_order(tmp_path: Path) -> None:
+    write_run(tmp_path, '20260101_000000', FIRST)
+    assert read_scalars(tmp_path) == (FIRST[::2], FIRST[1::2])
+
+
+def test_a_resumed_run_goes_on_where_it_resumed(tmp_path: Path) -> None:
+    write_run(tmp_path, '20260101_000000', FIRST)
+    second = [train_row(2, 10, 1.5), val_row(2, 0.3), train_row(3, 15, 1.0), val_row(3, 0.4)]
+    write_run(tmp_path, '20260102_000000', second)
+    train, val = read_scalars(tmp_path)
+    assert [row['loss'] for row in train] == [3.0, 1.5, 1.0]
+    assert [row['coco/bbox_mAP'] for row in val] == [0.1, 0.3, 0.4]
+
+
+def test_a_new_run_in_an_old_folder_stands_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, '20260101_000000', FIRST)
+    second = [train_row(1, 5, 9.0), val_row(1, 0.9)]
+    write_run(tmp_path, '20260102_000000', second)
+    assert read_scalars(tmp_path) == (second[:1], second[1:])
+
+
+def test_a_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    path = write_run(tmp_path, '20260101_000000', FIRST)
+    path.write_text(path.read_text() + '{"loss": 1.')
+    assert read_scalars(tmp_path) == (FIRST[::2], FIRST[1::2])
+
+
+def test_runs_counted_in_iterations(tmp_path: Path) -> None:
+    rows = [
+        {'loss': 2.0, 'step': 10},
+        {'coco/bbox_mAP': 0.5, 'step': 10},
+        {'loss': 1.0, 'step': 20},
+    ]
+    write_run(tmp_path, '20260101_000000', rows)
+    write_run(tmp_path, '20260102_000000', [{'loss': 0.5, 'step': 11}])
+    train, val = read_scalars(tmp_path)
+    assert [row['loss'] for row in train] == [2.0, 0.5]
+    assert [row['step'] for row in val] == [10]
+
+
+def test_picture(tmp_path: Path) -> None:
+    write_run(tmp_path, '20260101_000000', FIRST)
+    path = plot_curves(tmp_path)
+    assert path == tmp_path / 'curves.png'
+    picture = cv2.imread(str(path))
+    assert picture.shape == (400, 1100, 3)
+    orange = (abs(picture.astype(int) - (14, 127, 255)).sum(-1) < 30).sum()
+    assert orange > 50, 'the mask mAP is not drawn'
+
+
+def test_without_validation_the_losses_are_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, '20260101_000000', FIRST[::2])
+    assert plot_curves(tmp_path).is_file()
+
+
+def test_without_a_run_the_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f'{tmp_path}: no logged training'):
+        plot_curves(tmp_path)
+    assert not (tmp_path / 'curves.png').exists()
+
+
+class Line(BaseModel):
+    """The smallest model that trains: one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: torch.Tensor, mode: str) -> Any:
+        """A loss, or that same value as a prediction."""
+        value = (self.weight * torch.stack(list(inputs))).square().mean()
+        return {'loss': value} if mode == 'loss' else [value]
+
+
+class Score(BaseMetric):
+    """A metric of the name that is drawn."""
+
+    default_prefix = 'coco'
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        """Keep nothing but the fact."""
+        self.results.append(1)
+
+    def compute_metrics(self, results: list[int]) -> dict[str, float]:
+        """A score that does not change."""
+        return {'bbox_mAP': 0.25}
+
+
+def test_the_hook_draws_while_training(tmp_path: Path) -> None:
+    data = {
+        'batch_size': 2,
+        'dataset': [{'inputs': torch.ones(1)}] * 4,
+        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+        'collate_fn': {'type': 'pseudo_collate'},
+    }
+    runner = Runner(
+        model=Line(),
+        work_dir=str(tmp_path),
+        train_dataloader=data,
+        train_cfg={'by_epoch': True, 'max_epochs': 2},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
+        val_dataloader=data,
+        val_cfg={},
+        val_evaluator=Evaluator(Score()),
+        custom_hooks=[{'type': 'CurvesHook'}],
+        default_scope='mmengine',
+        experiment_name='curves',
+    )
+    assert any(isinstance(hook, CurvesHook) for hook in runner.hooks)
+    runner.train()
+    train, val = read_scalars(tmp_path)
+    assert [row['step'] for row in train] == [2, 4]
+    assert [row['coco/bbox_mAP'] for row in val] == [0.25, 0.25]
+    assert (tmp_path / 'curves.png').is_file()
