@@ -1,0 +1,13 @@
+"""Checkpoints: read any of them safely, recognise, load whole or not at all, convert.
+
+Rooms, from leaf to root: ``inert`` (data in place of a pickle's objects), ``reader`` (files),
+``names`` (key conversion), ``recognise`` (the arch), ``load`` (into models), ``resume`` (mmengine's
+own loading).
+"""
+
+from .load import load_backbone, load_model
+from .reader import read_checkpoint
+from .recognise import recognise_arch
+from .resume import install_reader
+
+__all__ = ['install_reader', 'load_backbone', 'load_model', 'read_checkpoint', 'recognise_arch']

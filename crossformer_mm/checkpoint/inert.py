@@ -1,0 +1,136 @@
+"""What checkpoints hold beside tensors, read as data: stand-ins for what a pickle names.
+
+torch's restricted unpickler calls nothing but what :data:`STAND_INS` and its own list of tensor
+builders name. Real numpy dtypes are not among them: a forged dtype can declare raw bytes to be
+object pointers.
+"""
+
+import argparse
+import pickle
+import re
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+
+PLAIN_DTYPE = re.compile(r'[<>=|]?[?biufcSU]\d*')  # numbers and text, no objects, no structures
+
+
+class InertDtype:
+    """A numpy dtype, of numbers or text alone."""
+
+    def __init__(self, code: str, *_flags: bool) -> None:
+        if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
+            raise pickle.UnpicklingError(f'a numpy array of {code!r}, which is no plain data')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class InertArray:
+    """A numpy array; its data come with ``__setstate__``."""
+
+    array: np.ndarray
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, shape, dtype, fortran, data = state
+        flat = np.frombuffer(data, dtype.dtype)
+        self.array = flat.reshape(shape, order='F' if fortran else 'C').copy()
+
+
+class InertHistory:
+    """mmengine's ``HistoryBuffer``: its attributes."""
+
+
+def history_method(owner: Any, name: str) -> str:
+    """The ``getattr`` with which ``HistoryBuffer`` pickles its methods, as the method's name.
+
+    Raises:
+        pickle.UnpicklingError: It is used for anything else.
+    """
+    if owner is not InertHistory or not isinstance(name, str):
+        raise pickle.UnpicklingError('GLOBAL builtins.getattr')
+    return name
+
+
+def reconstruct_array(*_arguments: Any) -> InertArray:
+    """Numpy's ``_reconstruct``: an array that waits for its state."""
+    return InertArray()
+
+
+def reconstruct_scalar(dtype: InertDtype, data: bytes) -> bool | int | float | complex | str | bytes:
+    """Numpy's ``scalar``, as Python's own number or text."""
+    (value,) = np.frombuffer(data, dtype.dtype)
+    return value.item()
+
+
+# What torch's unpickler puts in place of a name in the pickle. It fills dicts of exactly the types
+# dict, OrderedDict and Counter, so that the dict-like config objects become OrderedDicts.
+STAND_INS = [
+    (OrderedDict, 'yacs.config.CfgNode'),
+    (OrderedDict, 'mmengine.config.config.ConfigDict'),
+    (OrderedDict, 'mmcv.utils.config.ConfigDict'),
+    (OrderedDict, 'addict.addict.Dict'),
+    (argparse.Namespace, 'argparse.Namespace'),
+    (InertHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (history_method, 'builtins.getattr'),
+    (bytes, 'builtins.bytes'),
+    (InertDtype, 'numpy.dtype'),
+    (InertArray, 'numpy.ndarray'),
+    (reconstruct_array, 'numpy.core.multiarray._reconstruct'),
+    (reconstruct_array, 'numpy._core.multiarray._reconstruct'),
+    (reconstruct_scalar, 'numpy.core.multiarray.scalar'),
+    (reconstruct_scalar, 'numpy._core.multiarray.scalar'),
+]
+
+
+def settle(value: Any) -> Any:
+    """Replace the stand-ins in a structure by what they stand for, now that their data are there.
+
+    Args:
+        value: What the unpickler returned.
+
+    Returns:
+        The same structure, with tensors shared, real arrays and history buffers, and dicts freed of
+        attributes that a pickle may have set on them (only a state dict's ``_metadata`` stays).
+    """
+    return _settle(value, {})
+
+
+def _settle(value: Any, seen: dict[int, Any]) -> Any:
+    if id(value) in seen:  # a pickle may share or nest objects endlessly
+        return seen[id(value)]
+    if isinstance(value, dict):
+        return _settle_dict(value, seen)
+    if type(value) is list:
+        seen[id(value)] = settled = []
+        settled.extend(_settle(item, seen) for item in value)
+    elif type(value) is tuple:
+        settled = tuple(_settle(item, seen) for item in value)
+    elif isinstance(value, InertArray):
+        settled = value.array
+    elif isinstance(value, InertHistory):
+        settled = _history(_settle(vars(value), seen))
+    elif isinstance(value, argparse.Namespace):
+        settled = argparse.Namespace()
+        vars(settled).update(_settle(vars(value), seen))
+    else:
+        return value
+    seen[id(value)] = settled
+    return settled
+
+
+def _settle_dict(value: dict, seen: dict[int, Any]) -> dict:
+    seen[id(value)] = settled = type(value)()
+    for key, item in dict.items(value):  # not value.items(), which the pickle may have replaced
+        settled[_settle(key, seen)] = _settle(item, seen)
+    metadata = getattr(value, '__dict__', {}).get('_metadata')
+    if isinstance(metadata, dict):
+        settled._metadata = _settle(metadata, seen)
+    return settled
+
+
+def _history(attributes: dict[str, Any]) -> HistoryBuffer:
+    return HistoryBuffer(attributes['_log_history'], attributes['_count_history'], attributes['max_length'])

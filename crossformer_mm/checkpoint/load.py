@@ -1,0 +1,155 @@
+"""Load checkpoints into models, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .names import BACKBONE, backbone_of, shorten, tensors_of
+from .reader import read_checkpoint
+from .recognise import recognise_arch
+
+if TYPE_CHECKING:
+    from ..crossformer import CrossFormer
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file fit a model's, by their names."""
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]  # with both shapes
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Fit:
+        """Compare a file's tensors with those that a model wants."""
+        both = [name for name in wanted if name in state]
+        reshaped = [name for name in both if state[name].shape != wanted[name].shape]
+        return cls(
+            matched=[name for name in both if name not in set(reshaped)],
+            missing=[name for name in wanted if name not in state],
+            unexpected=[name for name in state if name not in wanted],
+            reshaped=[f'{n} ({_size(state[n])}, not {_size(wanted[n])})' for n in reshaped],
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether every tensor has its counterpart."""
+        return not (self.missing or self.unexpected or self.reshaped)
+
+    def counts(self) -> str:
+        """For the log."""
+        return (
+            f'{len(self.matched)} tensors matched, {len(self.missing)} missing, '
+            f'{len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape'
+        )
+
+    def misfits(self) -> str:
+        """For an error: the names of what does not fit."""
+        kinds = {
+            'missing': self.missing,
+            'unexpected': self.unexpected,
+            'of another shape': self.reshaped,
+        }
+        return '; '.join(f'{len(v)} {kind}: {shorten(v)}' for kind, v in kinds.items() if v)
+
+
+def load_backbone(model: CrossFormer, path: str | Path) -> None:
+    """Load a backbone's weights, all of them or none.
+
+    Args:
+        model: Gets the weights.
+        path: A released classification checkpoint, a converted one, or one of a whole detector or
+            segmentor. The classifier's ``norm`` and ``head``, buffers that the network derives, and
+            stages that ``model`` does not build are left out.
+
+    Raises:
+        UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
+            shape, NaN or infinite. The model is then as it was.
+    """
+    state = _tensors(path)
+    backbone = {k: v for k, v in backbone_of(state).items() if not model.ignores(k)}
+    wanted = model.state_dict()
+    fit = Fit.of(backbone, wanted)
+    print_log(f'Backbone from {path}: {fit.counts()}', logger='current')
+    if not fit.whole:
+        hint = _arch_hint(state, wanted)
+        raise UserError(f'{path} does not fit the backbone{hint}: {fit.misfits()}')
+    check_finite(backbone, path)
+    model.load_state_dict(backbone)
+
+
+def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint of a whole detector or segmentor, strictly.
+
+    Args:
+        model: Gets the weights; may be wrapped for distributed running.
+        path: A checkpoint that today's toolboxes wrote, or a converted one.
+
+    Returns:
+        The checkpoint, with its ``meta``.
+
+    Raises:
+        UserError: The file cannot be read, or tensors are missing, unexpected or of another shape:
+            another arch, number of classes or head. The model is then as it was.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    checkpoint = read_checkpoint(path, mmap=True)
+    state = _tensors(path, checkpoint)
+    ignored = _ignored_by(getattr(model, 'backbone', None))
+    state = {name: tensor for name, tensor in state.items() if not ignored(name)}
+    wanted = model.state_dict()
+    fit = Fit.of(state, wanted)
+    print_log(f'Model from {path}: {fit.counts()}', logger='current')
+    if not fit.whole:
+        hint = _arch_hint(state, wanted)
+        raise UserError(f'{path} does not fit the model of the config{hint}: {fit.misfits()}')
+    model.load_state_dict(state)
+    return checkpoint
+
+
+def check_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise a :class:`UserError` that names the tensors with NaN or infinite values, if any."""
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UserError(f'{path}: NaN or infinite values in {shorten(bad)}; take an earlier checkpoint')
+
+
+def _tensors(path: str | Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    checkpoint = read_checkpoint(path, mmap=True) if checkpoint is None else checkpoint
+    try:
+        return tensors_of(checkpoint)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+
+
+def _ignored_by(backbone: nn.Module | None) -> Callable[[str], bool]:
+    ignores = getattr(backbone, 'ignores', lambda name: False)
+    return lambda name: name.startswith(BACKBONE) and ignores(name.removeprefix(BACKBONE))
+
+
+def _arch_hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What the two are, where that is what differs."""
+    try:
+        ours = recognise_arch(wanted)
+    except UserError:  # a model of fewer stages, or with another backbone
+        return ''
+    try:
+        theirs = recognise_arch(state)
+    except UserError as error:
+        return f' (the file {error})'
+    return f" (the file's arch is {theirs}, the model's {ours})" if theirs != ours else ''
+
+
+def _size(tensor: Tensor) -> str:
+    return '×'.join(map(str, tensor.shape)) or 'scalar'
