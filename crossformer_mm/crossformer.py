@@ -1,0 +1,504 @@
+"""CrossFormer and CrossFormer++ as backbones, from the leaf to the root.
+
+Papers: CrossFormer (ICLR 2022, arXiv 2108.00154), CrossFormer++ (TPAMI 2023, arXiv 2303.06908). Tensor names
+are those of the released checkpoints.
+
+Letters: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels of a
+head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
+outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .arch import (
+    ARCHS,
+    STAGES,
+    check_frozen_stages,
+    check_out_indices,
+    check_rates,
+    check_stages,
+    resolve_arch,
+)
+from .checkpoint import load_backbone
+from .grouping import Run, exact_groups, partition, real_tokens, unpartition
+
+__all__ = ['ARCHS', 'CrossFormer']
+
+STEM_KERNELS, STEM_STRIDE = (4, 8, 16, 32), 4
+STAGE_KERNELS, STAGE_STRIDE = (2, 4), 2
+MLP_RATIO = 4
+IMAGE_CHANNELS = 3
+DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')
+
+STANDARD_GROUP_SIZES, STANDARD_INTERVALS = (7, 7, 7, 7), (8, 4, 2, 1)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: training drops an image's whole residual branch with probability ``rate``."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) → (B, ...); what is kept is scaled so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
+        return x * (kept / (1 - self.rate) if self.rate < 1 else kept)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:g}'
+
+
+def split_channels(channels: int, kernels: int) -> list[int]:
+    """Share output channels among kernels: half to the smallest, a quarter to the next, and so on.
+
+    The last two get the same number (CrossFormer, section 3.1).
+    """
+    return [channels >> min(i + 1, kernels - 1) for i in range(kernels)]
+
+
+class CrossScaleConvs(nn.ModuleList):
+    """Convolutions of one stride and growing kernels on the same patches (CEL, CrossFormer, section 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernels: Sequence[int], stride: int) -> None:
+        shares = split_channels(out_channels, len(kernels))
+        super().__init__(
+            nn.Conv2d(in_channels, share, kernel, stride, padding=(kernel - stride) // 2)
+            for kernel, share in zip(kernels, shares, strict=True)
+        )
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
+        x = F.pad(x, (0, -x.shape[3] % self.stride, 0, -x.shape[2] % self.stride))
+        return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """Stage 1's embedding: from pixels to tokens of 4×4 pixels, each seen at four scales."""
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__()
+        self.projs = CrossScaleConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, height, width) → (B, ⌈height/4⌉, ⌈width/4⌉, C)."""
+        return self.norm(self.projs(images))
+
+
+class Downsample(nn.Module):
+    """The embedding between stages: norm first, then two kernels; halves the map, doubles the channels."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dims)
+        self.reductions = CrossScaleConvs(dims, 2 * dims, STAGE_KERNELS, STAGE_STRIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
+        return self.reductions(self.norm(x).permute(0, 3, 1, 2))
+
+
+class DynamicPositionBias(nn.Module):
+    """DPB: an MLP from the offset of two tokens to a bias a head (CrossFormer, section 3.3).
+
+    Its width is a sixteenth of the stage's channels: the papers say a quarter, the released weights divide by
+    four twice.
+    """
+
+    def __init__(self, dims: int, num_heads: int) -> None:
+        super().__init__()
+        width = dims // 16
+        self.pos_proj = nn.Linear(2, width)
+        self.pos1 = self._layer(width, width)
+        self.pos2 = self._layer(width, width)
+        self.pos3 = self._layer(width, num_heads)
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.LayerNorm(inputs), nn.ReLU(), nn.Linear(inputs, outputs))
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        """The biases of all offsets in a group of ``rows`` × ``columns`` tokens.
+
+        Returns:
+            (2·rows − 1, 2·columns − 1, h); entry [rows − 1 + a, columns − 1 + b] is of the offset (a, b) in
+            group coordinates. Computed outside autocast: it is small, and it shifts every logit.
+        """
+        weight = self.pos_proj.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            a = torch.arange(1 - rows, rows, device=weight.device, dtype=weight.dtype)
+            b = torch.arange(1 - columns, columns, device=weight.device, dtype=weight.dtype)
+            offsets = torch.stack(torch.meshgrid(a, b, indexing='ij'), dim=-1)
+            return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets))))
+
+
+def pairwise_bias(table: Tensor, rows: int, columns: int) -> Tensor:
+    """Spread the biases of offsets over the pairs of tokens of a group.
+
+    Args:
+        table: (2R − 1, 2S − 1, h), :class:`DynamicPositionBias` of a group of R × S tokens.
+        rows: Rows of the group, at most R.
+        columns: Columns of the group, at most S.
+
+    Returns:
+        (h, N, N), N = rows·columns; entry [:, i, j] is of the offset (row i − row j, column i − column j).
+    """
+    top, left = table.shape[0] // 2 - (rows - 1), table.shape[1] // 2 - (columns - 1)
+    table = table[top : top + 2 * rows - 1, left : left + 2 * columns - 1]
+    # Windows: entry [r, s, :, r', s'] is table[r + r', s + s'], and r' = rows − 1 − (row of j).
+    windows = table.unfold(0, rows, 1).unfold(1, columns, 1)
+    # (rows, columns, h, rows, columns) → (h, rows, columns, rows, columns) → (h, N, N)
+    pairs = windows.flip(3, 4).permute(2, 0, 1, 3, 4)
+    return pairs.reshape(-1, rows * columns, rows * columns)
+
+
+class Reorder(torch.autograd.Function):
+    """Put rows in another order. The gradient goes back by the inverse, which adds nothing up."""
+
+    @staticmethod
+    def forward(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        return x.index_select(0, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return Reorder.apply(grad, inverse, order), None, None
+
+
+class Attention(nn.Module):
+    """Long short distance attention (LSDA, CrossFormer, section 3.2): self-attention inside groups of tokens.
+
+    Args:
+        dims: C.
+        num_heads: h.
+        group_size: G.
+        interval: I; 1 for short distance attention.
+        adaptive: Take I from each map instead, so that a group spans it: ⌈max(H, W) / G⌉.
+        attn_drop_rate: Dropout of the attention weights.
+        drop_rate: Dropout of the output.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        num_heads: int,
+        group_size: int,
+        interval: int,
+        adaptive: bool,
+        attn_drop_rate: float,
+        drop_rate: float,
+    ) -> None:
+        super().__init__()
+        self.dims = dims
+        self.num_heads = num_heads
+        self.group_size = group_size
+        self.interval = interval
+        self.adaptive = adaptive
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Linear(dims, 3 * dims)
+        self.pos = DynamicPositionBias(dims, num_heads)
+        self.proj = nn.Linear(dims, dims)
+        self.proj_drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        H, W = x.shape[1:3]
+        if min(H, W) <= self.group_size:
+            group_size, interval = max(H, W), 1  # the whole map is one group
+        elif self.adaptive:
+            group_size, interval = self.group_size, -(-max(H, W) // self.group_size)
+        else:
+            group_size, interval = self.group_size, self.interval
+        # A tracer would have to fix the exact layout to one size; the padded one it can keep symbolic.
+        attend = self._attend_padded if torch.compiler.is_compiling() else self._attend_exact
+        return self.proj_drop(attend(x, group_size, interval))
+
+    def _attend_exact(self, x: Tensor, group_size: int, interval: int) -> Tensor:
+        """Attention on the real tokens alone, one call for each shape of group."""
+        B, H, W, C = x.shape
+        groups = exact_groups(B, H, W, group_size, interval)
+        order = torch.from_numpy(groups.order).to(x.device)
+        inverse = torch.from_numpy(groups.inverse).to(x.device)
+        table = self.pos(min(H, group_size), min(W, group_size))
+        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C)
+        qkv = self.qkv(Reorder.apply(x.reshape(-1, C), order, inverse))
+        sizes = [run.count * run.rows * run.columns for run in groups.runs]
+        runs = zip(groups.runs, qkv.split(sizes), strict=True)
+        out = torch.cat([self._attend_run(part, run, table) for run, part in runs])
+        return Reorder.apply(self.proj(out), inverse, order).view(B, H, W, C)
+
+    def _attend_run(self, qkv: Tensor, run: Run, table: Tensor) -> Tensor:
+        """(count·N, 3C) of groups of one shape → (count·N, C)."""
+        bias = pairwise_bias(table, run.rows, run.columns)
+        return self._attend(qkv.view(run.count, run.rows * run.columns, -1), bias).flatten(0, 1)
+
+    def _attend_padded(self, x: Tensor, group_size: int, interval: int) -> Tensor:
+        """The same with every group padded to G×G: shapes are plain arithmetic on H and W."""
+        B, H, W, C = x.shape
+        qkv = self.qkv(x)
+        if min(H, W) <= self.group_size:
+            bias = pairwise_bias(self.pos(H, W), H, W)
+            return self.proj(self._attend(qkv.flatten(1, 2), bias).view(B, H, W, C))
+        bias = pairwise_bias(self.pos(group_size, group_size), group_size, group_size)
+        padding = ~real_tokens(x, group_size, interval)
+        # Not −inf: a group of padding alone would become NaN, although nothing of it is kept.
+        never = torch.finfo(qkv.dtype).min / 2
+        # (h, N, N) and (groups, 1, 1, N) → (groups, h, N, N) → (B·groups, h, N, N)
+        bias = bias.to(qkv.dtype).masked_fill(padding[:, None, None, :], never).repeat(B, 1, 1, 1)
+        out = self._attend(partition(qkv, group_size, interval).flatten(0, 1), bias)
+        return self.proj(unpartition(out.unflatten(0, (B, -1)), group_size, interval, H, W))
+
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """softmax(q kᵀ / √d + bias) v in every group: (groups, N, 3C) → (groups, N, C)."""
+        # (groups, N, 3C) → (groups, N, 3, h, d) → three of (groups, h, N, d)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=bias.to(q.dtype),
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+        )
+        return out.transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, dims: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dims, MLP_RATIO * dims)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(MLP_RATIO * dims, dims)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) → (..., C)."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; with ``cooled``, an activation cooling layer after it.
+
+    The cooling layer (ACL, CrossFormer++, section 3.2) is a depthwise convolution and a norm with no residual
+    around them: it keeps the amplitude of the residual stream from growing with depth.
+    """
+
+    def __init__(self, attn: Attention, cooled: bool, drop_rate: float, drop_path_rate: float) -> None:
+        super().__init__()
+        dims = attn.dims
+        self.norm1 = nn.LayerNorm(dims)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dims)
+        self.mlp = MLP(dims, drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+        self.ex_conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims) if cooled else None
+        self.ex_ln = nn.LayerNorm(dims) if cooled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        if self.ex_conv is not None:
+            x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return x
+
+
+class Stage(nn.Module):
+    """Blocks of one width, and the embedding that leads to the next stage, where there is one.
+
+    Args:
+        blocks: At least one.
+        downsample: None in the last stage.
+        with_cp: Recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, blocks: Sequence[Block], downsample: Downsample | None, with_cp: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C), the map after the last block."""
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+def init_as_published(module: nn.Module) -> None:
+    """Linear weights from a normal of deviation 0.02, truncated; every bias zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.zeros_(module.bias)
+
+
+class CrossFormer(BaseModule):
+    """The CrossFormer and CrossFormer++ backbones.
+
+    Takes images of any size from 1×1 on, another size at every call, and keeps nothing between calls.
+
+    Args:
+        arch: A name in :data:`ARCHS`, or a dict with ``embed_dims`` (C of stage 1, a multiple of 16),
+            ``depths``, ``num_heads`` (one a stage) and optionally ``acl``, ``drop_path_rate``.
+        group_sizes: G of each stage. None means the standard setting, 7 7 7 7.
+        intervals: I of each stage. None means the standard setting, 8 4 2 1. Neither changes any weight's
+            shape.
+        adaptive_intervals: Take I from each map instead: ⌈max(H, W) / G⌉.
+        out_indices: Stages whose maps are returned. Stages after the last of them are not built.
+        frozen_stages: −1 freezes nothing, 0 the first embedding, n also the stages before the n-th with the
+            embeddings after them: no gradient, and evaluation mode at all times.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first. None means
+            the arch's own.
+        drop_rate: Dropout after the first embedding, in the MLPs and after attention.
+        attn_drop_rate: Dropout of attention weights.
+        with_cp: Activation checkpointing: recompute each block in the backward pass instead of keeping its
+            activations.
+        init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
+            classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
+
+    Attributes:
+        out_channels: Channels of each output.
+
+    Raises:
+        ValueError: An argument is not allowed; the message names it and what is.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 's',
+        group_sizes: Sequence[int] | None = None,
+        intervals: Sequence[int] | None = None,
+        adaptive_intervals: bool = False,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        drop_path_rate: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        arch = resolve_arch(arch)
+        group_sizes = check_stages('group_sizes', group_sizes or STANDARD_GROUP_SIZES)
+        intervals = check_stages('intervals', intervals or STANDARD_INTERVALS)
+        drop_path_rate = arch.drop_path_rate if drop_path_rate is None else drop_path_rate
+        check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
+        self.out_indices = check_out_indices(out_indices)
+        self.frozen_stages = check_frozen_stages(frozen_stages)
+        self.out_channels = tuple(arch.dims(s) for s in self.out_indices)
+
+        self.patch_embed = PatchEmbed(arch.embed_dims)
+        self.pos_drop = nn.Dropout(drop_rate)
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(arch.depths)).tolist())
+        last = self.out_indices[-1]
+        self.layers = nn.ModuleList(
+            Stage(
+                [
+                    Block(
+                        Attention(
+                            arch.dims(s),
+                            arch.num_heads[s],
+                            group_sizes[s],
+                            interval=intervals[s] if i % 2 else 1,
+                            adaptive=adaptive_intervals and i % 2 == 1,
+                            attn_drop_rate=attn_drop_rate,
+                            drop_rate=drop_rate,
+                        ),
+                        cooled=arch.is_cooled(s, i),
+                        drop_rate=drop_rate,
+                        drop_path_rate=next(drop_paths),
+                    )
+                    for i in range(arch.depths[s])
+                ],
+                Downsample(arch.dims(s)) if s < last else None,
+                with_cp,
+            )
+            for s in range(last + 1)
+        )
+        self.apply(init_as_published)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Load the weights that ``init_cfg`` names; with none, what the constructor drew stays.
+
+        Raises:
+            UserError: The file cannot be read, or does not hold this network's tensors, all of them.
+        """
+        if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        load_backbone(self, self.init_cfg['checkpoint'])
+        self._is_init = True
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The maps of the stages in ``out_indices``.
+
+        Args:
+            images: (B, 3, height, width), of any size.
+
+        Returns:
+            For stage i (from 0): (B, C·2^i, ⌈height / 2^(i+2)⌉, ⌈width / 2^(i+2)⌉), after the stage's last
+            block, with no norm.
+
+        Raises:
+            ValueError: The images have another shape, or no pixels.
+        """
+        if images.dim() != 4 or images.shape[1] != IMAGE_CHANNELS or 0 in images.shape[2:]:
+            raise ValueError(
+                f'images of shape {tuple(images.shape)}: expected (B, {IMAGE_CHANNELS}, height, width)'
+                ' with at least 1×1 pixels'
+            )
+        x = self.pos_drop(self.patch_embed(images))
+        outputs = []
+        for s, stage in enumerate(self.layers):
+            x = stage(x)
+            if s in self.out_indices:
+                outputs.append(x.permute(0, 3, 1, 2).contiguous())
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> 'CrossFormer':
+        """Set training or evaluation mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        for part in [self.patch_embed, *self.layers][: self.frozen_stages + 1]:
+            part.eval().requires_grad_(False)
+
+    def ignores(self, name: str) -> bool:
+        """Whether a published backbone holds the tensor ``name`` and this network has no use for it.
+
+        These are two derived buffers a block in the oldest releases, and the stages after the last output.
+        """
+        last = len(self.layers) - 1
+        beyond = [f'layers.{last}.downsample.', *(f'layers.{s}.' for s in range(last + 1, STAGES))]
+        return name.endswith(DERIVED_BUFFERS) or name.startswith(tuple(beyond))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            if self.ignores(name.removeprefix(prefix)):
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
