@@ -1,0 +1,133 @@
+"""Annotation files: what is read, and that each kind of damage is named in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossformer_mm.coco import check_images, read_coco
+from crossformer_mm.errors import UserError
+
+SQUARE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]]
+
+
+def content() -> dict[str, Any]:
+    """A sound file: two images, the second in a folder and without objects, and two classes."""
+    box = {'bbox': [1, 1, 8, 8], 'area': 64, 'iscrowd': 0, 'segmentation': SQUARE}
+    return {
+        'images': [
+            {'id': 1, 'file_name': 'a.jpg', 'height': 32, 'width': 48},
+            {'id': 2, 'file_name': 'sub/b.jpg', 'height': 32, 'width': 48},
+        ],
+        'annotations': [
+            {'id': 1, 'image_id': 1, 'category_id': 7, **box},
+            {'id': 2, 'image_id': 1, 'category_id': 3, **box},
+        ],
+        'categories': [{'id': 7, 'name': 'nut'}, {'id': 3, 'name': 'fig'}],
+    }
+
+
+def write(folder: Path, data: Any) -> Path:
+    path = folder / 'annotations.json'
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_classes_come_in_the_files_order(tmp_path: Path) -> None:
+    file = read_coco(write(tmp_path, content()))
+    assert file.classes == ('nut', 'fig')
+    assert file.image_names == ('a.jpg', 'sub/b.jpg')
+
+
+def set_in(place: str, field: str, value: Any) -> Callable[[dict], None]:
+    return lambda data: data[place][0].__setitem__(field, value)
+
+
+def drop(place: str, field: str) -> Callable[[dict], None]:
+    return lambda data: data[place][0].pop(field)
+
+
+DAMAGES = {
+    'no images': (lambda d: d.pop('images'), '"images" is empty, missing or no list'),
+    'no objects': (lambda d: d['annotations'].clear(), '"annotations" is empty'),
+    'categories a dict': (lambda d: d.update(categories={}), '"categories" is empty'),
+    'a number among the images': (lambda d: d['images'].append(5), r'images\[2\] is no record: 5'),
+    'no file name': (drop('images', 'file_name'), r'images\[0\] has no "file_name"'),
+    'empty file name': (set_in('images', 'file_name', ''), "image 1 has the file_name ''"),
+    'height of 0': (set_in('images', 'height', 0), 'image 1 has the height 0'),
+    'width a word': (set_in('images', 'width', 'wide'), "image 1 has the width 'wide'"),
+    'image twice': (set_in('images', 'id', 2), 'the id 2 occurs more than once in "images"'),
+    'list as id': (set_in('images', 'id', [1]), r'images\[0\] has the id \[1\]'),
+    'unlisted category': (
+        set_in('annotations', 'category_id', 4),
+        'annotation 1 has the category_id 4, which "categories" does not list',
+    ),
+    'unlisted image': (
+        set_in('annotations', 'image_id', 9),
+        'annotation 1 has the image_id 9, which "images" does not list',
+    ),
+    'no area': (drop('annotations', 'area'), r'annotations\[0\] has no "area"'),
+    'area a word': (set_in('annotations', 'area', 'big'), "annotation 1 has the area 'big'"),
+    'box of three': (set_in('annotations', 'bbox', [1, 2, 3]), r'annotation 1 has the bbox \[1, 2'),
+    'box with NaN': (set_in('annotations', 'bbox', [1, 2, 3, float('nan')]), 'has the bbox'),
+    'no mask': (drop('annotations', 'segmentation'), 'annotation 1 has no segmentation'),
+    'two classes of one name': (set_in('categories', 'name', 'fig'), 'two categories .*"fig"'),
+    'class without name': (set_in('categories', 'name', None), 'a category has the name None'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    data = content()
+    change, message = DAMAGES[damage]
+    change(data)
+    path = write(tmp_path, data)
+    with pytest.raises(UserError, match=message) as raised:
+        read_coco(path)
+    assert str(path) in str(raised.value)
+    assert '\n' not in str(raised.value)
+
+
+def test_boxes_alone_serve_a_network_without_masks(tmp_path: Path) -> None:
+    data = content()
+    drop('annotations', 'segmentation')(data)
+    assert read_coco(write(tmp_path, data), masks=False).annotations == 2
+
+
+@pytest.mark.parametrize(
+    ('written', 'message'),
+    [
+        (b'', 'is not valid JSON'),
+        (b'\xff\xd8\xff\xe0', 'is not valid JSON'),
+        (json.dumps(content()).encode()[:-40], 'is not valid JSON .*is the file whole'),
+        (b'[1, 2]', 'a list at the top'),
+        (b'[' * 100_000, 'is not valid JSON'),
+    ],
+)
+def test_what_is_no_coco_file(tmp_path: Path, written: bytes, message: str) -> None:
+    path = tmp_path / 'annotations.json'
+    path.write_bytes(written)
+    with pytest.raises(UserError, match=message):
+        read_coco(path)
+
+
+def test_no_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='no such annotation file'):
+        read_coco(tmp_path / 'none.json')
+    with pytest.raises(UserError, match='cannot be read: Is a directory'):
+        read_coco(tmp_path)
+
+
+def test_images_are_looked_up_in_their_folders(tmp_path: Path) -> None:
+    file = read_coco(write(tmp_path, content()))
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'b.jpg').touch()  # not where the file says
+    with pytest.raises(UserError, match=r'sub/b\.jpg is listed .*\(1 of 2 images are missing\)'):
+        check_images(file, tmp_path)
+    (tmp_path / 'sub' / 'b.jpg').touch()
+    check_images(file, tmp_path)
+    with pytest.raises(UserError, match='2 of 2 images are missing'):
+        check_images(file, tmp_path / 'nowhere')
