@@ -1,0 +1,32 @@
+# Every target sets up what it needs first; once that is done, it costs a second.
+# STACK=openmmlab runs any of them on the other family, in a virtual environment of its own.
+STACK ?= onedl
+VENV := $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
+PYTHON_IN_VENV := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-short test test-slow test-all lint
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+setup: ## make .venv with the pinned stack (10 minutes the first time)
+	@STACK=$(STACK) tools/setup.sh
+
+demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs/demo/
+	$(PYTHON_IN_VENV) tools/demo.py
+
+demo-short: setup ## the demo for a few iterations: that it runs, not what it reaches
+	$(PYTHON_IN_VENV) tools/demo.py --short
+
+test: lint ## lint, and all tests but the slow ones
+	$(PYTHON_IN_VENV) -m pytest
+
+test-slow: setup ## the slow tests alone
+	$(PYTHON_IN_VENV) -m pytest -m slow
+
+test-all: test test-slow ## lint, and all tests
+
+lint: setup ## ruff's lint and format
+	$(PYTHON_IN_VENV) -m ruff check .
+	$(PYTHON_IN_VENV) -m ruff format --check .

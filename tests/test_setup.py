@@ -1,0 +1,295 @@
+"""The set-up: what it refuses before downloading, and how it resumes. Python and pip are stand-ins here."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = sorted(path.name for path in (ROOT / 'requirements').glob('*.txt'))
+COMMANDS = (
+    'awk bash c++ cat cp cut df dirname env find flock grep mkdir mktemp nproc rm sha256sum sleep tail wc'
+)
+STEPS = ['build', 'mmcv', 'toolboxes', 'project']
+
+# Answers questions as this test's own Python does, makes virtual environments of copies of itself, and
+# writes each installation's begin and end into pip.log instead of installing anything.
+FAKE_PYTHON = f"""#!/usr/bin/env bash
+case "$*" in
+  --version) echo "Python 3.11.0" ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip --version") ;;
+  "-m pip "*)
+    case "$*" in
+      *" -e "*) step=project ;;
+      *"-mmcv=="*) step=mmcv ;;
+      *test.txt*) step=toolboxes ;;
+      *) step=build ;;
+    esac
+    echo "begin $step" >> pip.log
+    sleep "${{PIP_SECONDS:-0}}"
+    [[ $step != "${{PIP_FAILS_AT:-}}" ]] || {{ echo "no network for $step"; exit 1; }}
+    [[ "$*" != *--force-reinstall* ]] || echo "rebuilt" >> pip.log
+    echo "end $step" >> pip.log ;;
+  *"import torch, mmcv._ext"*) [[ -z "${{STALE_WHEEL:-}}" ]] ;;
+  *"import cv2, mmcv._ext"*) ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files that the set-up needs, in a folder of their own, and beside it a PATH to run it with."""
+    clone = tmp_path / 'clone'
+    for name in ('tools', 'crossformer_mm'):
+        (clone / name).mkdir(parents=True)
+    for name in ('tools/setup.sh', 'setup.py', 'pyproject.toml', 'crossformer_mm/version.py'):
+        shutil.copy(ROOT / name, clone / name)
+    shutil.copytree(ROOT / 'requirements', clone / 'requirements')
+    (tmp_path / 'bin').mkdir()
+    for name in COMMANDS.split():
+        (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
+    write_command(clone, 'python3', FAKE_PYTHON)
+    return clone
+
+
+def write_command(clone: Path, name: str, text: str) -> None:
+    """Put a command of that name on the clone's PATH, instead of the one there."""
+    command = clone.parent / 'bin' / name
+    command.unlink(missing_ok=True)
+    command.write_text(text)
+    command.chmod(0o755)
+
+
+def start(clone: Path, **environment: str) -> subprocess.Popen:
+    """The set-up, started in a session of its own, with nothing in its environment but what is given."""
+    return subprocess.Popen(
+        [str(clone / 'tools' / 'setup.sh')],
+        env={'PATH': str(clone.parent / 'bin'), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def set_up(clone: Path, **environment: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of one set-up."""
+    process = start(clone, **environment)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def installed(clone: Path) -> list[str]:
+    """The lines of pip.log, which is emptied."""
+    log = clone / 'pip.log'
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+def wait_for(clone: Path, line: str) -> None:
+    """Wait until pip.log has that line."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if (clone / 'pip.log').exists() and line in (clone / 'pip.log').read_text().splitlines():
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f'{line!r} did not come')
+
+
+def once(*steps: str) -> list[str]:
+    """What pip.log holds after these steps, one after the other."""
+    return [f'{event} {step}' for step in steps for event in ('begin', 'end')]
+
+
+OLD_PYTHON = '#!/usr/bin/env bash\n[[ $1 == --version ]] && echo "Python 3.8.18"\n'
+NO_VENV = f'#!/usr/bin/env bash\n[[ "$*" != *ensurepip* ]] && exec {sys.executable} "$@"\n'
+OLD_COMPILER = '#!/usr/bin/env bash\n[[ "$*" != *c++17* ]]\n'
+NO_HEADERS = '#!/usr/bin/env bash\n[[ "$(cat)" != *Python.h* ]]\n'
+FULL_DISK = '#!/usr/bin/env bash\necho header; echo /dev/vda 9999999 9999999 204800 99% /\n'
+
+
+@pytest.mark.parametrize(
+    ('command', 'text', 'complaint', 'remedy'),
+    [
+        ('python3', OLD_PYTHON, 'no Python 3.10 to 3.14 (python3 is Python 3.8.18)', 'PYTHON='),
+        ('python3', 'not a program', '(python3 is no Python)', 'apt-get install python3 '),
+        ('python3', NO_VENV, 'python3 cannot make virtual environments', '-venv'),
+        ('c++', None, 'no C++ compiler (c++)', 'apt-get install build-essential'),
+        ('c++', OLD_COMPILER, 'c++ does not compile C++17', 'newer compiler'),
+        ('c++', NO_HEADERS, 'no Python.h in', '-dev'),
+        ('df', FULL_DISK, '200 MB free in', 'another disk'),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line_before_any_download(
+    clone: Path, command: str, text: str | None, complaint: str, remedy: str
+) -> None:
+    write_command(clone, command, text or '')
+    if text is None:
+        (clone.parent / 'bin' / command).unlink()
+    status, out, err = set_up(clone)
+    assert status == 1
+    assert out == ''
+    assert len(err.splitlines()) == 1
+    assert complaint in err
+    assert remedy in err
+    assert installed(clone) == []
+    assert not (clone / '.venv').exists()
+
+
+def test_a_newer_python_on_the_path_is_found_when_python3_is_too_old(clone: Path) -> None:
+    write_command(clone, 'python3', OLD_PYTHON)
+    write_command(clone, 'python3.12', FAKE_PYTHON)
+    assert set_up(clone)[0] == 0
+
+
+def test_a_named_python_is_the_only_one_tried(clone: Path) -> None:
+    status, _, err = set_up(clone, PYTHON='/nowhere/python')
+    assert status == 1
+    assert '/nowhere/python is no Python' in err
+
+
+@pytest.mark.parametrize(
+    ('stack', 'folder', 'other'), [('onedl', '.venv', 'mmcv'), ('openmmlab', '.venv-openmmlab', 'onedl_mmcv')]
+)
+def test_the_two_families_are_never_put_side_by_side(
+    clone: Path, stack: str, folder: str, other: str
+) -> None:
+    (clone / folder / 'lib/python3.11/site-packages' / f'{other}-2.1.0.dist-info').mkdir(parents=True)
+    status, out, err = set_up(clone, STACK=stack)
+    assert (status, out) == (1, '')
+    assert err == (
+        f'setup: {folder} already holds {other}, which must not be beside the {stack} family: '
+        f'remove {folder} and call again\n'
+    )
+
+
+def test_an_unknown_stack_is_refused(clone: Path) -> None:
+    assert set_up(clone, STACK='mmcv') == (
+        1,
+        '',
+        'setup: STACK=mmcv is unknown: use onedl or openmmlab\n',
+    )
+
+
+def test_a_second_call_installs_nothing(clone: Path) -> None:
+    assert set_up(clone)[0] == 0
+    assert installed(clone) == once(*STEPS)
+    started = time.monotonic()
+    assert set_up(clone) == (0, '', '')
+    assert time.monotonic() - started < 2
+    assert installed(clone) == []
+
+
+def test_a_changed_file_repeats_its_step_and_those_after_it(clone: Path) -> None:
+    set_up(clone)
+    installed(clone)
+    for changed, again in {
+        'requirements/build.txt': STEPS,
+        'requirements/onedl.txt': STEPS[1:],
+        'requirements/test.txt': STEPS[2:],
+        'setup.py': STEPS[3:],
+        'requirements/openmmlab.txt': [],
+    }.items():
+        with (clone / changed).open('a') as file:
+            file.write('# changed\n')
+        assert set_up(clone)[0] == 0
+        assert installed(clone) == once(*again)
+
+
+def test_a_clone_that_was_moved_is_installed_again(clone: Path) -> None:
+    set_up(clone)
+    moved = clone.rename(clone.parent / 'moved')
+    installed(moved)
+    assert set_up(moved)[0] == 0
+    assert installed(moved) == once(*STEPS)
+
+
+def test_a_failed_step_is_shown_and_is_where_the_next_call_goes_on(clone: Path) -> None:
+    done: list[str] = []
+    for step in STEPS:
+        status, _, err = set_up(clone, PIP_FAILS_AT=step)
+        assert status == 1
+        assert f'no network for {step}' in err
+        assert 'Call again to go on from here' in err.splitlines()[-1]
+        assert installed(clone) == [*once(*done), f'begin {step}']
+        done = [step]
+    assert set_up(clone)[0] == 0
+    assert installed(clone) == once('project')
+
+
+def test_a_set_up_killed_and_called_again_waits_for_what_the_first_left_running(clone: Path) -> None:
+    first = start(clone, PIP_SECONDS='1')
+    wait_for(clone, 'begin mmcv')
+    first.kill()
+    first.communicate()
+    status, out, _ = set_up(clone)
+    assert status == 0
+    assert 'waiting for another set-up of .venv' in out
+    assert installed(clone) == once('build', 'mmcv', 'mmcv', 'toolboxes', 'project')
+
+
+def test_an_interrupt_ends_what_was_started(clone: Path) -> None:
+    process = start(clone, PIP_SECONDS='1.5')
+    wait_for(clone, 'begin build')
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    time.sleep(2)
+    assert installed(clone) == ['begin build']
+
+
+def test_two_set_ups_at_a_time_take_turns(clone: Path) -> None:
+    both = [start(clone, PIP_SECONDS='0.3') for _ in range(2)]
+    for process in both:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in both] == [0, 0]
+    assert installed(clone) == once(*STEPS)
+
+
+def test_a_half_made_virtual_environment_is_made_anew(clone: Path) -> None:
+    (clone / '.venv' / 'bin').mkdir(parents=True)
+    (clone / '.venv' / 'bin' / 'python').symlink_to('/nowhere/python')
+    status, out, _ = set_up(clone)
+    assert status == 0
+    assert '.venv has no working pip: making it anew' in out
+    assert installed(clone) == once(*STEPS)
+
+
+def test_a_cached_wheel_that_does_not_fit_this_torch_is_compiled_anew(clone: Path) -> None:
+    assert set_up(clone, STALE_WHEEL='yes')[0] == 0
+    assert installed(clone) == [
+        *once('build', 'mmcv'),
+        'begin mmcv',
+        'rebuilt',
+        'end mmcv',
+        *once('toolboxes', 'project'),
+    ]
+
+
+def requirements(name: str) -> list[str]:
+    """The requirements of a file, without its comments."""
+    lines = (ROOT / 'requirements' / name).read_text().splitlines()
+    return [line.split('#')[0].strip() for line in lines if line.split('#')[0].strip()]
+
+
+def test_every_requirement_is_pinned_and_stands_in_one_file_only() -> None:
+    pins: dict[str, str] = {}
+    for name in REQUIREMENTS:
+        for line in requirements(name):
+            distribution, version, marker = re.fullmatch(r'([\w-]+)==([\w.]+)(;.*)?', line).groups()
+            assert pins.setdefault(distribution, name) == name
+            assert version
+            assert marker is None or 'python_version' in marker
+    assert pins['torch'] == 'build.txt'
+    assert pins['onedl-mmcv'] == 'onedl.txt'
+    assert pins['mmcv'] == 'openmmlab.txt'

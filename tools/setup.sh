@@ -1,0 +1,218 @@
+#!/usr/bin/env bash
+# Set up the virtual environment that every `make` target runs in: the pinned stack of requirements/,
+# mmcv's operators compiled once, and this project, editable.
+#
+# From the environment: STACK, the family of the stack, onedl (the default, into .venv) or openmmlab
+# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; MAX_JOBS,
+# compilers at a time.
+#
+# Every step leaves a stamp made of what it depends on, after it has succeeded. So a second call takes no
+# time, and a failed or interrupted set-up goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONPATH PYTHONHOME # packages from elsewhere would hide or replace the pinned ones
+
+readonly STACK=${STACK:-onedl}
+case $STACK in
+  onedl) VENV=.venv other_family='mmcv mmcv_full mmcv_lite mmengine mmengine_lite mmdet mmsegmentation' ;;
+  openmmlab) VENV=.venv-openmmlab other_family='onedl_mmcv onedl_mmengine onedl_mmdetection onedl_mmsegmentation' ;;
+  *) echo "setup: STACK=$STACK is unknown: use onedl or openmmlab" >&2 && exit 1 ;;
+esac
+readonly VENV other_family
+readonly STATE=$VENV/.setup           # the stamps, the log, and the build folder
+readonly NEEDED_KB=$((3 * 1024 * 1024)) # a CPU build and its compilation take 2.4 GB
+readonly FAMILY=requirements/$STACK.txt
+
+main() {
+  lock
+  refuse_other_family
+  prepare_venv
+  chain="$STACK $PWD" # a clone that was moved has to be installed again
+  step build 'Installing torch and what compiling needs' install_build requirements/build.txt
+  step operators "Compiling mmcv's operators (about 8 minutes on two cores)" install_operators "$FAMILY"
+  step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
+  step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
+  step imports 'Importing all of it once' import_stack
+}
+
+# ---- what is said ----------------------------------------------------------------------------------
+
+die() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+say() { echo "setup: $*"; }
+
+minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# ---- checks before anything is downloaded ----------------------------------------------------------
+
+python_is_suitable() {
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null
+}
+
+version_of() { "$1" --version 2>/dev/null || echo 'no Python'; }
+
+find_python() { # the machine's own first, then those with wheels for everything, newest first
+  local candidates=${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python3.14} candidate
+  for candidate in $candidates; do
+    if python_is_suitable "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.10 to 3.14 (${candidates%% *} is $(version_of "${candidates%% *}")): install one" \
+    "(Debian/Ubuntu: apt-get install python3 python3-venv python3-dev) or name one: PYTHON=/path/to/python3 make setup"
+}
+
+check_venv_module() {
+  "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+    die "$1 cannot make virtual environments: install its venv module" \
+      "(Debian/Ubuntu: apt-get install $(debian_name "$1")-venv)"
+}
+
+debian_name() { "$1" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }
+
+check_compiler_and_disk() { # the compiler that torch will call: $CXX, or c++
+  local cxx=${CXX:-c++} include free_kb
+  command -v "${cxx%% *}" >/dev/null ||
+    die "no C++ compiler ($cxx): install one (Debian/Ubuntu: apt-get install build-essential) or name one in CXX"
+  compiles "#include <filesystem>" ||
+    die "$cxx does not compile C++17: install a newer compiler (Debian/Ubuntu: apt-get install build-essential)"
+  include=$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  compiles "#include <Python.h>" "-I$include" ||
+    die "no Python.h in $include: install Python's headers (Debian/Ubuntu: apt-get install $(debian_name "$1")-dev)"
+  free_kb=$(df -Pk . | awk 'NR == 2 { print $4 }')
+  ((free_kb >= NEEDED_KB)) ||
+    die "$((free_kb / 1024)) MB free in $PWD, this needs $((NEEDED_KB / 1024)): free some or clone to another disk"
+}
+
+compiles() { # SOURCE OPTION...; CXX may hold options or a launcher, such as "ccache g++"
+  # shellcheck disable=SC2086
+  echo "$1" | ${CXX:-c++} -std=c++17 "${@:2}" -x c++ -fsyntax-only - 2>/dev/null
+}
+
+refuse_other_family() { # both write mmcv/, mmengine/, mmdet/ and mmseg/: each would overwrite half of the other
+  local name
+  for name in $other_family; do
+    if compgen -G "$VENV/lib/python*/site-packages/$name-*.dist-info" >/dev/null; then
+      die "$VENV already holds $name, which must not be beside the $STACK family: remove $VENV and call again"
+    fi
+  done
+}
+
+# ---- the steps -------------------------------------------------------------------------------------
+
+lock() { # held by whatever this starts, too: the pip of a set-up that was killed may still be at work
+  exec 9>"$VENV.lock"
+  flock -n 9 && return
+  until say "waiting for another set-up of $VENV" && flock -w 30 9; do :; done
+}
+
+venv_works() { # false for a half-made one, and for one whose Python has left the machine
+  [[ -x $VENV/bin/python ]] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+prepare_venv() { # with every check that can fail before anything is downloaded
+  local python=$VENV/bin/python
+  if venv_works; then
+    python_is_suitable "$python" ||
+      die "$VENV was made with $(version_of "$python"), this needs 3.10 to 3.14: remove $VENV and call again"
+    [[ -f $STATE/operators ]] || check_compiler_and_disk "$python"
+  else
+    python=$(find_python)
+    check_venv_module "$python"
+    check_compiler_and_disk "$python"
+    make_venv "$python"
+  fi
+}
+
+make_venv() {
+  [[ ! -e $VENV ]] || say "$VENV has no working pip: making it anew"
+  rm -rf "$VENV"
+  say "Making $VENV with $(version_of "$1")"
+  "$1" -m venv "$VENV"
+}
+
+step() { # NAME MESSAGE COMMAND FILE...: run COMMAND unless it was done already with these files and steps
+  local name=$1 message=$2 command=$3
+  shift 3
+  chain=$({ echo "$chain $name" && cat /dev/null "$@"; } | sha256sum)
+  [[ ! -f $STATE/$name || $(<"$STATE/$name") != "$chain" ]] || return 0
+  watch_over "$message" "$command"
+  echo "$chain" >"$STATE/$name"
+}
+
+watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and show that it is alive
+  local started=$SECONDS job log=$STATE/log next=15
+  mkdir -p "$STATE"
+  rm -rf "$STATE"/build.* || true # the compilers of a killed set-up may still be writing there
+  TMPDIR=$PWD/$(mktemp -d "$STATE/build.XXXXXX")
+  export TMPDIR
+  say "$1 ..."
+  set -m # a process group of its own, so that an interrupt reaches all of it
+  "$2" >"$log" 2>&1 &
+  job=$!
+  set +m
+  trap 'kill -- -$job 2>/dev/null; exit 130' INT TERM HUP
+  while kill -0 "$job" 2>/dev/null; do
+    sleep 0.1
+    ((SECONDS - started < next)) || { progress "$started" && next=$((next + 15)); }
+  done
+  wait "$job" || fail "$1" "$log"
+  trap - INT TERM HUP
+  rm -rf "$TMPDIR"
+  say "$1: done in $(minutes $((SECONDS - started)))"
+}
+
+progress() { # STARTED: the compiler's progress where there is one, pip's last word elsewhere
+  local elapsed=$((SECONDS - $1)) ninja total=0 compiled
+  ninja=$(compgen -G "$TMPDIR/pip-install-*/*/build/temp*/build.ninja") || true
+  [[ -z $ninja ]] || total=$(grep -c '^build .*: compile' "$ninja")
+  if ((total == 0)); then
+    say "  $(minutes $elapsed)  $(tail -n 1 "$STATE/log" | cut -c 1-80)"
+    return
+  fi
+  compiled=$(find "${ninja%/*}" -name '*.o' | wc -l)
+  say "  $(minutes $elapsed)  $compiled of $total files compiled, about" \
+    "$(minutes $((elapsed * (total - compiled) / (compiled + 1)))) left"
+}
+
+fail() { # MESSAGE LOG
+  tail -n 15 "$2" >&2
+  die "$1: failed; the whole output is in $2. Call again to go on from here"
+}
+
+pip_install() { "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install "$@"; }
+
+install_build() { pip_install -r requirements/build.txt; }
+
+install_operators() {
+  local mmcv
+  mmcv=$(grep -E '^(onedl-)?mmcv==' "$FAMILY")
+  MAX_JOBS=${MAX_JOBS:-$(compilers_at_a_time)}
+  export MAX_JOBS
+  pip_install --no-build-isolation -c requirements/build.txt -c requirements/common.txt -c "$FAMILY" "$mmcv"
+  # pip keeps the wheel that it compiled, and offers it again whichever torch is there then.
+  "$VENV/bin/python" -c 'import torch, mmcv._ext' ||
+    pip_install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "$mmcv"
+}
+
+compilers_at_a_time() { # as many as there are cores, and 1.5 GB of memory for each
+  local cores by_memory
+  cores=$(nproc)
+  by_memory=$(awk '/^MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
+  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
+}
+
+install_toolboxes() {
+  pip_install --no-build-isolation -c requirements/build.txt -r "$FAMILY" -r requirements/common.txt \
+    -r requirements/test.txt
+}
+
+install_project() { pip_install --no-deps --no-build-isolation -e .; }
+
+import_stack() { "$VENV/bin/python" -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'; }
+
+main
