@@ -1,0 +1,16 @@
+"""What every detection run shares: imports, logging, the checkpoints that are kept."""
+
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+custom_imports = dict(
+    imports=[
+        'crossformer_mm',
+        'crossformer_mm.coco_report',
+        'crossformer_mm.loading',
+        'crossformer_mm.mixed_precision',
+    ],
+    allow_failed_imports=False,
+)
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
+)

@@ -1,0 +1,146 @@
+"""COCO's evaluation as pycocotools computes it: twelve numbers a kind, and a table a class."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.fileio import load
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+_STATS = (
+    *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
+    *('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l'),
+)
+
+
+@METRICS.register_module()
+class CocoReport(CocoMetric):
+    """MMDetection's COCO metric with pycocotools' own settings and all of its numbers.
+
+    MMDetection evaluates with 100, 300 and 1000 detections an image instead of COCO's 1, 10 and 100,
+    prints the summary past the log, gives the classes of boxes and of masks the same name, and leaves
+    no number at all where nothing was detected. Here the summary goes to the log as pycocotools words
+    it, and a network that detects nothing has an mAP of 0.
+
+    Args:
+        ann_file: The annotation file.
+        metric: ``'bbox'``, ``'segm'`` or both.
+        classwise: Whether to report each class, too.
+        **settings: As in ``CocoMetric``.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        metric: str | Sequence[str] = ('bbox', 'segm'),
+        classwise: bool = False,
+        **settings: Any,
+    ) -> None:
+        metric = [metric] if isinstance(metric, str) else list(metric)
+        super().__init__(ann_file=ann_file, metric=metric, classwise=classwise, **settings)
+
+    def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
+        """Evaluate all predictions.
+
+        Args:
+            results: What ``process`` collected, a pair of truth and prediction an image.
+
+        Returns:
+            ``{kind}_{number}`` for the twelve numbers of each kind, and ``{kind}_mAP/{class}``
+            where classes are reported.
+        """
+        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        report: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = self.outfile_prefix or str(Path(folder) / 'results')
+            files = self.results2json([prediction for _, prediction in results], prefix)
+            if self.format_only:
+                return report
+            for kind in self.metrics:
+                report.update(self._report(kind, load(files[kind])))
+        return report
+
+    def _report(self, kind: str, detections: list[dict]) -> dict[str, float]:
+        """Evaluate, log the summary and return the numbers."""
+        logger = MMLogger.get_current_instance()
+        evaluation, summary = evaluate(self._coco_api, detections, kind, self.cat_ids)
+        logger.info(f'{kind}, {len(detections)} detections:\n{summary}')
+        report = {
+            f'{kind}_{name}': float(value) for name, value in zip(_STATS, evaluation.stats, strict=True)
+        }
+        if self.classwise:
+            table = class_table(evaluation, self.dataset_meta['classes'])
+            rows = [[name, *(f'{value:.3f}' for value in row)] for name, row in table.items()]
+            text = AsciiTable([['class', *_STATS[:6]], *rows]).table
+            logger.info(f'{kind}, each class:\n{text}')
+            report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
+        return report
+
+
+def evaluate(
+    truth: COCO, detections: list[dict], kind: str, category_ids: Sequence[int]
+) -> tuple[COCOeval, str]:
+    """Let pycocotools evaluate.
+
+    Args:
+        truth: The annotation file.
+        detections: Records in COCO's result format.
+        kind: ``'bbox'`` or ``'segm'``.
+        category_ids: The categories that count.
+
+    Returns:
+        The evaluation, and its summary in pycocotools' words.
+    """
+    if kind == 'segm':  # with a box at hand, pycocotools sorts masks by the size of their boxes
+        detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, _with_detections(truth, detections), kind)
+        evaluation.params.catIds = list(category_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()) as summary:
+        evaluation.summarize()
+    return evaluation, summary.getvalue().rstrip()
+
+
+def _with_detections(truth: COCO, detections: list[dict]) -> COCO:
+    """``truth.loadRes``, which fails on an empty list."""
+    if detections:
+        return truth.loadRes(detections)
+    nothing = COCO()
+    nothing.dataset = {**truth.dataset, 'annotations': []}
+    nothing.createIndex()
+    return nothing
+
+
+def class_table(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, list[float]]:
+    """The first six of the twelve numbers for each class.
+
+    Args:
+        evaluation: An accumulated evaluation.
+        classes: The names of its categories, in their order.
+
+    Returns:
+        By name: AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects; NaN where a
+        class has no such object.
+    """
+    precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections an image]
+    cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
+    return {
+        name: [_mean(precision[:, :, place, :, -1][cut]) for cut in cuts]
+        for place, name in enumerate(classes)
+    }
+
+
+def _mean(precision: np.ndarray) -> float:
+    """The mean of what pycocotools could compute; it writes −1 where there was no object."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else float('nan')

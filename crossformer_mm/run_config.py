@@ -1,0 +1,272 @@
+"""From a config file and the options of a command line to the config of a run."""
+
+import argparse
+import difflib
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from .data_config import LOADERS, DataOptions, agree_with_data, point_to_data
+from .errors import UserError
+
+# Settings that MMEngine reads from the config beside its Runner's own arguments.
+_RUNNER_EXTRAS = (
+    *('activation_checkpointing', 'backend_args', 'compile', 'custom_imports'),
+    *('efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
+)
+
+
+def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
+    """Read a config file and merge settings into it.
+
+    Args:
+        path: The config file.
+        cfg_options: Settings as ``KEY=VALUE``, in mmengine's notation: ``a.b.0.c=(1,2)``.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: The file is missing or does not parse, or a setting does not fit it.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such config file; the project keeps its own in configs/')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        raise UserError(f'{path} is no working config: {_one_line(error)}') from error
+    settings: dict[str, Any] = {}
+    for option in cfg_options:
+        settings.update(_parse_setting(cfg, option))
+    try:
+        cfg.merge_from_dict(settings)
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        words = ' '.join(cfg_options)
+        raise UserError(f'--cfg-options {words}: does not fit the config: {_one_line(error)}') from error
+    return cfg
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {text}'
+
+
+def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
+    """One ``KEY=VALUE``; a key that no part of a run reads is an error, not silence."""
+    parsed = argparse.Namespace()
+    try:
+        DictAction([], 'settings')(None, parsed, [option])
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f'--cfg-options {option}: not KEY=VALUE with balanced brackets, such as train_cfg.max_epochs=24'
+        ) from error
+    name = option.partition('=')[0].partition('.')[0]
+    known = {*cfg.keys(), *inspect.signature(Runner).parameters, *_RUNNER_EXTRAS}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'{cfg.filename} has no such part'
+        raise UserError(f'--cfg-options {option}: nothing is called {name}; {hint}')
+    return parsed.settings
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share.
+
+    Args:
+        parser: The tool's parser, which gets them.
+    """
+    parser.add_argument('config', help='the config file')
+    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
+    data = parser.add_argument_group('data', 'any COCO-format data; classes are read from it')
+    data.add_argument('--data-root', metavar='DIR', help="its folder, laid out like COCO's own")
+    data.add_argument('--train-ann', metavar='FILE', help='annotations, from the data root')
+    data.add_argument('--val-ann', metavar='FILE', help='the same for validation and testing')
+    data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
+    data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings to change in the config, e.g. train_cfg.max_epochs=24',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torchrun sets the variable instead; older launchers pass the option, in either spelling.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def training_config(options: argparse.Namespace) -> Config:
+    """Everything a training run needs, checked before anything is written.
+
+    Args:
+        options: What ``tools/train.py`` parsed.
+
+    Returns:
+        The config to build a Runner from.
+
+    Raises:
+        UserError: The config, an option or the data does not work.
+    """
+    cfg = _common_config(options, ('train_dataloader', 'val_dataloader'))
+    if options.amp:
+        set_mixed_precision(cfg, options.amp)
+    if options.auto_scale_lr:
+        set_auto_scale_lr(cfg)
+    if options.pretrained:
+        set_pretrained(cfg, options.pretrained)
+    if options.resume:
+        set_resume(cfg, options.resume)
+    return cfg
+
+
+def testing_config(options: argparse.Namespace) -> Config:
+    """Everything an evaluation needs, checked before anything is written.
+
+    Args:
+        options: What ``tools/test.py`` parsed.
+
+    Returns:
+        The config to build a Runner from. It does not name the checkpoint: mmengine's own loading does not
+        mind tensors that are missing.
+
+    Raises:
+        UserError: The config, an option or the data does not work.
+    """
+    cfg = _common_config(options, ('test_dataloader',))
+    cfg.load_from, cfg.resume = None, False
+    cfg.model.backbone.init_cfg = None
+    if options.show_dir:
+        # mmdet joins a relative folder with the last one again at every batch
+        folder = str(Path(options.show_dir).absolute())
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    if options.out:
+        cfg.test_evaluator.outfile_prefix = options.out.removesuffix('.json')
+    return cfg
+
+
+def _common_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
+    cfg = load_config(options.config, options.cfg_options)
+    cfg.work_dir = (
+        options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(options.config).stem))
+    )
+    point_to_data(
+        cfg,
+        DataOptions(
+            data_root=options.data_root,
+            train_ann=options.train_ann,
+            val_ann=options.val_ann,
+            train_images=options.train_images,
+            val_images=options.val_images,
+        ),
+    )
+    agree_with_data(cfg, loaders)
+    allow_no_workers(cfg)
+    cfg.launcher = options.launcher
+    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    if options.launcher != 'none' and not torch.cuda.is_available():
+        distribute_on_cpu(cfg)
+    return cfg
+
+
+def allow_no_workers(cfg: Config) -> None:
+    """Loaders without worker processes cannot keep them alive, which the toolboxes' configs ask for.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    for loader in LOADERS:
+        if cfg.get(loader) and not cfg[loader].get('num_workers'):
+            cfg[loader].persistent_workers = False
+
+
+def distribute_on_cpu(cfg: Config) -> None:
+    """NCCL and a device's number are for GPUs; processes on CPUs talk by gloo.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if not cfg.get('model_wrapper_cfg'):
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'device_ids': None,
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        }
+
+
+def set_mixed_precision(cfg: Config, dtype: str) -> None:
+    """Train in half precision.
+
+    Args:
+        cfg: The config, changed in place.
+        dtype: ``'bfloat16'``, or ``'float16'``, which scales the loss.
+
+    Raises:
+        UserError: float16 without a GPU.
+    """
+    if dtype == 'bfloat16':
+        cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+        return
+    if not torch.cuda.is_available():
+        raise UserError('--amp float16 needs a GPU, and none is here; --amp bfloat16 does not')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the number of images a step.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Raises:
+        UserError: The config does not say which batch its learning rate is for.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UserError(
+            '--auto-scale-lr: the config does not say which batch its learning rate is for;'
+            ' add --cfg-options auto_scale_lr.base_batch_size=16'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_pretrained(cfg: Config, path: str) -> None:
+    """Start the backbone from a file of weights.
+
+    Args:
+        cfg: The config, changed in place.
+        path: A checkpoint.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    _check_file('--pretrained', path)
+    cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': path}
+
+
+def set_resume(cfg: Config, source: str) -> None:
+    """Go on with an earlier run.
+
+    Args:
+        cfg: The config, changed in place.
+        source: A checkpoint, or ``'auto'`` for the latest in the work folder, if there is one.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    cfg.resume = True
+    cfg.load_from = None
+    if source != 'auto':
+        _check_file('--resume', source)
+        cfg.load_from = source
+
+
+def _check_file(option: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(f'{option} {path}: no such file')

@@ -1,0 +1,159 @@
+"""A training and an evaluation, from the options of a command line to the end."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from .checkpoint import install_reader, load_model, read_checkpoint
+from .data_config import LOADERS, coco_datasets
+from .errors import UserError
+from .run_config import add_options, testing_config, training_config
+
+
+def training_parser() -> argparse.ArgumentParser:
+    """The options of ``tools/train.py``."""
+    parser = argparse.ArgumentParser(description='Train a model with MMEngine.')
+    add_options(parser)
+    parser.add_argument('--pretrained', metavar='FILE', help='weights for the backbone to start from')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='go on from this checkpoint; without FILE, from the latest in the work folder',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='bfloat16',
+        choices=['bfloat16', 'float16'],
+        help='mixed precision; float16 scales the loss and needs a GPU (bfloat16)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='learning rate in proportion to the batch'
+    )
+    return parser
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train.
+
+    Args:
+        options: What :func:`training_parser` parsed.
+
+    Raises:
+        UserError: An option, the config or the data does not work.
+    """
+    install_reader()
+    cfg = training_config(options)
+    runner = Runner.from_cfg(cfg)
+    _log_classes(runner, cfg)
+    for warning in start_warnings(cfg):
+        runner.logger.warning(warning)
+    runner.train()
+
+
+def start_warnings(cfg: Config) -> list[str]:
+    """What is easily overlooked about where a training starts from.
+
+    Args:
+        cfg: The config of the run.
+
+    Returns:
+        Lines for the log.
+    """
+    latest = find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None
+    if cfg.get('load_from') or latest:
+        return []
+    warnings = []
+    if cfg.get('resume'):
+        warnings.append(f'{cfg.work_dir} holds no checkpoint to resume from: the run starts anew')
+    if not cfg.model.backbone.get('init_cfg'):
+        warnings.append(
+            'no weights are loaded: the backbone starts from random ones, and will stay far below the'
+            ' published results; give ImageNet weights with --pretrained FILE'
+        )
+    return warnings
+
+
+def testing_parser() -> argparse.ArgumentParser:
+    """The options of ``tools/test.py``."""
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint with MMEngine.')
+    add_options(parser)
+    parser.add_argument('checkpoint', help='the weights to evaluate')
+    parser.add_argument(
+        '--out', metavar='NAME.json', help='write NAME.bbox.json and NAME.segm.json, as COCO has results'
+    )
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
+    return parser
+
+
+def test(options: argparse.Namespace) -> dict[str, float]:
+    """Evaluate.
+
+    Args:
+        options: What :func:`testing_parser` parsed.
+
+    Returns:
+        The evaluator's numbers by name.
+
+    Raises:
+        UserError: An option, the config, the data or the checkpoint does not work.
+    """
+    install_reader()
+    cfg = testing_config(options)
+    check_classes(cfg, read_checkpoint(options.checkpoint), options.checkpoint)
+    runner = Runner.from_cfg(cfg)
+    _log_classes(runner, cfg)
+    load_model(runner.model, options.checkpoint)
+    return runner.test()
+
+
+def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Check that a checkpoint was trained on the classes of the data that it is tested on.
+
+    Args:
+        cfg: The config of the run.
+        checkpoint: The checkpoint; one without class names passes.
+        path: Where it is from, for the message.
+
+    Raises:
+        UserError: The classes differ.
+    """
+    meta = checkpoint.get('meta') or {}
+    known = meta.get('dataset_meta') or {}
+    trained = known.get('classes') or known.get('CLASSES')
+    tested = classes_of(cfg)
+    if trained and tested and tuple(trained) != tuple(tested):
+        raise UserError(
+            f'{path} was trained on other classes ({_shorten(trained)}) than the data has'
+            f' ({_shorten(tested)}); name the data it was trained on with --data-root or --val-ann'
+        )
+
+
+def classes_of(cfg: Config) -> tuple[str, ...]:
+    """The class names that a run's config was given.
+
+    Args:
+        cfg: The config of a run.
+
+    Returns:
+        The names; none where the data is not COCO's.
+    """
+    datasets = [dataset for loader in LOADERS for dataset in coco_datasets(cfg, loader)]
+    return tuple(datasets[0].metainfo.classes) if datasets else ()
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f', … {len(names)} in all' if len(names) > 6 else ''
+    return ', '.join(names[:6]) + more
+
+
+def _log_classes(runner: Runner, cfg: Config) -> None:
+    classes = classes_of(cfg)
+    if classes:
+        runner.logger.info(f'{len(classes)} classes, from the annotations: {_shorten(classes)}')

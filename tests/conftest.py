@@ -1,0 +1,67 @@
+"""What several tests share: a tiny COCO set, and configs narrow enough for seconds on a CPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from crossformer_mm.shapes import write_coco
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+WIDTH = 16
+
+
+@pytest.fixture(scope='session')
+def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in COCO's layout: 6 training and 3 validation images of 64×64, three classes."""
+    root = tmp_path_factory.mktemp('coco')
+    write_coco(root, train=6, val=3, size=64)
+    return root
+
+
+@pytest.fixture(scope='session')
+def narrow_config() -> Callable[[str], Config]:
+    """A function from a config's name in ``configs/`` to that config, narrow and for small images."""
+
+    def load(name: str) -> Config:
+        cfg = Config.fromfile(CONFIGS / f'{name}.py')
+        narrow_model(cfg.model)
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            cfg[loader].num_workers = 0
+            for step in cfg[loader].dataset.pipeline:
+                if step.type == 'Resize':
+                    step.scale = (64, 64)
+        return cfg
+
+    return load
+
+
+def narrow_model(model: dict[str, Any]) -> None:
+    """Keep a model's structure, its cooling layers included, and shrink every width and count in it."""
+    acl = str(model['backbone']['arch']).startswith('pp')
+    model['backbone']['arch'] = {
+        'embed_dims': 32,
+        'depths': (1, 1, 4, 1),
+        'num_heads': (1, 2, 4, 8),
+        'acl': acl,
+    }
+    model['neck']['in_channels'] = [32, 64, 128, 256]
+    _shrink(model)
+
+
+def _shrink(part: Any) -> None:
+    smaller = {256: WIDTH, 1024: 32}  # widths; and how many boxes are proposed and sampled
+    counts = {'nms_pre': 50, 'max_per_img': 20, 'num': 16}
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key.endswith('channels') and value in (256, 1024):
+                part[key] = smaller[value]
+            elif key in counts and isinstance(value, int):
+                part[key] = counts[key]
+            else:
+                _shrink(value)
+    elif isinstance(part, list):
+        for value in part:
+            _shrink(value)

@@ -1,0 +1,14 @@
+"""Evaluate a checkpoint on COCO-format data: see --help."""
+
+import argparse
+
+from crossformer_mm import cli, runs
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run with the parsed options."""
+    runs.test(options)
+
+
+if __name__ == '__main__':
+    raise SystemExit(cli.run(runs.testing_parser(), main))
