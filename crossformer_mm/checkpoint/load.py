@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .names import BACKBONE, backbone_of, shorten, tensors_of
-from .reader import read_checkpoint
+from .reader import about, read_checkpoint
 from .recognise import recognise_arch
 
 if TYPE_CHECKING:
@@ -77,15 +77,12 @@ def load_backbone(model: CrossFormer, path: str | Path) -> None:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
             shape, NaN or infinite. The model is then as it was.
     """
-    state = _tensors(path)
-    backbone = {k: v for k, v in backbone_of(state).items() if not model.ignores(k)}
-    wanted = model.state_dict()
-    fit = Fit.of(backbone, wanted)
-    print_log(f'Backbone from {path}: {fit.counts()}', logger='current')
-    if not fit.whole:
-        hint = _arch_hint(state, wanted)
-        raise UserError(f'{path} does not fit the backbone{hint}: {fit.misfits()}')
-    check_finite(backbone, path)
+    checkpoint = read_checkpoint(path, mmap=True)
+    with about(path):
+        state = tensors_of(checkpoint)
+        backbone = {k: v for k, v in backbone_of(state).items() if not model.ignores(k)}
+        _check_fit(backbone, model.state_dict(), f'Backbone from {path}')
+        check_finite(backbone)
     model.load_state_dict(backbone)
 
 
@@ -105,32 +102,30 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path, mmap=True)
-    state = _tensors(path, checkpoint)
     ignored = _ignored_by(getattr(model, 'backbone', None))
-    state = {name: tensor for name, tensor in state.items() if not ignored(name)}
-    wanted = model.state_dict()
-    fit = Fit.of(state, wanted)
-    print_log(f'Model from {path}: {fit.counts()}', logger='current')
-    if not fit.whole:
-        hint = _arch_hint(state, wanted)
-        raise UserError(f'{path} does not fit the model of the config{hint}: {fit.misfits()}')
+    with about(path):
+        state = {k: v for k, v in tensors_of(checkpoint).items() if not ignored(k)}
+        _check_fit(state, model.state_dict(), f'Model from {path}')
     model.load_state_dict(state)
     return checkpoint
 
 
-def check_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors with NaN or infinite values."""
+    return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
     """Raise a :class:`UserError` that names the tensors with NaN or infinite values, if any."""
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise UserError(f'{path}: NaN or infinite values in {shorten(bad)}; take an earlier checkpoint')
+    if bad := not_finite(state):
+        raise UserError(f'NaN or infinite values in {shorten(bad)}; take another checkpoint')
 
 
-def _tensors(path: str | Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Tensor]:
-    checkpoint = read_checkpoint(path, mmap=True) if checkpoint is None else checkpoint
-    try:
-        return tensors_of(checkpoint)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
+def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], log_as: str) -> None:
+    fit = Fit.of(state, wanted)
+    print_log(f'{log_as}: {fit.counts()}', logger='current')
+    if not fit.whole:
+        raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {fit.misfits()}')
 
 
 def _ignored_by(backbone: nn.Module | None) -> Callable[[str], bool]:

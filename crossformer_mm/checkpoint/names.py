@@ -12,6 +12,12 @@ DISTRIBUTED = 'module.'
 BACKBONE = 'backbone.'
 CLASSIFIER = ('norm.', 'head.')
 DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')  # of the oldest releases
+AVERAGED = 'ema_'  # what MMCV 1.x's averaging hook registers beside the weights
+HEADS = {
+    'segmentor': ('decode_head.', 'auxiliary_head.'),
+    'detector': ('rpn_head.', 'roi_head.', 'bbox_head.'),
+    'classifier': ('head.',),
+}
 
 
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -55,3 +61,49 @@ def shorten(names: Iterable[str], limit: int = 4) -> str:
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
+
+
+def kind_of(state: Mapping[str, Tensor]) -> str:
+    """What the tensors make up: 'segmentor', 'detector', 'classifier' or 'backbone'."""
+    for kind, prefixes in HEADS.items():
+        if any(name.startswith(prefixes) for name in state):
+            return kind
+    return 'backbone'
+
+
+def sort_out(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Choose the tensors that today's model wants.
+
+    MMDetection 2.11 to 2.28 and MMSegmentation 0.11 to 0.30 name the tensors of the models that CrossFormer
+    was published in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do: what
+    has to go is what their hooks added.
+
+    Args:
+        state: The tensors of a checkpoint, see :func:`tensors_of`.
+        to: 'backbone', 'detector' or 'segmentor'.
+
+    Returns:
+        The wanted tensors, a backbone's without prefix; and the names of the others by why they are left out.
+    """
+    whole = to != 'backbone'
+    kept, dropped = {}, {}
+    inside = whole or any(name.startswith(BACKBONE) for name in state)
+    for name, tensor in state.items():
+        reason = _why_dropped(name, whole, inside)
+        if reason:
+            dropped.setdefault(reason, []).append(name)
+        else:
+            kept[name if whole else name.removeprefix(BACKBONE)] = tensor
+    return kept, dropped
+
+
+def _why_dropped(name: str, whole: bool, inside: bool) -> str | None:
+    if name.startswith(AVERAGED):
+        return "the averaging hook's copies"
+    if name.endswith(DERIVED_BUFFERS):
+        return 'buffers that the network derives'
+    if inside and not whole and not name.startswith(BACKBONE):
+        return 'neck and heads'
+    if name.removeprefix(BACKBONE if inside else '').startswith(CLASSIFIER):
+        return "the classifier's norm and head"
+    return None

@@ -52,6 +52,15 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
     return checkpoint
 
 
+@contextlib.contextmanager
+def about(path: str | Path) -> Iterator[None]:
+    """Put a file's name before the errors that a user meets on its account."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+
+
 def _read_pickle(path: Path, map_location: Any, mmap: bool) -> Any:
     with _only_stand_ins():
         loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)

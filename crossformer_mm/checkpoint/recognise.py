@@ -69,7 +69,7 @@ def _shapes(arch: Arch) -> tuple:
 
 def _depth(backbone: Mapping[str, Tensor], stage: int) -> int:
     pattern = re.compile(rf'layers\.{stage}\.blocks\.(\d+)\.')
-    return 1 + max(int(match[1]) for match in map(pattern.match, backbone) if match)
+    return len({match[1] for match in map(pattern.match, backbone) if match})
 
 
 def _looks_like(state: Mapping[str, Tensor]) -> str:
