@@ -8,9 +8,11 @@ custom_imports = dict(
         'crossformer_mm.coco_report',
         'crossformer_mm.loading',
         'crossformer_mm.mixed_precision',
+        'crossformer_mm.plots',
     ],
     allow_failed_imports=False,
 )
 default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
 )
+custom_hooks = [dict(type='CurvesHook')]
