@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 PANEL = 2.6  # inches of one image's longer side
+TITLE = 0.3  # inches above the images
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class ResultPictures:
         score_thr: Predictions below this score are left out.
     """
 
-    def __init__(
-        self, annotations: Path, results: Path, images: Path, score_thr: float = 0.5
-    ) -> None:
+    def __init__(self, annotations: Path, results: Path, images: Path, score_thr: float = 0.5) -> None:
         with redirect_stdout(StringIO()):  # pycocotools reports its progress there
             self.coco = COCO(annotations)
         self.images = images
@@ -63,8 +62,9 @@ class ResultPictures:
 
     def _save(self, path: Path, image_ids: list[int], pairs: int, scale: float = 1) -> None:
         rows = -(-len(image_ids) // pairs)
-        size = (2 * pairs * PANEL * scale, (rows * PANEL + 0.2) * scale)
-        figure = Figure(figsize=size, layout='compressed')
+        width, height = 2 * pairs * PANEL * scale, rows * PANEL * scale + TITLE
+        figure = Figure(figsize=(width, height))
+        figure.subplots_adjust(0, 0, 1, 1 - TITLE / height, wspace=0.03, hspace=0.03)
         panels = figure.subplots(rows, 2 * pairs, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
@@ -87,9 +87,7 @@ class ResultPictures:
     def _true_objects(self, image_id: int) -> list[_Object]:
         annotations = self.coco.loadAnns(self.coco.getAnnIds(image_id))
         return [
-            self._object(
-                a, self._name(a), self.coco.annToMask(a) if a.get('segmentation') else None
-            )
+            self._object(a, self._name(a), self.coco.annToMask(a) if a.get('segmentation') else None)
             for a in annotations
         ]
 
