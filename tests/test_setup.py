@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(path.name for path in (ROOT / 'requirements').glob('*.txt'))
-COMMANDS = (
-    'awk bash c++ cat cp cut df dirname env find flock grep mkdir mktemp nproc rm sha256sum sleep tail wc'
-)
+COMMANDS = """
+as awk bash c++ cat cp cut df dirname env find flock grep ld mkdir mktemp nproc rm sha256sum sleep tail wc
+"""
 STEPS = ['build', 'mmcv', 'toolboxes', 'project']
 
 # Answers questions as this test's own Python does, makes virtual environments of copies of itself, and

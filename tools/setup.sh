@@ -19,8 +19,8 @@ case $STACK in
   *) echo "setup: STACK=$STACK is unknown: use onedl or openmmlab" >&2 && exit 1 ;;
 esac
 readonly VENV other_family
-readonly STATE=$VENV/.setup           # the stamps, the log, and the build folder
-readonly NEEDED_KB=$((3 * 1024 * 1024)) # a CPU build and its compilation take 2.4 GB
+readonly STATE=$VENV/.setup             # the stamps, the log, and the build folder
+readonly NEEDED_KB=$((8 * 1024 * 1024)) # torch's CUDA build takes 5 GB and its download 3; a CPU build 2
 readonly FAMILY=requirements/$STACK.txt
 
 main() {
@@ -88,9 +88,12 @@ check_compiler_and_disk() { # the compiler that torch will call: $CXX, or c++
     die "$((free_kb / 1024)) MB free in $PWD, this needs $((NEEDED_KB / 1024)): free some or clone to another disk"
 }
 
-compiles() { # SOURCE OPTION...; CXX may hold options or a launcher, such as "ccache g++"
-  # shellcheck disable=SC2086
-  echo "$1" | ${CXX:-c++} -std=c++17 "${@:2}" -x c++ -fsyntax-only - 2>/dev/null
+compiles() { # SOURCE OPTION...: into a library, so that a missing assembler or linker shows too
+  local status=0
+  # shellcheck disable=SC2086 # CXX may hold options or a launcher, such as "ccache g++"
+  echo "$1" | ${CXX:-c++} -std=c++17 -shared -fPIC "${@:2}" -o "$VENV.check" -x c++ - 2>/dev/null || status=$?
+  rm -f "$VENV.check"
+  return $status
 }
 
 refuse_other_family() { # both write mmcv/, mmengine/, mmdet/ and mmseg/: each would overwrite half of the other
@@ -155,28 +158,28 @@ watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and sh
   "$2" >"$log" 2>&1 &
   job=$!
   set +m
-  trap 'kill -- -$job 2>/dev/null; exit 130' INT TERM HUP
+  trap 'kill -- -$job 2>/dev/null; exit 130' INT TERM HUP PIPE
   while kill -0 "$job" 2>/dev/null; do
     sleep 0.1
     ((SECONDS - started < next)) || { progress "$started" && next=$((next + 15)); }
   done
   wait "$job" || fail "$1" "$log"
-  trap - INT TERM HUP
+  trap - INT TERM HUP PIPE
   rm -rf "$TMPDIR"
   say "$1: done in $(minutes $((SECONDS - started)))"
 }
 
 progress() { # STARTED: the compiler's progress where there is one, pip's last word elsewhere
-  local elapsed=$((SECONDS - $1)) ninja total=0 compiled
-  ninja=$(compgen -G "$TMPDIR/pip-install-*/*/build/temp*/build.ninja") || true
-  [[ -z $ninja ]] || total=$(grep -c '^build .*: compile' "$ninja")
-  if ((total == 0)); then
-    say "  $(minutes $elapsed)  $(tail -n 1 "$STATE/log" | cut -c 1-80)"
-    return
+  local elapsed=$((SECONDS - $1)) ninja total compiled state
+  if ninja=$(compgen -G "$TMPDIR/pip-install-*/*/build/temp*/build.ninja"); then
+    total=$(grep -c '^build .*: compile' "$ninja")
+    compiled=$(find "${ninja%/*}" -name '*.o' | wc -l)
+    state="$compiled of $total files compiled"
+    ((compiled == 0)) || state+=", about $(minutes $((elapsed * (total - compiled) / compiled))) left"
+  else
+    state=$(tail -n 1 "$STATE/log" | cut -c 1-90)
   fi
-  compiled=$(find "${ninja%/*}" -name '*.o' | wc -l)
-  say "  $(minutes $elapsed)  $compiled of $total files compiled, about" \
-    "$(minutes $((elapsed * (total - compiled) / (compiled + 1)))) left"
+  say "  $(minutes $elapsed)  $state"
 }
 
 fail() { # MESSAGE LOG
@@ -184,7 +187,10 @@ fail() { # MESSAGE LOG
   die "$1: failed; the whole output is in $2. Call again to go on from here"
 }
 
-pip_install() { "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install "$@"; }
+pip_install() { # with ninja on the PATH, without which torch compiles one file after the other
+  PATH=$PWD/$VENV/bin:$PATH "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install \
+    --progress-bar off "$@"
+}
 
 install_build() { pip_install -r requirements/build.txt; }
 
