@@ -101,6 +101,21 @@ def coco_datasets(cfg: Config, loader: str) -> Iterator[ConfigDict]:
         waiting.extend([dataset.get('dataset'), *dataset.get('datasets', [])])
 
 
+def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
+    """Find the evaluators that read an annotation file.
+
+    Args:
+        cfg: The config.
+        split: ``'val'`` or ``'test'``.
+
+    Returns:
+        The evaluators' own configs, to read or to change.
+    """
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    return [evaluator for evaluator in evaluators if 'ann_file' in evaluator]
+
+
 def annotation_path(dataset: ConfigDict) -> str:
     """The annotation file that a dataset reads, with its root.
 
@@ -194,8 +209,7 @@ def _set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
             dataset.metainfo = {'classes': classes, 'palette': palette(len(classes))}
     for split in ('val', 'test'):
         paths = [annotation_path(dataset) for dataset in coco_datasets(cfg, f'{split}_dataloader')]
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            if 'ann_file' in evaluator and len(paths) == 1:
+        for evaluator in coco_evaluators(cfg, split):
+            if len(paths) == 1:
                 evaluator.ann_file = paths[0]
     set_num_classes(cfg.model, len(classes))

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from .data_config import LOADERS, DataOptions, agree_with_data, point_to_data
+from .data_config import LOADERS, DataOptions, agree_with_data, coco_evaluators, point_to_data
 from .errors import UserError
 
 # Settings that MMEngine reads from the config beside its Runner's own arguments.
@@ -102,7 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def training_config(options: argparse.Namespace) -> Config:
-    """Everything a training run needs, checked before anything is written.
+    """Everything a training needs, checked before anything is written.
 
     Args:
         options: What ``tools/train.py`` parsed.
@@ -125,7 +125,7 @@ def training_config(options: argparse.Namespace) -> Config:
     return cfg
 
 
-def testing_config(options: argparse.Namespace) -> Config:
+def evaluation_config(options: argparse.Namespace) -> Config:
     """Everything an evaluation needs, checked before anything is written.
 
     Args:
@@ -146,7 +146,8 @@ def testing_config(options: argparse.Namespace) -> Config:
         folder = str(Path(options.show_dir).absolute())
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
     if options.out:
-        cfg.test_evaluator.outfile_prefix = options.out.removesuffix('.json')
+        for evaluator in coco_evaluators(cfg, 'test'):
+            evaluator.outfile_prefix = options.out.removesuffix('.json')
     return cfg
 
 
@@ -186,12 +187,16 @@ def allow_no_workers(cfg: Config) -> None:
 
 
 def distribute_on_cpu(cfg: Config) -> None:
-    """NCCL and a device's number are for GPUs; processes on CPUs talk by gloo.
+    """Let processes without GPUs share the work: MMEngine wraps the model for a GPU of a number.
 
     Args:
         cfg: The config, changed in place.
+
+    Raises:
+        UserError: A launcher that MMEngine starts on GPUs alone.
     """
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if cfg.launcher != 'pytorch':
+        raise UserError(f'--launcher {cfg.launcher} needs GPUs; on CPUs, take --launcher pytorch')
     if not cfg.get('model_wrapper_cfg'):
         cfg.model_wrapper_cfg = {
             'type': 'MMDistributedDataParallel',

@@ -1,17 +1,19 @@
 """A training and an evaluation, from the options of a command line to the end."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoint import install_reader, load_model, read_checkpoint
 from .data_config import LOADERS, coco_datasets
 from .errors import UserError
-from .run_config import add_options, testing_config, training_config
+from .run_config import add_options, evaluation_config, training_config
 
 
 def training_parser() -> argparse.ArgumentParser:
@@ -50,11 +52,12 @@ def train(options: argparse.Namespace) -> None:
     """
     install_reader()
     cfg = training_config(options)
-    runner = Runner.from_cfg(cfg)
-    _log_classes(runner, cfg)
-    for warning in start_warnings(cfg):
-        runner.logger.warning(warning)
-    runner.train()
+    with _processes(cfg):
+        runner = Runner.from_cfg(cfg)
+        _log_classes(runner, cfg)
+        for warning in start_warnings(cfg):
+            runner.logger.warning(warning)
+        runner.train()
 
 
 def start_warnings(cfg: Config) -> list[str]:
@@ -80,7 +83,7 @@ def start_warnings(cfg: Config) -> list[str]:
     return warnings
 
 
-def testing_parser() -> argparse.ArgumentParser:
+def evaluation_parser() -> argparse.ArgumentParser:
     """The options of ``tools/test.py``."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint with MMEngine.')
     add_options(parser)
@@ -92,11 +95,11 @@ def testing_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def test(options: argparse.Namespace) -> dict[str, float]:
+def evaluate(options: argparse.Namespace) -> dict[str, float]:
     """Evaluate.
 
     Args:
-        options: What :func:`testing_parser` parsed.
+        options: What :func:`evaluation_parser` parsed.
 
     Returns:
         The evaluator's numbers by name.
@@ -105,12 +108,13 @@ def test(options: argparse.Namespace) -> dict[str, float]:
         UserError: An option, the config, the data or the checkpoint does not work.
     """
     install_reader()
-    cfg = testing_config(options)
+    cfg = evaluation_config(options)
     check_classes(cfg, read_checkpoint(options.checkpoint), options.checkpoint)
-    runner = Runner.from_cfg(cfg)
-    _log_classes(runner, cfg)
-    load_model(runner.model, options.checkpoint)
-    return runner.test()
+    with _processes(cfg):
+        runner = Runner.from_cfg(cfg)
+        _log_classes(runner, cfg)
+        load_model(runner.model, options.checkpoint)
+        return runner.test()
 
 
 def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -146,6 +150,19 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     """
     datasets = [dataset for loader in LOADERS for dataset in coco_datasets(cfg, loader)]
     return tuple(datasets[0].metainfo.classes) if datasets else ()
+
+
+@contextmanager
+def _processes(cfg: Config) -> Iterator[None]:
+    """Join the other processes where MMEngine does not: without a GPU, which it asks CUDA for first."""
+    on_cpu = cfg.launcher != 'none' and not torch.cuda.is_available()
+    if on_cpu:
+        torch.distributed.init_process_group('gloo')
+    try:
+        yield
+    finally:
+        if on_cpu:
+            torch.distributed.destroy_process_group()
 
 
 def _shorten(names: Sequence[str]) -> str:

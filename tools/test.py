@@ -7,8 +7,8 @@ from crossformer_mm import cli, runs
 
 def main(options: argparse.Namespace) -> None:
     """Run with the parsed options."""
-    runs.test(options)
+    runs.evaluate(options)
 
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(runs.testing_parser(), main))
+    raise SystemExit(cli.run(runs.evaluation_parser(), main))

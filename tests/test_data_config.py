@@ -1,0 +1,156 @@
+"""Pointing a config at data: paths, classes and heads follow, and disagreement is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+from mmengine.config import Config, ConfigDict
+
+from crossformer_mm.data_config import (
+    LOADERS,
+    DataOptions,
+    agree_with_data,
+    annotation_path,
+    coco_datasets,
+    palette,
+    point_to_data,
+    set_num_classes,
+)
+from crossformer_mm.errors import UserError
+
+TRAINING = ('train_dataloader', 'val_dataloader')
+CLASSES = ('circle', 'rectangle', 'triangle')
+
+
+@pytest.fixture
+def cfg() -> Config:
+    return Config.fromfile(CONFIGS / 'mask_rcnn_crossformer_s.py')
+
+
+@pytest.fixture
+def own_root(coco_root: Path, tmp_path: Path) -> Path:
+    """A copy of the data that a test may damage."""
+    return Path(shutil.copytree(coco_root, tmp_path / 'own'))
+
+
+def edit(path: Path, change: Callable[[dict], None]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_one_root_is_enough_for_the_layout_of_coco(cfg: Config, coco_root: Path) -> None:
+    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
+    assert agree_with_data(cfg, TRAINING) == CLASSES
+    for loader in LOADERS:
+        meta = cfg[loader].dataset.metainfo
+        assert meta.classes == CLASSES
+        assert len(meta.palette) == 3
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator.ann_file == str(coco_root / 'annotations' / 'instances_val2017.json')
+    heads = cfg.model.roi_head
+    assert heads.bbox_head.num_classes == heads.mask_head.num_classes == 3
+
+
+def test_other_layouts(cfg: Config, coco_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(coco_root / 'train2017', tmp_path / 'photos')
+    shutil.copy(coco_root / 'annotations' / 'instances_train2017.json', tmp_path / 'train.json')
+    elsewhere = coco_root / 'val2017'
+    options = DataOptions(
+        data_root=str(tmp_path),
+        train_ann='train.json',
+        train_images='photos',
+        val_ann=str(coco_root / 'annotations' / 'instances_val2017.json'),
+        val_images=str(elsewhere),
+    )
+    point_to_data(cfg, options)
+    assert agree_with_data(cfg, LOADERS) == CLASSES
+    assert annotation_path(cfg.train_dataloader.dataset) == str(tmp_path / 'train.json')
+    assert cfg.test_dataloader.dataset.data_prefix.img == str(elsewhere)
+
+
+def test_wrapped_datasets_are_found(cfg: Config, coco_root: Path) -> None:
+    plain = cfg.train_dataloader.dataset
+    both = {'type': 'ConcatDataset', 'datasets': [plain, {**plain, 'type': 'mmdet.CocoDataset'}]}
+    cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': both}
+    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
+    agree_with_data(cfg, TRAINING)
+    found = list(coco_datasets(cfg, 'train_dataloader'))
+    assert [dataset.metainfo.classes for dataset in found] == [CLASSES, CLASSES]
+
+
+def test_heads_in_lists_and_evaluators_in_lists(cfg: Config, coco_root: Path) -> None:
+    cfg.model.roi_head.bbox_head = [dict(cfg.model.roi_head.bbox_head) for _ in range(3)]
+    cfg.val_evaluator = [cfg.val_evaluator, {'type': 'DumpResults'}]
+    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
+    agree_with_data(cfg, TRAINING)
+    assert [head.num_classes for head in cfg.model.roi_head.bbox_head] == [3, 3, 3]
+    assert cfg.val_evaluator[0].ann_file == annotation_path(cfg.val_dataloader.dataset)
+    assert 'ann_file' not in cfg.val_evaluator[1]
+
+
+def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> None:
+    model = ConfigDict(bbox_head={'num_classes': 80}, rpn_head={'num_classes': 1})
+    set_num_classes(model, 5)
+    assert (model.bbox_head.num_classes, model.rpn_head.num_classes) == (5, 1)
+
+
+def test_training_without_validation(cfg: Config, coco_root: Path) -> None:
+    cfg.val_dataloader = cfg.val_evaluator = None
+    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
+    assert agree_with_data(cfg, TRAINING) == CLASSES
+
+
+def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
+    for loader in LOADERS:
+        cfg[loader].dataset = {'type': 'ADE20KDataset'}
+    assert agree_with_data(cfg, TRAINING) is None
+    assert cfg.model.roi_head.bbox_head.num_classes == 80
+
+
+def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:
+    with pytest.raises(UserError) as raised:
+        agree_with_data(cfg, TRAINING)
+    message = str(raised.value)
+    assert '\n' not in message
+    for part in (
+        *('data/coco/annotations/instances_train2017.json', 'data/coco/val2017/'),
+        *('--data-root', '--train-ann', '--val-ann', '--train-images', '--val-images'),
+    ):
+        assert part in message
+
+
+def test_missing_validation_images_are_named(cfg: Config, own_root: Path) -> None:
+    lost = own_root / 'val2017' / '000000000002.jpg'
+    lost.unlink()
+    point_to_data(cfg, DataOptions(data_root=str(own_root)))
+    with pytest.raises(UserError, match=f'{lost} is listed'):
+        agree_with_data(cfg, TRAINING)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda d: d['categories'][0].update(name='disc'), r'their names differ \(see "circle"\)'),
+        (lambda d: d['categories'].reverse(), r'their order differ \(see "triangle"\)'),
+        (lambda d: d['categories'].append({'id': 9, 'name': 'star'}), r'names differ \(see "star"\)'),
+    ],
+    ids=['renamed', 'reordered', 'more'],
+)
+def test_validation_with_other_classes(
+    cfg: Config, own_root: Path, change: Callable[[dict], None], message: str
+) -> None:
+    edit(own_root / 'annotations' / 'instances_val2017.json', change)
+    point_to_data(cfg, DataOptions(data_root=str(own_root)))
+    with pytest.raises(UserError, match=message):
+        agree_with_data(cfg, TRAINING)
+
+
+def test_palette_tells_neighbours_apart_and_does_not_move() -> None:
+    colours = palette(200)
+    assert colours[:3] == palette(3)
+    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+    assert len(set(colours[:40])) == 40

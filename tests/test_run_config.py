@@ -1,0 +1,162 @@
+"""From command-line options to the config of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS
+from mmengine.config import Config
+
+from crossformer_mm.errors import UserError
+from crossformer_mm.run_config import evaluation_config, load_config, training_config
+from crossformer_mm.runs import evaluation_parser, training_parser
+
+CONFIG = str(CONFIGS / 'mask_rcnn_crossformer_s.py')
+
+
+@pytest.fixture
+def train_with(coco_root: Path) -> Callable[..., Config]:
+    """A function from words of the command line to the config of a training."""
+
+    def parse(*words: str) -> Config:
+        options = training_parser().parse_args([CONFIG, '--data-root', str(coco_root), *words])
+        return training_config(options)
+
+    return parse
+
+
+def test_nothing_but_data_leaves_the_recipe(train_with: Callable[..., Config]) -> None:
+    cfg = train_with()
+    assert cfg.work_dir == 'work_dirs/mask_rcnn_crossformer_s'
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert cfg.launcher == 'none'
+    assert not cfg.resume
+    assert cfg.load_from is None
+    assert not cfg.auto_scale_lr.enable
+    assert cfg.train_dataloader.persistent_workers
+
+
+def test_work_dir(train_with: Callable[..., Config]) -> None:
+    assert train_with('--work-dir', 'there').work_dir == 'there'
+    assert train_with('--cfg-options', 'work_dir=mine').work_dir == 'mine'
+
+
+def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
+    assert train_with('--auto-scale-lr').auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+    with pytest.raises(UserError, match='which batch its learning rate is for'):
+        train_with('--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
+
+
+def test_mixed_precision(train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_with('--amp').optim_wrapper.type == 'BFloat16OptimWrapper'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    wrapper = train_with('--amp', 'float16').optim_wrapper
+    assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match='--amp bfloat16 does not'):
+        train_with('--amp', 'float16')
+
+
+def test_pretrained_backbone(train_with: Callable[..., Config], tmp_path: Path) -> None:
+    weights = tmp_path / 'weights.pth'
+    with pytest.raises(UserError, match=r'--pretrained .*weights\.pth: no such file'):
+        train_with('--pretrained', str(weights))
+    weights.touch()
+    cfg = train_with('--pretrained', str(weights))
+    assert cfg.model.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': str(weights)}
+
+
+def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
+    cfg = train_with('--resume')
+    assert (cfg.resume, cfg.load_from) == (True, None)
+    with pytest.raises(UserError, match=r'--resume .*last\.pth: no such file'):
+        train_with('--resume', str(tmp_path / 'last.pth'))
+    (tmp_path / 'last.pth').touch()
+    cfg = train_with('--resume', str(tmp_path / 'last.pth'))
+    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'last.pth'))
+
+
+def test_no_workers_are_not_kept_alive(train_with: Callable[..., Config]) -> None:
+    cfg = train_with('--cfg-options', 'train_dataloader.num_workers=0')
+    assert not cfg.train_dataloader.persistent_workers
+    assert cfg.val_dataloader.persistent_workers
+
+
+def test_processes_without_gpus(train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = train_with('--launcher', 'pytorch')
+    assert cfg.launcher == 'pytorch'
+    assert cfg.model_wrapper_cfg.device_ids is None
+    with pytest.raises(UserError, match='--launcher slurm needs GPUs'):
+        train_with('--launcher', 'slurm')
+
+
+def test_config_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r'nothing\.py: no such config file'):
+        load_config('nothing.py')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', 'SyntaxError'),
+        ("_base_ = './gone.py'\n", 'FileNotFoundError'),
+        ('width = 1 / 0\n', 'ZeroDivisionError: division by zero'),
+        ("custom_imports = dict(imports=['no_such_module'])\n", 'ImportError: Failed to import'),
+    ],
+)
+def test_config_that_does_not_work(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / 'mine.py'
+    path.write_text(text)
+    with pytest.raises(UserError, match=f'mine.py is no working config: {message}') as raised:
+        load_config(path)
+    assert '\n' not in str(raised.value)
+
+
+def test_settings_are_merged() -> None:
+    cfg = load_config(
+        CONFIG, ['train_cfg.max_epochs=3', 'model.neck.in_channels=[1,2,3,4]', 'randomness.seed=5']
+    )
+    assert cfg.train_cfg.max_epochs == 3
+    assert cfg.model.neck.in_channels == [1, 2, 3, 4]
+    assert cfg.randomness == {'seed': 5}
+
+
+def test_a_dictionary_takes_the_place_of_a_name() -> None:
+    arch = 'model.backbone.arch'
+    settings = [f'{arch}._delete_=True', f'{arch}.embed_dims=32', f'{arch}.depths=(1,1,4,2)']
+    cfg = load_config(CONFIG, settings)
+    assert cfg.model.backbone.arch == {'embed_dims': 32, 'depths': (1, 1, 4, 2)}
+
+
+@pytest.mark.parametrize(
+    ('setting', 'message'),
+    [
+        ('max_epochs', 'not KEY=VALUE'),
+        ('a=[1,(2]', 'not KEY=VALUE with balanced brackets'),
+        ('optim_wraper.optimizer.lr=1', 'nothing is called optim_wraper; did you mean optim_wrapper'),
+        ('zzz=1', 'nothing is called zzz; .*has no such part'),
+        ('model.neck.type.x=1', 'does not fit the config: TypeError'),
+        ('param_scheduler.9.end=1', 'does not fit the config: KeyError'),
+    ],
+)
+def test_settings_that_make_no_sense(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        load_config(CONFIG, [setting])
+    assert '\n' not in str(raised.value)
+    assert setting in str(raised.value)
+
+
+def test_testing_reads_the_validation_data_alone(coco_root: Path, tmp_path: Path) -> None:
+    words = [
+        *(CONFIG, 'weights.pth', '--data-root', str(coco_root), '--train-ann', 'none.json'),
+        *('--out', 'results.json', '--show-dir', str(tmp_path)),
+        *('--cfg-options', 'load_from=x.pth', 'resume=True', 'model.backbone.init_cfg.checkpoint=y.pth'),
+    ]
+    cfg = evaluation_config(evaluation_parser().parse_args(words))
+    assert cfg.model.roi_head.mask_head.num_classes == 3
+    assert (cfg.load_from, cfg.resume, cfg.model.backbone.init_cfg) == (None, False, None)
+    assert cfg.test_evaluator.outfile_prefix == 'results'
+    assert cfg.default_hooks.visualization.draw
+    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path)

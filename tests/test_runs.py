@@ -1,0 +1,240 @@
+"""Training, evaluation and resuming on tiny data, and every way that they refuse to start."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from crossformer_mm import cli, runs
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+VAL = 'annotations/instances_val2017.json'
+TRAIN = 'annotations/instances_train2017.json'
+
+
+@pytest.fixture(scope='module')
+def config(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow config as a file; its network is too young to be sure of anything, so all scores count."""
+    cfg = narrow_config('mask_rcnn_crossformer_pp_s')
+    cfg.train_cfg.max_epochs = 1
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    path = tmp_path_factory.mktemp('config') / 'narrow.py'
+    cfg.dump(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(config: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of one epoch by the tool itself."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    words = [config, '--data-root', coco_root, '--work-dir', work_dir, '--cfg-options', 'randomness.seed=0']
+    subprocess.run([sys.executable, TOOLS / 'train.py', *words], check=True, cwd=work_dir)
+    return work_dir
+
+
+def log_of(work_dir: Path) -> str:
+    """The log of the latest run there."""
+    return max(work_dir.glob('*/*.log')).read_text()
+
+
+def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    assert tuple(checkpoint['meta']['dataset_meta']['classes']) == ('circle', 'rectangle', 'triangle')
+    assert checkpoint['state_dict']['roi_head.bbox_head.fc_cls.weight'].shape[0] == 4
+    log = log_of(trained)
+    assert log.count('3 classes, from the annotations: circle, rectangle, triangle') == 1
+    assert 'WARNING - no weights are loaded' in log
+    assert re.search(r'Epoch\(train\) +\[1\]\[3/3\] .* eta: .* loss_mask: ', log)
+    assert 'coco/bbox_mAP: ' in log
+
+
+def test_evaluation_agrees_with_pycocotools(
+    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    words = [config, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    words += ['--out', tmp_path / 'out' / 'results.json', '--show-dir', tmp_path / 'drawn']
+    numbers = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    log = log_of(tmp_path / 'work')
+    for kind in ('bbox', 'segm'):
+        stats = by_hand(coco_root / VAL, tmp_path / 'out' / f'results.{kind}.json', kind)
+        ours = [value for name, value in numbers.items() if f'/{kind}_' in name]
+        assert ours[:12] == pytest.approx(stats)
+        assert f'{kind}_mAP/triangle' in log
+    assert len(re.findall(r'Average (Precision|Recall)', log)) == 24
+    drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.jpg'))
+    assert drawn.shape[1] > 1.9 * drawn.shape[0]  # the truth and, beside it, the prediction
+
+
+def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
+    """What pycocotools says of the files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(annotations)
+        records = json.loads(results.read_text())
+        if kind == 'segm':
+            records = [{k: v for k, v in record.items() if k != 'bbox'} for record in records]
+        evaluation = COCOeval(truth, truth.loadRes(records), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+def test_the_testing_tool_prints_the_numbers(trained: Path, config: Path, coco_root: Path) -> None:
+    words = [config, trained / 'best_coco_bbox_mAP_epoch_1.pth', '--data-root', coco_root]
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'test.py', *words, '--work-dir', trained / 'test'],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len(re.findall(r'Average (Precision|Recall)', done.stdout + done.stderr)) == 24
+    assert '| triangle ' in done.stdout + done.stderr
+
+
+def train(*words: str | Path) -> int:
+    return cli.run(runs.training_parser(), runs.train, list(map(str, words)))
+
+
+def evaluate(*words: str | Path) -> int:
+    """The exit status of ``tools/test.py``."""
+
+    def main(options: object) -> None:
+        runs.evaluate(options)
+
+    return cli.run(runs.evaluation_parser(), main, list(map(str, words)))
+
+
+def test_resuming_goes_on_with_the_second_epoch(
+    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained / 'epoch_1.pth', tmp_path)
+    words = [config, '--data-root', coco_root, '--work-dir', tmp_path]
+    more = ['--cfg-options', 'train_cfg.max_epochs=2']
+    assert train(*words, '--resume', tmp_path / 'epoch_1.pth', *more) == 0
+    log = log_of(tmp_path)
+    assert 'resumed epoch: 1, iter: 3' in log
+    assert 'Epoch(train) [1]' not in log
+    assert 'no weights are loaded' not in log
+    assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
+
+
+def test_start_from_a_pretrained_backbone_in_bfloat16(
+    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    words = [config, '--data-root', coco_root, '--work-dir', tmp_path, '--amp', '--resume']
+    assert train(*words, '--pretrained', trained / 'epoch_1.pth') == 0
+    log = log_of(tmp_path)
+    assert 'holds no checkpoint to resume from: the run starts anew' in log
+    assert 'tensors matched, 0 missing' in log
+    assert 'no weights are loaded' not in log
+    weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+@pytest.fixture
+def own_root(coco_root: Path, tmp_path: Path) -> Path:
+    """A copy of the data that a test may damage."""
+    return Path(shutil.copytree(coco_root, tmp_path / 'own'))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], status: int, work_dir: Path) -> str:
+    """Check that a run refused in one line and wrote nothing; return the line."""
+    assert status == 1
+    message = capsys.readouterr().err
+    assert message.startswith('error: ')
+    assert message.count('\n') == 1
+    assert not work_dir.exists()
+    return message
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def unlist(path: Path) -> None:
+    data = json.loads(path.read_text())
+    del data['categories'][1]
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ('damaged', 'damage', 'message'),
+    [
+        (TRAIN, Path.unlink, 'no data at .*instances_train2017.json'),
+        (VAL, truncate, 'instances_val2017.json is not valid JSON'),
+        (TRAIN, unlist, 'instances_train2017.json .* category_id 2, which "categories" does not list'),
+        ('val2017/000000000003.jpg', Path.unlink, '000000000003.jpg is listed .* does not exist'),
+        ('val2017', shutil.rmtree, 'no data at .*/val2017'),
+    ],
+)
+def test_broken_data_is_refused_before_anything_is_written(
+    config: Path,
+    own_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damaged: str,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    damage(own_root / damaged)
+    work_dir = tmp_path / 'work'
+    status = train(config, '--data-root', own_root, '--work-dir', work_dir)
+    assert re.search(message, refusal(capsys, status, work_dir))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_unreadable_image_stops_the_run_with_its_name(
+    config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    image = own_root / 'train2017' / '000000000004.jpg'
+    image.write_bytes(b'no image')
+    words = ['--data-root', own_root, '--work-dir', tmp_path / 'work']
+    assert train(config, *words, '--cfg-options', f'train_dataloader.num_workers={workers}') == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f'error: {image} cannot be read as an image; ')
+
+
+def test_checkpoint_of_other_classes(
+    trained: Path, config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads((own_root / VAL).read_text())
+    data['categories'][0]['name'] = 'disc'
+    (own_root / VAL).write_text(json.dumps(data))
+    work_dir = tmp_path / 'work'
+    status = evaluate(config, trained / 'epoch_1.pth', '--data-root', own_root, '--work-dir', work_dir)
+    message = refusal(capsys, status, work_dir)
+    assert 'other classes (circle, rectangle, triangle) than the data has (disc, rectangle' in message
+
+
+def test_checkpoint_that_is_not_there(
+    config: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work_dir = tmp_path / 'work'
+    status = evaluate(config, tmp_path / 'no.pth', '--data-root', coco_root, '--work-dir', work_dir)
+    assert 'no.pth' in refusal(capsys, status, work_dir)
+
+
+def test_no_data_in_place(tmp_path: Path, config: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', config],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert 'error: no data at data/coco/annotations/instances_train2017.json' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not any(tmp_path.iterdir())
