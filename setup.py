@@ -14,12 +14,11 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['crossformer_mm', 'crossformer_mm.*']),
     python_requires='>=3.10',
-    # Only what both families of the stack share: a family here would be installed over the other one.
+    # Nothing of mmcv and its toolboxes, whose two families would be installed over each other: see the extras.
     install_requires=[
         'torch>=2.6',  # the first whose safe unpickling can be asked what it refuses
         'numpy>=1.26',
         'matplotlib',
-        'pillow',
         'pycocotools',
         'safetensors',
     ],

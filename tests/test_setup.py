@@ -293,3 +293,14 @@ def test_every_requirement_is_pinned_and_stands_in_one_file_only() -> None:
     assert pins['torch'] == 'build.txt'
     assert pins['onedl-mmcv'] == 'onedl.txt'
     assert pins['mmcv'] == 'openmmlab.txt'
+
+
+def test_the_project_asks_for_neither_family_unless_an_extra_is_named(clone: Path) -> None:
+    subprocess.run([sys.executable, 'setup.py', '-q', 'egg_info'], cwd=clone, check=True, capture_output=True)
+    always, *extras = (clone / 'crossformer_mm.egg-info' / 'requires.txt').read_text().split('\n[')
+    assert 'torch>=' in always
+    assert not re.search(r'(?m)^(onedl-)?mm', always)
+    families = {extra.partition(']')[0]: re.findall(r'(?m)^[\w-]+', extra)[1:] for extra in extras}
+    assert 'onedl-mmcv' in families['onedl']
+    assert 'mmcv' in families['openmmlab']
+    assert not {name for name in families['openmmlab'] if name.startswith('onedl')}
