@@ -58,7 +58,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
-    """One ``KEY=VALUE``; a key that no part of a run reads is an error, not silence."""
+    """One ``KEY=VALUE``."""
     parsed = argparse.Namespace()
     try:
         DictAction([], 'settings')(None, parsed, [option])
@@ -66,13 +66,23 @@ def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
         raise UserError(
             f'--cfg-options {option}: not KEY=VALUE with balanced brackets, such as train_cfg.max_epochs=24'
         ) from error
-    name = option.partition('=')[0].partition('.')[0]
-    known = {*cfg.keys(), *inspect.signature(Runner).parameters, *_RUNNER_EXTRAS}
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'{cfg.filename} has no such part'
-        raise UserError(f'--cfg-options {option}: nothing is called {name}; {hint}')
+    _check_is_read(cfg, option, option.partition('=')[0].partition('.')[0])
     return parsed.settings
+
+
+def _check_is_read(cfg: Config, option: str, name: str) -> None:
+    """A setting that no part of a run reads is an error, not silence."""
+    known = {*inspect.signature(Runner).parameters, *_RUNNER_EXTRAS}
+    if name in known:
+        return
+    if name in cfg:
+        raise UserError(
+            f'--cfg-options {option}: {name} is a variable that the config file itself uses, so changing it'
+            ' here would change nothing; set the part that was made from it (train_dataloader.…)'
+        )
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean {close[0]}?' if close else f'{cfg.filename} has no such part'
+    raise UserError(f'--cfg-options {option}: nothing is called {name}; {hint}')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

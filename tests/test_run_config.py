@@ -136,6 +136,7 @@ def test_a_dictionary_takes_the_place_of_a_name() -> None:
         ('max_epochs', 'not KEY=VALUE'),
         ('a=[1,(2]', 'not KEY=VALUE with balanced brackets'),
         ('optim_wraper.optimizer.lr=1', 'nothing is called optim_wraper; did you mean optim_wrapper'),
+        ('data_root=x', 'data_root is a variable .* would change nothing'),
         ('zzz=1', 'nothing is called zzz; .*has no such part'),
         ('model.neck.type.x=1', 'does not fit the config: TypeError'),
         ('param_scheduler.9.end=1', 'does not fit the config: KeyError'),
