@@ -26,8 +26,8 @@ from .arch import (
     check_stages,
     resolve_arch,
 )
+from .attention import attend, attend_plain, from_groups, to_groups
 from .checkpoint import load_backbone
-from .grouping import Run, exact_groups, partition, real_tokens, unpartition
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -143,43 +143,6 @@ class DynamicPositionBias(nn.Module):
             return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets))))
 
 
-def pairwise_bias(table: Tensor, rows: int, columns: int) -> Tensor:
-    """Spread the biases of offsets over the pairs of tokens of a group.
-
-    Args:
-        table: (2R − 1, 2S − 1, h), :class:`DynamicPositionBias` of a group of R × S tokens.
-        rows: Rows of the group, at most R.
-        columns: Columns of the group, at most S.
-
-    Returns:
-        (h, N, N), N = rows·columns; entry [:, i, j] is of the offset (row i − row j, column i − column j).
-    """
-    top, left = table.shape[0] // 2 - (rows - 1), table.shape[1] // 2 - (columns - 1)
-    table = table[top : top + 2 * rows - 1, left : left + 2 * columns - 1]
-    # Windows: entry [r, s, :, r', s'] is table[r + r', s + s'], and r' = rows − 1 − (row of j).
-    windows = table.unfold(0, rows, 1).unfold(1, columns, 1)
-    # (rows, columns, h, rows, columns) → (h, rows, columns, rows, columns) → (h, N, N)
-    pairs = windows.flip(3, 4).permute(2, 0, 1, 3, 4)
-    return pairs.reshape(-1, rows * columns, rows * columns)
-
-
-class Reorder(torch.autograd.Function):
-    """Put rows in another order. The gradient goes back by the inverse, which adds nothing up."""
-
-    @staticmethod
-    def forward(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        return x.index_select(0, order)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        order, inverse = ctx.saved_tensors
-        return Reorder.apply(grad, inverse, order), None, None
-
-
 class Attention(nn.Module):
     """Long short distance attention (LSDA, CrossFormer, section 3.2): self-attention inside groups of tokens.
 
@@ -217,64 +180,22 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        H, W = x.shape[1:3]
+        B, H, W, C = x.shape
         if min(H, W) <= self.group_size:
             group_size, interval = max(H, W), 1  # the whole map is one group
         elif self.adaptive:
             group_size, interval = self.group_size, -(-max(H, W) // self.group_size)
         else:
             group_size, interval = self.group_size, self.interval
-        # A tracer would have to fix the exact layout to one size; the padded one it can keep symbolic.
-        attend = self._attend_padded if torch.compiler.is_compiling() else self._attend_exact
-        return self.proj_drop(attend(x, group_size, interval))
-
-    def _attend_exact(self, x: Tensor, group_size: int, interval: int) -> Tensor:
-        """Attention on the real tokens alone, one call for each shape of group."""
-        B, H, W, C = x.shape
-        groups = exact_groups(B, H, W, group_size, interval)
-        order = torch.from_numpy(groups.order).to(x.device)
-        inverse = torch.from_numpy(groups.inverse).to(x.device)
+        size = (B, H, W, group_size, interval)
+        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C)
+        qkv = self.qkv(to_groups(x.reshape(-1, C), *size))
         table = self.pos(min(H, group_size), min(W, group_size))
-        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C)
-        qkv = self.qkv(Reorder.apply(x.reshape(-1, C), order, inverse))
-        sizes = [run.count * run.rows * run.columns for run in groups.runs]
-        runs = zip(groups.runs, qkv.split(sizes), strict=True)
-        out = torch.cat([self._attend_run(part, run, table) for run, part in runs])
-        return Reorder.apply(self.proj(out), inverse, order).view(B, H, W, C)
-
-    def _attend_run(self, qkv: Tensor, run: Run, table: Tensor) -> Tensor:
-        """(count·N, 3C) of groups of one shape → (count·N, C)."""
-        bias = pairwise_bias(table, run.rows, run.columns)
-        return self._attend(qkv.view(run.count, run.rows * run.columns, -1), bias).flatten(0, 1)
-
-    def _attend_padded(self, x: Tensor, group_size: int, interval: int) -> Tensor:
-        """The same with every group padded to G×G: shapes are plain arithmetic on H and W."""
-        B, H, W, C = x.shape
-        qkv = self.qkv(x)
-        if min(H, W) <= self.group_size:
-            bias = pairwise_bias(self.pos(H, W), H, W)
-            return self.proj(self._attend(qkv.flatten(1, 2), bias).view(B, H, W, C))
-        bias = pairwise_bias(self.pos(group_size, group_size), group_size, group_size)
-        padding = ~real_tokens(x, group_size, interval)
-        # Not −inf: a group of padding alone would become NaN, although nothing of it is kept.
-        never = torch.finfo(qkv.dtype).min / 2
-        # (h, N, N) and (groups, 1, 1, N) → (groups, h, N, N) → (B·groups, h, N, N)
-        bias = bias.to(qkv.dtype).masked_fill(padding[:, None, None, :], never).repeat(B, 1, 1, 1)
-        out = self._attend(partition(qkv, group_size, interval).flatten(0, 1), bias)
-        return self.proj(unpartition(out.unflatten(0, (B, -1)), group_size, interval, H, W))
-
-    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """softmax(q kᵀ / √d + bias) v in every group: (groups, N, 3C) → (groups, N, C)."""
-        # (groups, N, 3C) → (groups, N, 3, h, d) → three of (groups, h, N, d)
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=bias.to(q.dtype),
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-        )
-        return out.transpose(1, 2).flatten(2)
+        if self.training and self.attn_drop_rate:
+            out = attend_plain(qkv, table, *size, dropout=self.attn_drop_rate)
+        else:
+            out = attend(qkv, table, *size)
+        return self.proj_drop(from_groups(self.proj(out), *size)).view(B, H, W, C)
 
 
 class MLP(nn.Module):

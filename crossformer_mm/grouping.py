@@ -1,12 +1,8 @@
 """Which tokens attend to each other: the groups of short and long distance attention (LSDA).
 
-Pure functions of a map's size. There are two layouts of the same groups:
-
-- **exact** (:func:`exact_groups`): a permutation of the map's own tokens, group after group. Groups at the
-  bottom and right edges are smaller than the others, and nothing is padded.
-- **padded** (:func:`partition`, :func:`unpartition`, :func:`real_tokens`): the papers' layout. The map is
-  padded until every group is full, and attention has to mask the padding. Its shapes are plain arithmetic on
-  H and W, so a tracer can keep both symbolic.
+Pure functions of a map's size. Groups at the bottom and right edges of a map hold fewer tokens than the
+others, so that nothing is padded: a group of the papers' padded layout, less its padding, which real tokens
+never attend to.
 
 Letters: B batch, H W map height and width, C channels, G group size, I interval, N tokens of one group. With
 I = 1 the groups are short distance attention's windows; with I > 1 long distance attention's, in which a
@@ -18,20 +14,23 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 
 class Run(NamedTuple):
-    """Neighbours in the exact layout: ``count`` groups in a row, each of ``rows`` × ``columns`` tokens."""
+    """Groups of one shape that stand together: ``count`` of them, each of ``rows`` × ``columns`` tokens."""
 
     count: int
     rows: int
     columns: int
 
+    @property
+    def tokens(self) -> int:
+        """N, the tokens of one group."""
+        return self.rows * self.columns
 
-class ExactGroups(NamedTuple):
-    """The exact layout of a batch of (H, W) maps.
+
+class Groups(NamedTuple):
+    """The tokens of a batch of (H, W) maps, laid out group after group.
 
     Attributes:
         order: [B·H·W] the token of the flattened maps that stands at each place of the layout.
@@ -66,7 +65,7 @@ def axis_groups(length: int, group_size: int, interval: int) -> list[np.ndarray]
 
 
 @lru_cache(maxsize=64)
-def exact_groups(batch: int, height: int, width: int, group_size: int, interval: int) -> ExactGroups:
+def find_groups(batch: int, height: int, width: int, group_size: int, interval: int) -> Groups:
     """Lay out the tokens of a batch of maps group after group, with no padding.
 
     Args:
@@ -77,7 +76,7 @@ def exact_groups(batch: int, height: int, width: int, group_size: int, interval:
         interval: I; 1 gives short distance attention's windows.
 
     Returns:
-        The layout. It is cached, as arrays that nothing writes to, and is a function of the arguments alone.
+        The layout, a function of the arguments alone. It is cached: nothing may write to its arrays.
     """
     images = np.arange(batch).reshape(-1, 1, 1, 1, 1) * (height * width)
     runs, tokens = [], []
@@ -90,60 +89,24 @@ def exact_groups(batch: int, height: int, width: int, group_size: int, interval:
     order = np.concatenate(tokens)
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
-    return ExactGroups(order, inverse, tuple(runs))
+    return Groups(order, inverse, tuple(runs))
 
 
-def partition(x: Tensor, group_size: int, interval: int) -> Tensor:
-    """Pad a map at the bottom and right, and cut it into full groups.
-
-    Args:
-        x: (B, H, W, C).
-        group_size: G.
-        interval: I.
-
-    Returns:
-        (B, groups, G·G, C), with zeros in the place of padding.
-    """
-    B, H, W, C = x.shape
-    G, I = group_size, interval
-    x = F.pad(x, (0, 0, 0, -W % (G * I), 0, -H % (G * I)))
-    m, n = x.shape[1] // (G * I), x.shape[2] // (G * I)
-    # (B, m·G·I, n·G·I, C) → (B, m, G, I, n, G, I, C) → (B, m, n, I, I, G, G, C) → (B, m·n·I·I, G·G, C)
-    x = x.view(B, m, G, I, n, G, I, C).permute(0, 1, 4, 3, 6, 2, 5, 7)
-    return x.reshape(B, m * n * I * I, G * G, C)
-
-
-def unpartition(groups: Tensor, group_size: int, interval: int, height: int, width: int) -> Tensor:
-    """Undo :func:`partition`: put the tokens back in the map and cut the padding off.
+@lru_cache(maxsize=64)
+def offset_index(rows: int, columns: int, table_rows: int, table_columns: int) -> np.ndarray:
+    """Where a table of offsets holds those of the pairs of tokens of a group.
 
     Args:
-        groups: (B, groups, G·G, C).
-        group_size: G.
-        interval: I.
-        height: H of the map before padding.
-        width: W of the map before padding.
+        rows: R, rows of the group.
+        columns: S, columns of the group.
+        table_rows: Rows of the table, odd and at least 2R − 1; the middle one is of the row offset 0.
+        table_columns: Columns of the table, alike.
 
     Returns:
-        (B, H, W, C).
+        [N·N] places in the flattened table, N = R·S: for the tokens i and j of the group, that of the offset
+        (row i − row j, column i − column j) stands at i·N + j. Cached, like :func:`find_groups`.
     """
-    B, _, _, C = groups.shape
-    G, I = group_size, interval
-    m, n = -(-height // (G * I)), -(-width // (G * I))
-    # (B, m·n·I·I, G·G, C) → (B, m, n, I, I, G, G, C) → (B, m, G, I, n, G, I, C) → (B, m·G·I, n·G·I, C)
-    x = groups.view(B, m, n, I, I, G, G, C).permute(0, 1, 5, 3, 2, 6, 4, 7)
-    return x.reshape(B, m * G * I, n * G * I, C)[:, :height, :width]
-
-
-def real_tokens(x: Tensor, group_size: int, interval: int) -> Tensor:
-    """Tell :func:`partition`'s real tokens from its padding.
-
-    Args:
-        x: (B, H, W, C), the map that is partitioned.
-        group_size: G.
-        interval: I.
-
-    Returns:
-        (groups, G·G) of booleans, False where a token is padding.
-    """
-    ones = x.new_ones(1, x.shape[1], x.shape[2], 1)
-    return partition(ones, group_size, interval)[0, :, :, 0] > 0
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    row_offset = row[:, None] - row + table_rows // 2
+    column_offset = column[:, None] - column + table_columns // 2
+    return (row_offset * table_columns + column_offset).ravel()

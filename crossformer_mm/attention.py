@@ -1,0 +1,182 @@
+"""Attention inside groups of tokens, as operators that a compiler need not look into.
+
+How a map falls into groups depends on its size in ways that a tracer could follow only by fixing the size.
+Each operator here takes the size as plain arguments and gives a tensor whose shape does not depend on the
+groups, so that ``torch.compile`` and ``torch.export`` keep height and width symbolic.
+
+Letters: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels of a
+head, N tokens of one group, T = B·H·W.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.library import custom_op, register_autograd
+from torch.utils.flop_counter import register_flop_formula
+
+from .grouping import Run, find_groups, offset_index
+
+
+def attend_plain(
+    qkv: Tensor, table: Tensor, B: int, H: int, W: int, G: int, I: int, dropout: float = 0.0
+) -> Tensor:
+    """:func:`attend` in operations that autograd knows, and with dropout of the attention weights."""
+    out = []
+    for run, (q, k, v) in _runs(qkv, table, find_groups(B, H, W, G, I).runs):
+        bias = pairwise_bias(table, run).to(qkv.dtype)
+        part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        # (count, h, N, d) → (count·N, C)
+        out.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(out)
+
+
+def pairwise_bias(table: Tensor, run: Run) -> Tensor:
+    """Biases of offsets, (2R − 1, 2S − 1, h) → of the pairs of tokens of a group, (h, N, N)."""
+    bias = table.flatten(0, 1).index_select(0, _offsets(table, run))
+    return bias.view(run.tokens, run.tokens, -1).permute(2, 0, 1)
+
+
+def _offsets(table: Tensor, run: Run) -> Tensor:
+    return _on(offset_index(run.rows, run.columns, *table.shape[:2]), table.device)
+
+
+def _runs(qkv: Tensor, table: Tensor, runs: tuple[Run, ...]) -> Iterator[tuple[Run, Tensor]]:
+    """Each run with its q, k and v: (T, 3C) → (3, count, h, N, d)."""
+    parts = qkv.split([run.count * run.tokens for run in runs])
+    for run, part in zip(runs, parts, strict=True):
+        yield run, part.view(run.count, run.tokens, 3, table.shape[2], -1).permute(2, 0, 3, 1, 4)
+
+
+def _on(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def _attend_run_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Of one run, all (count, h, N, d): the gradients of q, k and v, and of the bias, (h, N, N).
+
+    Logits and weights are float32 at least, as in the fused kernels of the forward pass.
+    """
+    scale = q.shape[-1] ** -0.5
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weights = torch.softmax((q @ k.mT).to(wide) * scale + bias, dim=-1)
+    grad_weights = (grad @ v.mT).to(wide)
+    grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
+    grad_v = weights.to(q.dtype).mT @ grad
+    grad_bias = grad_logits.sum(0)
+    grad_logits = (grad_logits * scale).to(q.dtype)
+    return (grad_logits @ k, grad_logits.mT @ q, grad_v), grad_bias
+
+
+@custom_op('crossformer_mm::to_groups', mutates_args=())
+def to_groups(x: Tensor, B: int, H: int, W: int, G: int, I: int) -> Tensor:
+    """Put tokens into the order of their groups: (T, C) of (B, H, W) maps → (T, C)."""
+    return x.index_select(0, _on(find_groups(B, H, W, G, I).order, x.device))
+
+
+@custom_op('crossformer_mm::from_groups', mutates_args=())
+def from_groups(x: Tensor, B: int, H: int, W: int, G: int, I: int) -> Tensor:
+    """Undo :func:`to_groups`: (T, C) → (T, C) of (B, H, W) maps."""
+    return x.index_select(0, _on(find_groups(B, H, W, G, I).inverse, x.device))
+
+
+@custom_op('crossformer_mm::attend', mutates_args=())
+def attend(qkv: Tensor, table: Tensor, B: int, H: int, W: int, G: int, I: int) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v inside every group.
+
+    Args:
+        qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
+        table: (2R − 1, 2S − 1, h), the biases of the offsets in a group of up to R × S tokens; entry
+            [R − 1 + a, S − 1 + b] is of the offset (a, b).
+        B: Maps in the batch.
+        H: Rows of a map.
+        W: Columns of a map.
+        G: Group size.
+        I: Interval.
+
+    Returns:
+        (T, C). The backward pass computes the attention weights again instead of keeping them.
+    """
+    return attend_plain(qkv, table, B, H, W, G, I)
+
+
+@custom_op('crossformer_mm::attend_backward', mutates_args=())
+def attend_backward(
+    grad: Tensor, qkv: Tensor, table: Tensor, B: int, H: int, W: int, G: int, I: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of :func:`attend` in ``qkv`` and ``table``, from ``grad`` (T, C) of its output."""
+    heads = table.shape[2]
+    grad_qkv, grad_table = torch.empty_like(qkv), torch.zeros_like(table)
+    start = 0
+    for run, part in _runs(qkv, table, find_groups(B, H, W, G, I).runs):
+        rows = slice(start, start + run.count * run.tokens)
+        # (count·N, C) → (count, h, N, d)
+        grad_out = grad[rows].view(run.count, run.tokens, heads, -1).transpose(1, 2)
+        grad_part, grad_bias = _attend_run_backward(grad_out, *part, pairwise_bias(table, run))
+        # three of (count, h, N, d) → (count, N, 3, h, d)
+        out = grad_qkv[rows].view(run.count, run.tokens, 3, heads, -1)
+        torch.stack([g.transpose(1, 2) for g in grad_part], dim=2, out=out)
+        # (h, N, N) → (N·N, h)
+        grad_bias = grad_bias.flatten(1).T.to(table.dtype)
+        grad_table.view(-1, heads).index_add_(0, _offsets(table, run), grad_bias)
+        start = rows.stop
+    return grad_qkv, grad_table
+
+
+def _keep_size(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.size = inputs[1:]
+
+
+def _keep_tensors_and_size(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    qkv, table, *ctx.size = inputs
+    ctx.save_for_backward(qkv, table)
+
+
+def _to_groups_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return from_groups(grad, *ctx.size), *[None] * len(ctx.size)
+
+
+def _from_groups_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return to_groups(grad, *ctx.size), *[None] * len(ctx.size)
+
+
+def _attend_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = attend_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.size)
+    return *grads, *[None] * len(ctx.size)
+
+
+register_autograd(to_groups, _to_groups_backward, setup_context=_keep_size)
+register_autograd(from_groups, _from_groups_backward, setup_context=_keep_size)
+register_autograd(attend, _attend_backward, setup_context=_keep_tensors_and_size)
+
+# What a compiler is told of the operators: the shapes of what they return.
+to_groups.register_fake(lambda x, *size: x.new_empty(x.shape))
+from_groups.register_fake(lambda x, *size: x.new_empty(x.shape))
+attend.register_fake(lambda qkv, table, *size: qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3))
+attend_backward.register_fake(
+    lambda grad, qkv, table, *size: (qkv.new_empty(qkv.shape), table.new_empty(table.shape))
+)
+
+
+def _product(qkv: Sequence[int], size: Sequence[int]) -> int:
+    """Multiply-adds of q kᵀ, or of the weights with v, over all groups: C · Σ N²."""
+    return qkv[1] // 3 * sum(run.count * run.tokens**2 for run in find_groups(*size).runs)
+
+
+@register_flop_formula(torch.ops.crossformer_mm.attend)
+def attend_flops(qkv: Sequence[int], table: Sequence[int], *size: int, **_: Any) -> int:
+    """Operations of :func:`attend`, two a multiply-add, for PyTorch's FLOP counter; takes shapes."""
+    return 2 * 2 * _product(qkv, size)
+
+
+@register_flop_formula(torch.ops.crossformer_mm.attend_backward)
+def attend_backward_flops(
+    grad: Sequence[int], qkv: Sequence[int], table: Sequence[int], *size: int, **_: Any
+) -> int:
+    """Operations of :func:`attend_backward`: q kᵀ again, then two products for each of the forward's."""
+    return 2 * 5 * _product(qkv, size)
