@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def convert_checkpoint(
     verified = []
 
     def save(part: Path) -> None:
-        _save(part, out.suffix, conversion)
+        save_conversion(part, out.suffix, conversion)
         if config is not None:
             verified.append(f'verified  {_verified(part, out, conversion.to, config)}')
 
@@ -205,13 +206,27 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     return tensor if whole else tensor.clone()
 
 
-def _save(path: Path, suffix: str, conversion: Conversion) -> None:
-    if suffix == '.safetensors':
-        meta = {'format': 'pt', SAFETENSORS_META: json.dumps(conversion.meta)}
-        save_file(conversion.state, path, meta)
-        return
-    with path.open('wb') as file:  # torch.save would write a name given to it into the file
-        torch.save({'meta': conversion.meta, 'state_dict': OrderedDict(conversion.state)}, file)
+def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:
+    """Write the file.
+
+    Args:
+        path: Where, under any name.
+        suffix: One of :data:`SUFFIXES`.
+        conversion: What.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    try:
+        if suffix == '.safetensors':
+            meta = {'format': 'pt', SAFETENSORS_META: json.dumps(conversion.meta)}
+            save_file(conversion.state, path, meta)
+            return
+        with path.open('wb') as file:  # torch.save would write a name given to it into the file
+            state = OrderedDict(conversion.state)
+            torch.save({'meta': conversion.meta, 'state_dict': state}, file)
+    except (RuntimeError, SafetensorError) as error:  # what the two make of a full disk
+        raise OSError(str(error).partition('\n')[0]) from error
 
 
 def _described(path: Path, digest: str) -> str:

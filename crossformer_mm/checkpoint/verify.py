@@ -63,5 +63,5 @@ def _predictions(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
     """The numbers of what the model predicts: boxes and scores, or logits."""
     size = {'img_shape': IMAGE_SIZE, 'ori_shape': IMAGE_SIZE, 'scale_factor': (1.0, 1.0)}
     samples = model.test_step({'inputs': [image], 'data_samples': [BaseDataElement(metainfo=size)]})
-    values = [value for part in samples[0].all_values() for value in part.all_values()]
+    values = [value for part in samples[0].values() for value in part.values()]
     return [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]

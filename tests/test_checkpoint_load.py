@@ -1,0 +1,268 @@
+"""Loading: every shape of file gives the reference outputs, and nothing loads in part."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_files import (
+    NARROW,
+    NARROW_NAME,
+    backbone,
+    classifier_state,
+    prefixed,
+    save_classifier,
+    save_old_toolbox,
+    with_derived_buffers,
+)
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from reference import REFERENCE, assert_record, reference_images
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from crossformer_mm import CrossFormer
+from crossformer_mm.arch import ARCHS, Arch
+from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint, recognise_arch
+from crossformer_mm.errors import UserError
+
+TOLERANCE = 2e-5  # relative to the largest value, as the reference file asks for
+
+
+@pytest.fixture(scope='module')
+def released_t(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A released classification file of CrossFormer-T with the rule's weights."""
+    path = tmp_path_factory.mktemp('released') / 'crossformer-t.pth'
+    return save_classifier(path, classifier_state(backbone('t'), classes=1000))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What mmengine's current logger is told."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_unchanged(model: nn.Module, before: dict[str, Tensor]) -> None:
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_released_classification_file_gives_the_reference_numbers(released_t: Path) -> None:
+    model = CrossFormer('t', init_cfg={'type': 'Pretrained', 'checkpoint': str(released_t)}).eval()
+    model.init_weights()
+    features = model(reference_images(2, (224, 224)))
+    case = next(case for case in REFERENCE['backbone'] if case['name'] == 't-224')
+    for feature, record in zip(features, case['outputs'], strict=True):
+        assert_record(feature, record, TOLERANCE)
+    head = read_checkpoint(released_t)['model']
+    norm = nn.functional.layer_norm(
+        features[-1].permute(0, 2, 3, 1), (512,), head['norm.weight'], head['norm.bias']
+    )
+    logits = nn.functional.linear(norm.mean((1, 2)), head['head.weight'], head['head.bias'])
+    case = next(case for case in REFERENCE['classifier'] if case['name'] == 't-cls')
+    assert_record(logits, case['outputs'][0], TOLERANCE)
+
+
+def files_of(model: CrossFormer) -> dict[str, Callable[[Path], object]]:
+    """Every shape of file that holds a backbone, by what it is."""
+    state = model.state_dict()
+    detector = prefixed(state, 'backbone.') | {'bbox_head.fc.weight': torch.ones(2, 2)}
+    classifier = classifier_state(model)
+    return {
+        'released': lambda path: save_classifier(path, classifier),
+        'legacy format': lambda path: save_classifier(path, classifier, zipped=False),
+        'derived buffers': lambda path: save_classifier(path, with_derived_buffers(classifier)),
+        'distributed': lambda path: save_classifier(path, prefixed(classifier, 'module.')),
+        'detector': lambda path: save_old_toolbox(path, detector),
+        'distributed detector': lambda path: save_old_toolbox(path, prefixed(detector, 'module.')),
+        'oldest detector': lambda path: save_old_toolbox(path, with_derived_buffers(detector)),
+        'bare tensors': lambda path: torch.save(state, path),
+        'half': lambda path: torch.save({n: t.half() for n, t in state.items()}, path),
+        'safetensors': lambda path: save_file(state, path),
+    }
+
+
+@pytest.mark.parametrize('acl', [False, True])
+def test_every_shape_of_file_loads_whole(tmp_path: Path, acl: bool, logged: list[str]) -> None:
+    source = backbone(NARROW | {'acl': acl})
+    for name, write in files_of(source).items():
+        path = tmp_path / f'{name}.pth'
+        write(path)
+        model = CrossFormer(NARROW | {'acl': acl})
+        load_backbone(model, path)
+        tolerance = 0.01 if name == 'half' else 0
+        torch.testing.assert_close(model.state_dict(), source.state_dict(), rtol=tolerance, atol=tolerance)
+        count = len(source.state_dict())
+        assert f'{count} tensors matched, 0 missing, 0 unexpected, 0 of another shape' in logged[-1]
+
+
+def test_stages_that_are_not_built_are_left_out(tmp_path: Path) -> None:
+    path = save_classifier(tmp_path / 'a.pth', classifier_state(backbone()))
+    model = CrossFormer(NARROW, out_indices=(0, 2))
+    load_backbone(model, path)
+    assert torch.equal(
+        model.state_dict()['layers.2.blocks.3.mlp.fc2.bias'],
+        backbone().state_dict()['layers.2.blocks.3.mlp.fc2.bias'],
+    )
+
+
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (lambda s: s.pop('layers.1.blocks.0.attn.proj.bias'), '1 missing: layers.1.blocks.0.attn.proj.bias'),
+        (lambda s: s.update({'layers.3.extra': torch.ones(1)}), '1 unexpected: layers.3.extra'),
+        (
+            lambda s: s.update({'patch_embed.norm.bias': torch.ones(7)}),
+            r'1 of another shape: patch_embed.norm.bias \(7, not 32\)',
+        ),
+        (
+            lambda s: s.update({'patch_embed.norm.bias': torch.full((32,), torch.nan)}),
+            'NaN or infinite values in patch_embed.norm.bias',
+        ),
+        (
+            lambda s: s['layers.0.blocks.0.mlp.fc1.weight'][3, 5].fill_(-torch.inf),
+            'NaN or infinite values in layers.0.blocks.0.mlp.fc1.weight',
+        ),
+    ],
+)
+def test_backbone_never_loads_in_part(tmp_path: Path, change: Callable, named: str) -> None:
+    state = classifier_state(backbone())
+    change(state)
+    path = save_classifier(tmp_path / 'a.pth', state)
+    model = CrossFormer(NARROW)
+    before = snapshot(model)
+    with pytest.raises(UserError, match=named) as error:
+        load_backbone(model, path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+    assert_unchanged(model, before)
+
+
+def test_another_arch_is_named_with_both(tmp_path: Path, logged: list[str]) -> None:
+    path = save_classifier(tmp_path / 'a.pth', classifier_state(backbone(NARROW | {'acl': True})))
+    with pytest.raises(UserError) as error:
+        load_backbone(CrossFormer(NARROW), path)
+    both = f"the file's arch is {NARROW_NAME[:-1]}, acl=True), the model's {NARROW_NAME}"
+    assert both in str(error.value)
+    assert 'ex_conv' in str(error.value)
+    assert '4 unexpected' in logged[-1]
+
+
+def test_another_network_is_named(tmp_path: Path) -> None:
+    resnet = {'conv1.weight': torch.ones(1), 'layer1.0.conv1.weight': torch.ones(1)}
+    torch.save({'state_dict': resnet}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='it looks like ResNet'):
+        load_backbone(CrossFormer(NARROW), tmp_path / 'a.pth')
+
+
+def test_checkpoint_without_tensors_is_named(tmp_path: Path) -> None:
+    torch.save({'meta': {'epoch': 3}, 'state_dict': {}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='holds no tensors under state_dict or model, but meta'):
+        load_backbone(CrossFormer(NARROW), tmp_path / 'a.pth')
+
+
+def telling_tensors(arch: Arch) -> dict[str, Tensor]:
+    """Those tensors of an arch that tell it from the others, empty where their shape says nothing."""
+    state = {
+        'patch_embed.norm.weight': torch.empty(arch.embed_dims),
+        'patch_embed.projs.0.weight': torch.empty(0),
+    }
+    for s, depth in enumerate(arch.depths):
+        for i in range(depth):
+            block = f'layers.{s}.blocks.{i}.'
+            state[block + 'attn.pos.pos_proj.weight'] = torch.empty(0)
+            state[block + 'attn.pos.pos3.2.weight'] = torch.empty(arch.num_heads[s], 0)
+            if arch.acl and i % 3 == 2 and i < depth - 1:
+                state[block + 'ex_conv.weight'] = torch.empty(0)
+    return state
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_every_arch_is_recognised_by_its_tensors(arch: str) -> None:
+    state = telling_tensors(ARCHS[arch])
+    assert recognise_arch(state) == arch
+    assert recognise_arch(prefixed(state, 'backbone.') | {'neck.a': torch.ones(1)}) == arch
+
+
+def test_backbones_themselves_are_recognised() -> None:
+    assert recognise_arch(CrossFormer('pp_s').state_dict()) == 'pp_s'
+    assert recognise_arch(CrossFormer(NARROW).state_dict()) == NARROW_NAME
+    with pytest.raises(UserError, match='only the stages 1, 2 of a CrossFormer, of 4'):
+        recognise_arch(CrossFormer(NARROW, out_indices=(1,)).state_dict())
+
+
+# --- whole models --------------------------------------------------------------------------------------
+
+
+def detector(cfg: Config) -> nn.Module:
+    init_default_scope('mmdet')
+    return MODELS.build(cfg.model)
+
+
+@pytest.fixture
+def config(narrow_config: Callable[[str], Config]) -> Config:
+    return narrow_config('mask_rcnn_crossformer_s')
+
+
+def test_whole_model_loads_and_returns_its_meta(tmp_path: Path, config: Config) -> None:
+    source, path = detector(config), tmp_path / 'a.pth'
+    meta = {'dataset_meta': {'classes': ('a',)}}
+    torch.save({'state_dict': source.state_dict(), 'meta': meta}, path)
+    model = detector(config)
+    checkpoint = load_model(model, path)
+    assert checkpoint['meta']['dataset_meta'] == {'classes': ('a',)}
+    assert_unchanged(model, source.state_dict())
+
+
+def test_whole_model_of_the_oldest_backbone_loads(tmp_path: Path, config: Config) -> None:
+    source = detector(config)
+    path = save_old_toolbox(
+        tmp_path / 'a.pth', prefixed(with_derived_buffers(source.state_dict()), 'module.')
+    )
+    model = detector(config)
+    load_model(model, path)
+    assert_unchanged(model, source.state_dict())
+
+
+def other_arch(cfg: Config) -> None:
+    cfg.model.backbone.arch.depths = (1, 1, 5, 1)
+
+
+def other_classes(cfg: Config) -> None:
+    cfg.model.roi_head.bbox_head.num_classes = 3
+
+
+def other_head(cfg: Config) -> None:
+    cfg.model.roi_head.pop('mask_head')
+
+
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (other_arch, r'missing: backbone\.layers\.2\.blocks\.4\.norm1'),
+        (other_classes, r'of another shape: roi_head\.bbox_head\.fc_cls\.weight \(81×\d+, not 4×\d+\)'),
+        (other_head, r'unexpected: roi_head\.mask_head'),
+    ],
+)
+def test_whole_model_that_does_not_fit_is_named_and_left(
+    tmp_path: Path, config: Config, change: Callable[[Config], None], named: str
+) -> None:
+    torch.save({'state_dict': detector(config).state_dict()}, tmp_path / 'a.pth')
+    change(config)
+    model = detector(config)
+    before = snapshot(model)
+    with pytest.raises(UserError, match=named) as error:
+        load_model(model, tmp_path / 'a.pth')
+    assert '\n' not in str(error.value)
+    assert_unchanged(model, before)
