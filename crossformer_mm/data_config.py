@@ -187,18 +187,11 @@ def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
     first = files[0]
     for other in files[1:]:
         if other.classes != first.classes:
-            what = 'order' if set(other.classes) == set(first.classes) else 'names'
-            difference = next(
-                (
-                    name
-                    for name in (*first.classes, *other.classes)
-                    if (name in first.classes) != (name in other.classes)
-                ),
-                other.classes[0],
-            )
+            different = sorted(set(first.classes) ^ set(other.classes))
+            how = f'"{different[0]}" is in one of them alone' if different else 'their order differs'
             raise UserError(
-                f'{first.path} and {other.path} do not list the same categories: their {what} differ'
-                f' (see "{difference}"); write the same "categories" into both'
+                f'{first.path} and {other.path} do not list the same categories: {how};'
+                ' write the same "categories" into both'
             )
     return first.classes
 

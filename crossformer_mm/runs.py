@@ -109,7 +109,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     """
     install_reader()
     cfg = evaluation_config(options)
-    check_classes(cfg, read_checkpoint(options.checkpoint), options.checkpoint)
+    check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
         _log_classes(runner, cfg)
@@ -129,8 +129,8 @@ def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> 
         UserError: The classes differ.
     """
     meta = checkpoint.get('meta') or {}
-    known = meta.get('dataset_meta') or {}
-    trained = known.get('classes') or known.get('CLASSES')
+    known = meta.get('dataset_meta') or meta
+    trained = known.get('classes') or known.get('CLASSES')  # in capitals, the old toolboxes
     tested = classes_of(cfg)
     if trained and tested and tuple(trained) != tuple(tested):
         raise UserError(

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from crossformer_mm import cli, runs
+from crossformer_mm.errors import UserError
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 VAL = 'annotations/instances_val2017.json'
@@ -236,6 +237,24 @@ def test_checkpoint_of_other_classes(
     status = evaluate(config, trained / 'epoch_1.pth', '--data-root', own_root, '--work-dir', work_dir)
     message = refusal(capsys, status, work_dir)
     assert 'other classes (circle, rectangle, triangle) than the data has (disc, rectangle' in message
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        {'dataset_meta': {'classes': ['disc']}},
+        {'dataset_meta': {'CLASSES': ('disc',)}},
+        {'CLASSES': ('disc',)},
+    ],
+)
+def test_class_names_of_every_age_of_checkpoint(meta: dict) -> None:
+    dataset = {'type': 'CocoDataset', 'metainfo': {'classes': ('circle',)}}
+    cfg = Config({'test_dataloader': {'dataset': dataset}})
+    with pytest.raises(UserError, match=r'old\.pth was trained on other classes \(disc\)'):
+        runs.check_classes(cfg, {'meta': meta}, 'old.pth')
+    dataset['metainfo']['classes'] = ('disc',)
+    runs.check_classes(Config({'test_dataloader': {'dataset': dataset}}), {'meta': meta}, 'old.pth')
+    runs.check_classes(cfg, {'state_dict': {}}, 'old.pth')
 
 
 def test_checkpoint_that_is_not_there(
