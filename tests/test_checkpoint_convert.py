@@ -36,6 +36,7 @@ from crossformer_mm.checkpoint.write import sha256_of
 from crossformer_mm.errors import UserError
 
 WIDTHS = [32, 64, 128, 256]
+OLD_NAMES = json.loads((Path(__file__).parent / 'data' / 'old_toolbox_names.json').read_text())['names']
 COLOURS = [[220, 20, 60], [119, 11, 32]]
 
 
@@ -289,6 +290,7 @@ def test_old_files_load_strictly_in_todays_models(tmp_path: Path, case: str) -> 
     cfg.dump(tmp_path / 'config.py')
     old = build(cfg)
     fill_by_rule(old.backbone)
+    assert sorted(n for n in old.state_dict() if not n.startswith('backbone.')) == sorted(OLD_NAMES[case])
     source = save_old(tmp_path / 'old.pth', old, CLASSES=('cat', 'dog'), PALETTE=COLOURS)
     report = convert_checkpoint(source, tmp_path / 'new.pth', config=tmp_path / 'config.py')
 

@@ -264,6 +264,11 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
             assert str(path) in message and '\n' not in message and len(message) < 400, name
 
 
+def test_addresses_are_not_taken_for_files() -> None:
+    with pytest.raises(UserError, match=r'https://a\.org/b\.pth: is an address, .* download it first'):
+        read_checkpoint('https://a.org/b.pth')
+
+
 def test_torchscript_is_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
         archive.writestr('a/data.pkl', b'')

@@ -74,9 +74,9 @@ def kind_of(state: Mapping[str, Tensor]) -> str:
 def sort_out(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Choose the tensors that today's model wants.
 
-    MMDetection 2.11 to 2.28 and MMSegmentation 0.11 to 0.30 name the tensors of the models that CrossFormer
-    was published in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do: what
-    has to go is what their hooks added.
+    MMDetection 2.x and MMSegmentation 0.x name the tensors of the models that CrossFormer was published
+    in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do: models built by
+    2.11 and 2.25, and by 0.11 and 0.30, agree to the name. What has to go is what their hooks added.
 
     Args:
         state: The tensors of a checkpoint, see :func:`tensors_of`.

@@ -39,6 +39,8 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
         UserError: The file is missing, empty, cut off, no checkpoint, or its pickle wants anything
             else called or built, which the message names.
     """
+    if '://' in str(path):
+        raise UserError(f'{path}: is an address, not a file; download it first')
     path = Path(path).expanduser()
     kind = _kind(path)
     try:
