@@ -88,7 +88,7 @@ def _place(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray
     """
     size = len(free)
     for _ in range(20):
-        radius = rng.uniform(0.07, 0.22) * size
+        radius = rng.uniform(0.09, 0.22) * size
         centre = rng.uniform(radius, size - radius, 2)
         outline = (centre + radius * _unit_outline(rng, label)).round(2)
         taken = np.zeros_like(free)
@@ -101,15 +101,16 @@ def _place(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray
 
 
 def _unit_outline(rng: np.random.Generator, label: int) -> np.ndarray:
-    """The corners of a shape in the unit circle, turned at random, ``(points, 2)``."""
+    """The corners of a shape in the unit circle, a little tilted, ``(points, 2)``."""
     if CLASSES[label] == 'circle':
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     elif CLASSES[label] == 'rectangle':
         half = rng.uniform(0.45, 1.1)  # half the angle between a side's two corners
-        angles = np.array([-half, half, np.pi - half, np.pi + half]) + rng.uniform(0, np.pi)
+        angles = np.array([-half, half, np.pi - half, np.pi + half])
     else:
-        thirds = np.arange(3) * 2 * np.pi / 3
-        angles = thirds + rng.uniform(-0.3, 0.3, 3) + rng.uniform(0, 2 * np.pi)
+        thirds = np.arange(3) * 2 * np.pi / 3 - np.pi / 2  # the first corner on top
+        angles = thirds + rng.uniform(-0.3, 0.3, 3)
+    angles = angles + rng.uniform(-0.3, 0.3)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
