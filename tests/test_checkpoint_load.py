@@ -149,6 +149,13 @@ def test_backbone_never_loads_in_part(tmp_path: Path, change: Callable, named: s
     assert_unchanged(model, before)
 
 
+def test_names_in_a_file_cannot_break_the_line(tmp_path: Path) -> None:
+    state = classifier_state(backbone()) | {'layers.0.a\n\x1b[2J': torch.ones(1)}
+    with pytest.raises(UserError, match=r'unexpected: layers\.0\.a\?\?\[2J') as error:
+        load_backbone(CrossFormer(NARROW), save_classifier(tmp_path / 'a.pth', state))
+    assert str(error.value).isprintable()
+
+
 def test_another_arch_is_named_with_both(tmp_path: Path, logged: list[str]) -> None:
     path = save_classifier(tmp_path / 'a.pth', classifier_state(backbone(NARROW | {'acl': True})))
     with pytest.raises(UserError) as error:

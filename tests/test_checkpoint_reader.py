@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import random
 import subprocess
 import warnings
 import zipfile
@@ -262,6 +263,45 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
                 read_checkpoint(path)
             message = str(error.value)
             assert str(path) in message and '\n' not in message and len(message) < 400, name
+
+
+def mutated(content: bytes, seed: int) -> bytes:
+    """``content`` with a few bytes changed, taken out, put in or repeated."""
+    chance = random.Random(seed)
+    content = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(content))
+        some = chance.randint(1, 6)
+        new = [
+            chance.randbytes(some) + content[at + some :],
+            content[at + some :],
+            chance.randbytes(some) + content[at:],
+            content[chance.randrange(len(content)) :],
+        ]
+        content = content[:at] + chance.choice(new)
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_mutated_files_are_read_or_named(tmp_path: Path) -> None:
+    state, path = OrderedDict(a=torch.arange(6.0), b=torch.ones(3)), tmp_path / 'a.pth'
+    more = {'hist': HistoryBuffer([1.0], [1]), 'array': np.arange(3)}
+    legacy = save_classifier(path, state, zipped=False, **more).read_bytes()
+    with zipfile.ZipFile(save_classifier(path, state, **more)) as archive:
+        pickled = archive.read('a/data.pkl')
+    refused = 0
+    for seed in range(200):
+        for write in (
+            lambda seed: path.write_bytes(mutated(legacy, seed)),
+            lambda seed: zip_of_pickle(path, mutated(pickled, seed)),
+        ):
+            write(seed)
+            try:
+                read_checkpoint(path)
+            except UserError as error:
+                refused += 1
+                assert str(error).isprintable()
+    assert refused > 350
 
 
 def test_addresses_are_not_taken_for_files() -> None:

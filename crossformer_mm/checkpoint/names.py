@@ -57,10 +57,15 @@ def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shorten(names: Iterable[str], limit: int = 4) -> str:
-    """Names for an error message: the first few, and how many more there are."""
-    names = list(names)
+    """Names for a message: the first few, and how many more there are."""
+    names = [printable(name) for name in names]
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
+
+
+def printable(text: str) -> str:
+    """Text from a file, without what would break a line or command a terminal."""
+    return ''.join(character if character.isprintable() else '?' for character in text)
 
 
 def kind_of(state: Mapping[str, Tensor]) -> str:

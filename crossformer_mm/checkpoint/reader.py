@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from ..errors import UserError
 from .inert import STAND_INS, settle
+from .names import printable
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 SAFETENSORS_META = 'crossformer_mm'  # the metadata entry that holds `meta`, as JSON
@@ -136,7 +137,7 @@ def _reason(error: Exception) -> str:
             f'its pickle wants to call or build {refused[1]!r}, which is no plain data: refused, '
             'nothing was run; use a file that holds tensors and plain values alone'
         )
-    detail = text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:200]
+    detail = printable(text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:200])
     detail = f'{type(error).__name__}: {detail}' if detail else type(error).__name__
     return (
         f'cannot be read as a checkpoint ({detail}): it is cut off, damaged, or not as torch.save '
