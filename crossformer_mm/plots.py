@@ -67,9 +67,7 @@ def plot_curves(work_dir: str | Path) -> Path:
     """
     train, val = read_scalars(work_dir)
     if not train:
-        raise UserError(
-            f'{work_dir}: no logged training there (no */vis_data/scalars.json with a loss)'
-        )
+        raise UserError(f'{work_dir}: no logged training there (no */vis_data/scalars.json with a loss)')
     return _draw(Path(work_dir), train, val)
 
 
@@ -91,9 +89,7 @@ def _scores(row: Row) -> dict[str, float]:
 def _draw_losses(axes: Axes, rows: list[Row]) -> None:
     steps = [row['step'] for row in rows]
     for key in (key for key in rows[0] if key.startswith('loss_')):
-        axes.plot(
-            steps, [row.get(key) for row in rows], linewidth=1, label=key.removeprefix('loss_')
-        )
+        axes.plot(steps, [row.get(key) for row in rows], linewidth=1, label=key.removeprefix('loss_'))
     axes.plot(steps, [row['loss'] for row in rows], 'k-', label='sum')
     axes.set(title='Training loss', xlabel='iteration', ylim=(0, None))
     axes.grid(alpha=0.3)

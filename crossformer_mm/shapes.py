@@ -16,9 +16,7 @@ SPLITS = ('train2017', 'val2017')
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
 
 
-def write_coco(
-    root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0
-) -> None:
+def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
     """Write the set in the layout of COCO itself, so that ``tools/train.py --data-root`` takes it.
 
     ``root`` gets ``train2017/``, ``val2017/`` and ``annotations/instances_{train,val}2017.json``.

@@ -49,9 +49,7 @@ def panels(folder: Path, image: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 def test_one_picture_an_image(root: Path, tmp_path: Path) -> None:
     pictures(root, []).save_each(tmp_path / 'each')
-    assert sorted(p.name for p in (tmp_path / 'each').iterdir()) == [
-        f'{i:012}.png' for i in (1, 2, 3)
-    ]
+    assert sorted(p.name for p in (tmp_path / 'each').iterdir()) == [f'{i:012}.png' for i in (1, 2, 3)]
 
 
 def test_a_prediction_is_drawn_on_the_right(root: Path, tmp_path: Path) -> None:

@@ -92,9 +92,7 @@ def test_every_class_and_many_sizes_occur() -> None:
     ('arguments', 'message'),
     [({'train': 0}, 'train=0'), ({'val': 0}, 'val=0'), ({'size': 31}, 'size=31')],
 )
-def test_impossible_sets_are_refused(
-    tmp_path: Path, arguments: dict[str, int], message: str
-) -> None:
+def test_impossible_sets_are_refused(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_coco(tmp_path / 'set', **arguments)
     assert not (tmp_path / 'set').exists()
