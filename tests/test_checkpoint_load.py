@@ -242,6 +242,14 @@ def test_whole_model_of_the_oldest_backbone_loads(tmp_path: Path, config: Config
     assert_unchanged(model, source.state_dict())
 
 
+def test_whole_model_that_is_not_finite_is_left(tmp_path: Path, config: Config) -> None:
+    state = detector(config).state_dict()
+    state['roi_head.bbox_head.fc_cls.bias'][0] = torch.inf
+    torch.save({'state_dict': state}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'NaN or infinite values in roi_head\.bbox_head\.fc_cls\.bias'):
+        load_model(detector(config), tmp_path / 'a.pth')
+
+
 def other_arch(cfg: Config) -> None:
     cfg.model.backbone.arch.depths = (1, 1, 5, 1)
 

@@ -97,8 +97,8 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
         The checkpoint, with its ``meta``.
 
     Raises:
-        UserError: The file cannot be read, or tensors are missing, unexpected or of another shape:
-            another arch, number of classes or head. The model is then as it was.
+        UserError: The file cannot be read, or tensors are missing, unexpected, of another shape
+            (another arch, number of classes or head), NaN or infinite. The model is then as it was.
     """
     model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path, mmap=True)
@@ -106,6 +106,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     with about(path):
         state = {k: v for k, v in tensors_of(checkpoint).items() if not ignored(k)}
         _check_fit(state, model.state_dict(), f'Model from {path}')
+        check_finite(state)
     model.load_state_dict(state)
     return checkpoint
 
