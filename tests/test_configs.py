@@ -79,8 +79,10 @@ def sample(boxes: torch.Tensor, masks: torch.Tensor) -> DetDataSample:
     return DetDataSample(gt_instances=truth, ignored_instances=ignored, metainfo=meta)
 
 
-@pytest.mark.parametrize('name', MASK_RCNN)
-@pytest.mark.parametrize('counts', [(2, 0), (0, 0)], ids=['one image empty', 'all empty'])
+@pytest.mark.parametrize(
+    ('name', 'counts'),
+    [*((name, (2, 0)) for name in MASK_RCNN), ('mask_rcnn_crossformer_pp_s', (0, 0))],
+)
 def test_loss_reaches_every_parameter(
     name: str, counts: tuple[int, ...], narrow_config: Callable[[str], Config]
 ) -> None:

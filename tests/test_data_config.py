@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
 from mmengine.config import Config, ConfigDict
 
 from crossformer_mm.data_config import (
@@ -26,8 +25,8 @@ CLASSES = ('circle', 'rectangle', 'triangle')
 
 
 @pytest.fixture
-def cfg() -> Config:
-    return Config.fromfile(CONFIGS / 'mask_rcnn_crossformer_s.py')
+def cfg(flat_config: Path) -> Config:
+    return Config.fromfile(flat_config)
 
 
 @pytest.fixture

@@ -5,22 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS
 from mmengine.config import Config
 
 from crossformer_mm.errors import UserError
 from crossformer_mm.run_config import evaluation_config, load_config, training_config
 from crossformer_mm.runs import evaluation_parser, training_parser
 
-CONFIG = str(CONFIGS / 'mask_rcnn_crossformer_s.py')
-
 
 @pytest.fixture
-def train_with(coco_root: Path) -> Callable[..., Config]:
+def train_with(flat_config: Path, coco_root: Path) -> Callable[..., Config]:
     """A function from words of the command line to the config of a training."""
 
     def parse(*words: str) -> Config:
-        options = training_parser().parse_args([CONFIG, '--data-root', str(coco_root), *words])
+        options = training_parser().parse_args([str(flat_config), '--data-root', str(coco_root), *words])
         return training_config(options)
 
     return parse
@@ -114,19 +111,19 @@ def test_config_that_does_not_work(tmp_path: Path, text: str, message: str) -> N
     assert '\n' not in str(raised.value)
 
 
-def test_settings_are_merged() -> None:
+def test_settings_are_merged(flat_config: Path) -> None:
     cfg = load_config(
-        CONFIG, ['train_cfg.max_epochs=3', 'model.neck.in_channels=[1,2,3,4]', 'randomness.seed=5']
+        flat_config, ['train_cfg.max_epochs=3', 'model.neck.in_channels=[1,2,3,4]', 'randomness.seed=5']
     )
     assert cfg.train_cfg.max_epochs == 3
     assert cfg.model.neck.in_channels == [1, 2, 3, 4]
     assert cfg.randomness == {'seed': 5}
 
 
-def test_a_dictionary_takes_the_place_of_a_name() -> None:
+def test_a_dictionary_takes_the_place_of_a_name(flat_config: Path) -> None:
     arch = 'model.backbone.arch'
     settings = [f'{arch}._delete_=True', f'{arch}.embed_dims=32', f'{arch}.depths=(1,1,4,2)']
-    cfg = load_config(CONFIG, settings)
+    cfg = load_config(flat_config, settings)
     assert cfg.model.backbone.arch == {'embed_dims': 32, 'depths': (1, 1, 4, 2)}
 
 
@@ -142,16 +139,16 @@ def test_a_dictionary_takes_the_place_of_a_name() -> None:
         ('param_scheduler.9.end=1', 'does not fit the config: KeyError'),
     ],
 )
-def test_settings_that_make_no_sense(setting: str, message: str) -> None:
+def test_settings_that_make_no_sense(flat_config: Path, setting: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        load_config(CONFIG, [setting])
+        load_config(flat_config, [setting])
     assert '\n' not in str(raised.value)
     assert setting in str(raised.value)
 
 
-def test_testing_reads_the_validation_data_alone(coco_root: Path, tmp_path: Path) -> None:
+def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: Path, tmp_path: Path) -> None:
     words = [
-        *(CONFIG, 'weights.pth', '--data-root', str(coco_root), '--train-ann', 'none.json'),
+        *(str(flat_config), 'weights.pth', '--data-root', str(coco_root), '--train-ann', 'none.json'),
         *('--out', 'results.json', '--show-dir', str(tmp_path)),
         *('--cfg-options', 'load_from=x.pth', 'resume=True', 'model.backbone.init_cfg.checkpoint=y.pth'),
     ]
