@@ -8,6 +8,7 @@ head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C
 outputs.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,11 @@ class CrossScaleConvs(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
-        x = F.pad(x, (0, -x.shape[3] % self.stride, 0, -x.shape[2] % self.stride))
+        H, W = x.shape[2:]
+        # Padding by stride − 1 fills the last patch whatever the size, and never begins another one: a
+        # compiler, which is not to ask whether the stride divides, gets by without a remainder.
+        if torch.compiler.is_compiling() or H % self.stride or W % self.stride:
+            x = F.pad(x, (0, self.stride - 1, 0, self.stride - 1))
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
@@ -181,16 +186,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         B, H, W, C = x.shape
-        if min(H, W) <= self.group_size:
-            group_size, interval = max(H, W), 1  # the whole map is one group
+        largest = (self.group_size, self.group_size)
+        group_size, interval = self.group_size, self.interval
+        if min(H, W) <= self.group_size:  # the whole map is one group
+            largest = (H, W)
+            group_size, interval = max(H, W), 1
         elif self.adaptive:
-            group_size, interval = self.group_size, -(-max(H, W) // self.group_size)
-        else:
-            group_size, interval = self.group_size, self.interval
+            interval = -(-max(H, W) // self.group_size)
         size = (B, H, W, group_size, interval)
         # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C)
         qkv = self.qkv(to_groups(x.reshape(-1, C), *size))
-        table = self.pos(min(H, group_size), min(W, group_size))
+        table = self.pos(*largest)
         if self.training and self.attn_drop_rate:
             out = attend_plain(qkv, table, *size, dropout=self.attn_drop_rate)
         else:
@@ -320,8 +326,10 @@ class CrossFormer(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         arch = resolve_arch(arch)
-        group_sizes = check_stages('group_sizes', group_sizes or STANDARD_GROUP_SIZES)
-        intervals = check_stages('intervals', intervals or STANDARD_INTERVALS)
+        group_sizes = check_stages(
+            'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
+        )
+        intervals = check_stages('intervals', STANDARD_INTERVALS if intervals is None else intervals)
         drop_path_rate = arch.drop_path_rate if drop_path_rate is None else drop_path_rate
         check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.out_indices = check_out_indices(out_indices)
@@ -330,7 +338,7 @@ class CrossFormer(BaseModule):
 
         self.patch_embed = PatchEmbed(arch.embed_dims)
         self.pos_drop = nn.Dropout(drop_rate)
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(arch.depths)).tolist())
+        blocks = itertools.count()
         last = self.out_indices[-1]
         self.layers = nn.ModuleList(
             Stage(
@@ -347,7 +355,7 @@ class CrossFormer(BaseModule):
                         ),
                         cooled=arch.is_cooled(s, i),
                         drop_rate=drop_rate,
-                        drop_path_rate=next(drop_paths),
+                        drop_path_rate=drop_path_rate * next(blocks) / max(sum(arch.depths) - 1, 1),
                     )
                     for i in range(arch.depths[s])
                 ],

@@ -1,0 +1,385 @@
+"""The backbone: the published numbers, and what the published code could not do."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from reference import REFERENCE, assert_record, fill_by_rule, reference_images, reference_tensor
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from crossformer_mm import CrossFormer
+from crossformer_mm.crossformer import DropPath
+
+NARROW = dict(embed_dims=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), acl=True)
+BACKBONE = {case['name']: case for case in REFERENCE['backbone']}
+SIZES = [(1, 1), (1, 300), (300, 1), (33, 5), (65, 129), (250, 333), (224, 224)]
+
+
+def narrow(**kwargs: object) -> CrossFormer:
+    torch.manual_seed(0)
+    return CrossFormer(NARROW, **kwargs)
+
+
+def reference_network(case: dict) -> CrossFormer:
+    adaptive = case.get('adaptive_interval', False)
+    return fill_by_rule(CrossFormer(case['arch'], case['group_sizes'], case['intervals'], adaptive)).eval()
+
+
+def assert_outputs_close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance=1e-5) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
+
+
+# The published network
+
+
+@pytest.mark.parametrize('name', BACKBONE)
+def test_reference_outputs(name):
+    case = BACKBONE[name]
+    model = reference_network(case)
+    assert sum(p.numel() for p in model.parameters()) == case['params']
+    with torch.no_grad():
+        outputs = model(reference_images(case['batch'], case['size']))
+    assert tuple(output.shape[1] for output in outputs) == model.out_channels
+    for output, record in zip(outputs, case['outputs'], strict=True):
+        assert_record(output, record, tolerance=2e-5)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('name', [name for name, case in BACKBONE.items() if 'grads' in case])
+def test_reference_gradients(name, with_cp):
+    case = BACKBONE[name]
+    model = reference_network(case)
+    for stage in model.layers:
+        stage.with_cp = with_cp
+    outputs = model(reference_images(case['batch'], case['size']))
+    loss = sum(output.square().mean() for output in outputs)
+    loss.backward()
+    assert loss.item() == pytest.approx(case['loss'], rel=1e-5)
+    parameters = dict(model.named_parameters())
+    for parameter, record in case['grads'].items():
+        assert_record(parameters[parameter].grad, record, tolerance=2e-4)
+
+
+@pytest.mark.parametrize('case', REFERENCE['classifier'], ids=lambda case: case['name'])
+def test_reference_logits(case):
+    model = reference_network(case)
+    channels = model.out_channels[-1]
+    norm, head = fill_by_rule(nn.ModuleDict({'norm': nn.LayerNorm(channels)})).norm, nn.Linear(channels, 1000)
+    for parameter in ('weight', 'bias'):
+        shape = tuple(getattr(head, parameter).shape)
+        getattr(head, parameter).data = reference_tensor(f'head.{parameter}', shape)
+    with torch.no_grad():
+        tokens = model(reference_images(case['batch'], case['size']))[-1].flatten(2).mT
+        logits = head(norm(tokens).mean(1))
+    assert_record(logits, case['outputs'][0], tolerance=2e-5)
+
+
+def test_old_buffers_and_unbuilt_stages_are_left_out_of_a_strict_load():
+    whole = narrow()
+    state = whole.state_dict()
+    state['layers.0.blocks.0.attn.biases'] = torch.zeros(2, 2)
+    state['layers.0.blocks.0.attn.relative_position_index'] = torch.zeros(2, 2)
+    part = CrossFormer(NARROW, out_indices=(0, 1))
+    part.load_state_dict(state)
+    images = torch.randn(1, 3, 64, 64)
+    assert_outputs_close(part.eval()(images), whole.eval()(images)[:2])
+    assert 'layers.0.blocks.0.attn.biases' in state
+    with pytest.raises(RuntimeError, match='surplus'):
+        part.load_state_dict({**state, 'surplus': torch.zeros(1)})
+
+
+# Any image
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('groups', [((7,) * 4, (8, 4, 2, 1)), ((4, 4, 14, 7), (4, 2, 1, 1))])
+def test_any_size_gives_maps_of_every_stride_and_gradients(size, groups):
+    model = narrow(group_sizes=groups[0], intervals=groups[1])
+    outputs = model(torch.randn(2, 3, *size))
+    for i, output in enumerate(outputs):
+        expected = [-(-side // 2 ** (i + 2)) for side in size]
+        assert list(output.shape) == [2, model.out_channels[i], *expected]
+        assert output.isfinite().all()
+    sum(output.square().mean() for output in outputs).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_padding_to_a_stride_is_zeros_at_the_bottom_and_right():
+    embedding = narrow().patch_embed
+    images = torch.randn(1, 3, 30, 41)
+    padded = nn.functional.pad(images, (0, 3, 0, 2))
+    assert torch.equal(embedding(images), embedding(padded))
+    downsample = narrow().layers[0].downsample
+    x = torch.randn(1, 7, 9, 32)
+    normed = nn.functional.pad(downsample.norm(x).permute(0, 3, 1, 2), (0, 1, 0, 1))
+    assert torch.equal(downsample(x), downsample.reductions(normed))
+
+
+def test_a_call_leaves_nothing_behind():
+    model = narrow().eval()
+    large, small = torch.randn(1, 3, 250, 333), torch.randn(1, 3, 20, 24)
+    with torch.inference_mode():
+        before = model(large)
+        model(small)
+        after = model(large)
+    assert all(map(torch.equal, before, after))
+    model.train()(large)[-1].sum().backward()  # nothing made in inference mode is in the way
+    assert {name for name, _ in model.named_buffers()} == set()
+
+
+def test_images_of_a_batch_do_not_mix():
+    model = narrow().eval()
+    images = torch.randn(3, 3, 100, 70)
+    with torch.no_grad():
+        alone = [model(image[None]) for image in images]
+        assert_outputs_close(model(images), tuple(torch.cat(maps) for maps in zip(*alone, strict=True)))
+
+
+def flops(model: nn.Module, *size: int) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, *size))
+    return counter.get_total_flops()
+
+
+def test_a_thin_map_costs_what_its_own_tokens_cost():
+    model = CrossFormer('t').eval()
+    # 24 rows of pixels are 6 rows of tokens, one group. A square of its width has 8 times the pixels; stage
+    # sizes that are rounded up make it less than 8 times the work.
+    assert flops(model, 24, 192) < flops(model, 192, 192) / 5
+
+
+def test_an_edge_costs_what_its_own_tokens_cost():
+    model = CrossFormer('t').eval()
+    # The macro-windows divide 448, and 896 those of the large setting. One more row of the last stage's
+    # patches must not cost another row of windows: smaller groups cost less a token, never more.
+    assert flops(model, 480, 480) / 480**2 <= flops(model, 448, 448) / 448**2
+    large = CrossFormer('t', (14, 14, 7, 7), (16, 8, 2, 1)).eval()
+    assert flops(large, 928, 928) / 928**2 <= flops(large, 896, 896) / 896**2
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 0, 5), (3, 20, 20), (1, 4, 20, 20)])
+def test_what_is_no_batch_of_images_is_named(shape):
+    with pytest.raises(ValueError, match=str(shape)[1:-1]):
+        narrow()(torch.zeros(shape))
+
+
+# Training
+
+
+def test_checkpointing_equals_plain_training_with_dropout_active():
+    settings = dict(drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5)
+    images = torch.randn(2, 3, 90, 120)
+    results = []
+    for with_cp in (False, True):
+        model = narrow(with_cp=with_cp, **settings).train()
+        torch.manual_seed(1)
+        outputs = model(images)
+        sum(output.square().mean() for output in outputs).backward()
+        results.append((outputs, tuple(p.grad for p in model.parameters())))
+    assert_outputs_close(results[1][0], results[0][0])
+    for (name, _), ours, theirs in zip(model.named_parameters(), results[1][1], results[0][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the tensors that operations made and that are still alive, now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.storages = {key: item for key, item in self.storages.items() if not item[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
+        return out
+
+
+def test_checkpointing_needs_less_than_half_the_activation_memory():
+    peaks = []
+    for with_cp in (False, True):
+        model = narrow(with_cp=with_cp)
+        images = torch.randn(2, 3, 256, 320)
+        with LiveMemory() as memory:
+            sum(output.mean() for output in model(images)).backward()
+        peaks.append(memory.peak)
+    gradients = 4 * sum(p.numel() for p in model.parameters())
+    assert peaks[1] > 2 * gradients  # so that it is the activations which are compared
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3, 2)
+    layer = DropPath(0.25).train()
+    out = layer(x)
+    assert set(out.flatten().tolist()) == {0, torch.tensor(1 / 0.75).item()}
+    assert (out == out[:, :1, :1]).all()
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert layer.eval()(x) is x
+    assert DropPath(1.0).train()(x).abs().sum() == 0
+
+
+def test_drop_paths_rise_linearly_over_all_blocks():
+    rates = [block.drop_path.rate for stage in CrossFormer('s').layers for block in stage.blocks]
+    assert rates == pytest.approx([0.2 * i / 11 for i in range(12)])
+    rates = [block.drop_path.rate for stage in narrow(drop_path_rate=0.9).layers for block in stage.blocks]
+    assert rates == pytest.approx([0.1 * i for i in range(10)])
+
+
+@pytest.mark.parametrize('frozen', range(-1, 5))
+def test_frozen_stages_stay_frozen(frozen):
+    model = narrow(frozen_stages=frozen, drop_rate=0.1)
+    for _ in range(2):
+        parts = [model.patch_embed, *model.layers]
+        for i, part in enumerate(parts):
+            still = i <= frozen
+            assert all(p.requires_grad is not still for p in part.parameters())
+            assert all(module.training is not still for module in part.modules())
+        model.eval()
+        model.train()
+    before = copy.deepcopy(model.state_dict())
+    if frozen < 4:
+        model(torch.randn(1, 3, 64, 64))[-1].mean().backward()
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1).step()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    fixed = ('patch_embed', *(f'layers.{s}.' for s in range(4)))[: frozen + 1]
+    assert not [name for name in changed if name.startswith(fixed)]
+    assert bool(changed) is (frozen < 4)
+
+
+def test_initialisation_as_published():
+    torch.manual_seed(0)
+    for name, module in CrossFormer('t').named_modules():
+        if isinstance(module, nn.Linear) and module.weight.numel() > 4000:
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), name
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+            assert (module.bias == 0).all(), name
+        if isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all(), name
+
+
+# Precision, compilers, copies
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_stays_finite_and_near(dtype):
+    model = narrow()
+    images = torch.randn(2, 3, 66, 130)
+    with torch.autocast('cpu', dtype):
+        outputs = model(images)
+    sum(output.float().square().mean() for output in outputs).backward()
+    assert all(output.isfinite().all() for output in outputs)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    with torch.no_grad():
+        plain = model.eval()(images)
+        with torch.autocast('cpu', dtype):
+            assert_outputs_close(tuple(o.float() for o in model(images)), plain, tolerance=0.05)
+
+
+def test_half_precision_weights():
+    outputs = narrow().bfloat16().eval()(torch.randn(1, 3, 66, 130, dtype=torch.bfloat16))
+    assert all(output.dtype == torch.bfloat16 and output.isfinite().all() for output in outputs)
+
+
+SMALL = dict(embed_dims=32, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
+
+
+def test_compiled_equals_eager_at_changing_sizes():
+    torch.manual_seed(0)
+    model = CrossFormer(SMALL)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True, dynamic=True)
+    for size in [(257, 333), (300, 290)]:
+        images = torch.randn(2, 3, *size)
+        ours, theirs = compiled(images), model(images)
+        assert_outputs_close(ours, theirs)
+        parameters = list(model.parameters())
+        for a, b in zip(
+            torch.autograd.grad(sum(o.square().mean() for o in ours), parameters),
+            torch.autograd.grad(sum(o.square().mean() for o in theirs), parameters),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_exports_with_dynamic_height_and_width():
+    torch.manual_seed(0)
+    model = CrossFormer(SMALL).eval()
+    side = {'min': 256, 'max': 2048}
+    height, width = torch.export.Dim('height', **side), torch.export.Dim('width', **side)
+    program = torch.export.export(
+        model, (torch.randn(1, 3, 300, 260),), dynamic_shapes={'images': {2: height, 3: width}}
+    ).module()
+    for size in [(256, 256), (301, 447), (640, 480)]:
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert_outputs_close(program(images), model(images))
+
+
+def test_copies_and_pickles_compute_the_same():
+    model = narrow().eval()
+    images = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(map(torch.equal, twin(images), model(images)))
+
+
+# Arguments
+
+
+def test_outputs_are_the_stages_asked_for():
+    model = narrow(out_indices=(1, 3)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert model.out_channels == (64, 256)
+    with torch.no_grad():
+        assert_outputs_close(model(images), narrow().eval()(images)[1::2])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (dict(arch='xl'), ("'xl'", 't, s, b, l, pp_s, pp_b, pp_l, pp_h')),
+        (dict(arch=3), ('arch=3',)),
+        (dict(arch=dict(embed_dims=32)), ('depths', 'num_heads')),
+        (dict(arch={**NARROW, 'width': 3}), ("unknown: ['width']",)),
+        (dict(arch={**NARROW, 'embed_dims': 40}), ('embed_dims=40', 'multiple of 16')),
+        (dict(arch={**NARROW, 'depths': (1, 1)}), ('depths=(1, 1)', '4 ints')),
+        (dict(arch={**NARROW, 'depths': (0, 1, 1, 1)}), ('depths=(0, 1, 1, 1)', 'at least 1')),
+        (dict(arch={**NARROW, 'num_heads': (3, 2, 4, 8)}), ('3 heads do not divide the 32',)),
+        (dict(arch={**NARROW, 'drop_path_rate': 2}), ('drop_path_rate=2',)),
+        (dict(group_sizes=(7, 7, 7)), ('group_sizes=(7, 7, 7)', '4 ints')),
+        (dict(group_sizes=()), ('group_sizes=()', '4 ints')),
+        (dict(group_sizes=7), ('group_sizes=7',)),
+        (dict(group_sizes=(7, 7, 0, 7)), ('group_sizes=(7, 7, 0, 7)', 'at least 1')),
+        (dict(intervals=(8, 4, 2)), ('intervals=(8, 4, 2)',)),
+        (dict(intervals=(8, 4, 2, 0.5)), ('intervals=(8, 4, 2, 0.5)',)),
+        (dict(out_indices=(0, 4)), ('out_indices=(0, 4)', '0 to 3')),
+        (dict(out_indices=(-1,)), ('out_indices=(-1,)',)),
+        (dict(out_indices=()), ('out_indices=()',)),
+        (dict(out_indices=(2, 1)), ('out_indices=(2, 1)', 'rising')),
+        (dict(out_indices=3), ('out_indices=3',)),
+        (dict(frozen_stages=5), ('frozen_stages=5', '4')),
+        (dict(drop_path_rate=1.5), ('drop_path_rate=1.5', '0 to 1')),
+        (dict(drop_rate='a'), ("drop_rate='a'",)),
+        (dict(attn_drop_rate=-0.1), ('attn_drop_rate=-0.1',)),
+    ],
+    ids=str,
+)
+def test_an_argument_that_is_not_allowed_is_named(arguments, words):
+    with pytest.raises(ValueError) as caught:
+        CrossFormer(**{'arch': NARROW, **arguments})
+    for word in words:
+        assert word in str(caught.value)
+    assert '\n' not in str(caught.value)

@@ -1,0 +1,62 @@
+"""The backbone answers to every name that a config may use, with either toolbox absent too."""
+
+import subprocess
+import sys
+
+import pytest
+
+NAMES = ('CrossFormer', 'mmdet.CrossFormer', 'mmseg.CrossFormer', 'CrossFormer_S')
+BUILD = """
+import sys
+for absent in {absent!r}:
+    sys.modules[absent] = None
+import importlib, crossformer_mm
+registry = importlib.import_module({registry!r}).MODELS
+for name in {names!r}:
+    backbone = registry.build(dict(type=name))
+    assert type(backbone) is crossformer_mm.CrossFormer, name
+    assert backbone.out_channels == (96, 192, 384, 768)
+"""
+
+
+@pytest.mark.parametrize(
+    ('registry', 'absent'),
+    [
+        ('mmdet.registry', ('mmseg',)),
+        ('mmseg.registry', ('mmdet',)),
+        ('mmengine.registry', ('mmdet', 'mmseg')),
+        ('mmdet.registry', ()),
+    ],
+)
+def test_every_name_builds(registry, absent, tmp_path):
+    code = BUILD.format(registry=registry, absent=absent, names=NAMES)
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'not installed' not in done.stderr + done.stdout
+
+
+def test_a_toolbox_that_does_not_import_is_named(tmp_path):
+    (tmp_path / 'mmseg').mkdir()
+    (tmp_path / 'mmseg' / '__init__.py').write_text('assert False, "MMCV==9.9.9 is used but incompatible"')
+    code = BUILD.format(registry='mmdet.registry', absent=(), names=('CrossFormer', 'mmdet.CrossFormer'))
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'mmseg, which does not import: MMCV==9.9.9' in done.stderr
+
+
+def test_published_types_take_the_published_arguments():
+    from mmdet.registry import MODELS
+
+    backbone = MODELS.build(
+        dict(
+            type='CrossFormer_S2',
+            group_size=[14, 14, 7, 7],
+            crs_interval=[16, 8, 2, 1],
+            adaptive_interval=True,
+            init_cfg=None,
+        )
+    )
+    attention = backbone.layers[0].blocks[1].attn
+    assert backbone.out_channels == (64, 128, 256, 512)
+    assert (attention.group_size, attention.interval, attention.adaptive) == (14, 16, True)
+    assert backbone.layers[2].blocks[2].ex_conv is not None
