@@ -5,7 +5,8 @@ Importing the package registers the backbone with the toolboxes that are install
 
 from .crossformer import CrossFormer
 from .registration import register_backbones
+from .version import __version__
 
-__all__ = ['CrossFormer']
+__all__ = ['CrossFormer', '__version__']
 
 register_backbones()

@@ -8,7 +8,6 @@ head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C
 outputs.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .arch import (
     ARCHS,
     STAGES,
+    Arch,
     check_frozen_stages,
     check_out_indices,
     check_rates,
@@ -29,6 +29,7 @@ from .arch import (
 )
 from .attention import attend, attend_plain, from_groups, to_groups
 from .checkpoint import load_backbone
+from .checkpoint.names import DERIVED_BUFFERS
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -36,7 +37,6 @@ STEM_KERNELS, STEM_STRIDE = (4, 8, 16, 32), 4
 STAGE_KERNELS, STAGE_STRIDE = (2, 4), 2
 MLP_RATIO = 4
 IMAGE_CHANNELS = 3
-DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')
 
 STANDARD_GROUP_SIZES, STANDARD_INTERVALS = (7, 7, 7, 7), (8, 4, 2, 1)
 
@@ -250,16 +250,48 @@ class Stage(nn.Module):
     """Blocks of one width, and the embedding that leads to the next stage, where there is one.
 
     Args:
-        blocks: At least one.
-        downsample: None in the last stage.
+        arch: The size of the whole network.
+        stage: Which stage of it, from 0.
+        last: There is no next stage.
+        group_size: G.
+        interval: I of long distance attention, which every second block has.
+        adaptive: Take I from each map instead.
+        drop_paths: Stochastic depth of each block.
+        drop_rate: Dropout in the MLPs and after attention.
+        attn_drop_rate: Dropout of attention weights.
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
     """
 
-    def __init__(self, blocks: Sequence[Block], downsample: Downsample | None, with_cp: bool) -> None:
+    def __init__(
+        self,
+        arch: Arch,
+        stage: int,
+        last: bool,
+        group_size: int,
+        interval: int,
+        adaptive: bool,
+        drop_paths: Sequence[float],
+        drop_rate: float,
+        attn_drop_rate: float,
+        with_cp: bool,
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
+        dims, num_heads = arch.dims(stage), arch.num_heads[stage]
         self.with_cp = with_cp
+        self.blocks = nn.ModuleList()
+        for i, drop_path_rate in enumerate(drop_paths):
+            long = i % 2 == 1
+            attn = Attention(
+                dims,
+                num_heads,
+                group_size,
+                interval if long else 1,
+                adaptive and long,
+                attn_drop_rate,
+                drop_rate,
+            )
+            self.blocks.append(Block(attn, arch.is_cooled(stage, i), drop_rate, drop_path_rate))
+        self.downsample = None if last else Downsample(dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), the map after the last block."""
@@ -338,32 +370,26 @@ class CrossFormer(BaseModule):
 
         self.patch_embed = PatchEmbed(arch.embed_dims)
         self.pos_drop = nn.Dropout(drop_rate)
-        blocks = itertools.count()
+        total = sum(arch.depths)
+        drop_paths = [drop_path_rate * i / max(total - 1, 1) for i in range(total)]
         last = self.out_indices[-1]
-        self.layers = nn.ModuleList(
-            Stage(
-                [
-                    Block(
-                        Attention(
-                            arch.dims(s),
-                            arch.num_heads[s],
-                            group_sizes[s],
-                            interval=intervals[s] if i % 2 else 1,
-                            adaptive=adaptive_intervals and i % 2 == 1,
-                            attn_drop_rate=attn_drop_rate,
-                            drop_rate=drop_rate,
-                        ),
-                        cooled=arch.is_cooled(s, i),
-                        drop_rate=drop_rate,
-                        drop_path_rate=drop_path_rate * next(blocks) / max(sum(arch.depths) - 1, 1),
-                    )
-                    for i in range(arch.depths[s])
-                ],
-                Downsample(arch.dims(s)) if s < last else None,
-                with_cp,
+        self.layers = nn.ModuleList()
+        for s in range(last + 1):
+            first = sum(arch.depths[:s])
+            self.layers.append(
+                Stage(
+                    arch,
+                    s,
+                    last=s == last,
+                    group_size=group_sizes[s],
+                    interval=intervals[s],
+                    adaptive=adaptive_intervals,
+                    drop_paths=drop_paths[first : first + arch.depths[s]],
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                    with_cp=with_cp,
+                )
             )
-            for s in range(last + 1)
-        )
         self.apply(init_as_published)
         self._freeze()
 

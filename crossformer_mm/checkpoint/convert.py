@@ -180,7 +180,8 @@ def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) ->
     """
     backbone = kept if to == 'backbone' else strip_prefix(kept, BACKBONE)
     try:
-        wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
+        with torch.device('meta'):  # shapes are all that is wanted of it
+            wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
     except ValueError as error:
         raise UserError(f'holds no CrossFormer that can be built: {error}') from error
     fit = Fit.of(backbone, wanted)
