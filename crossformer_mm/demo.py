@@ -33,7 +33,7 @@ class Recipe:
 
 
 FULL = Recipe(images=160, epochs=12, val_images=32, least=0.70)
-SHORT = Recipe(images=64, epochs=8, val_images=16, least=0.15)
+SHORT = Recipe(images=64, epochs=8, val_images=16, least=0.05)
 
 
 def run_demo(recipe: Recipe, project: Path, folder: Path) -> dict[str, float]:

@@ -57,5 +57,5 @@ def test_a_tool_that_fails_is_named(tmp_path: Path) -> None:
 
 def test_the_demo_asks_for_what_it_promises() -> None:
     assert FULL.least == 0.70
-    assert SHORT.least > 0.05, 'more than an untrained network reaches'
+    assert SHORT.least >= 0.05, 'far more than an untrained network reaches'
     assert SHORT.images * SHORT.epochs < FULL.images * FULL.epochs / 2
