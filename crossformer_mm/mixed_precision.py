@@ -35,11 +35,7 @@ class BFloat16OptimWrapper(OptimWrapper):
             max_counts: The iteration it ends with.
         """
         super().initialize_count_status(model, init_counts, max_counts)
-        for name, module in model.named_modules():
-            if _HEAD.search(name):
-                module.register_forward_hook(_outputs_to_float32)
-            elif _ROI_EXTRACTOR.search(name):
-                module.register_forward_pre_hook(_inputs_to_float32)
+        keep_boxes_in_float32(model)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -50,6 +46,19 @@ class BFloat16OptimWrapper(OptimWrapper):
         """
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
+
+
+def keep_boxes_in_float32(model: nn.Module) -> None:
+    """Hand on in float32 what leaves a model's heads and what enters its RoI extractors, under autocast.
+
+    Args:
+        model: A detector or segmentor.
+    """
+    for name, module in model.named_modules():
+        if _HEAD.search(name):
+            module.register_forward_hook(_outputs_to_float32)
+        elif _ROI_EXTRACTOR.search(name):
+            module.register_forward_pre_hook(_inputs_to_float32)
 
 
 def _float32(value: Any) -> Any:

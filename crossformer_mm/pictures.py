@@ -21,7 +21,7 @@ TITLE = 0.3  # inches above the images
 
 
 @dataclass(frozen=True)
-class _Object:
+class DrawnObject:
     """What is drawn of one object, true or predicted."""
 
     label: str
@@ -74,8 +74,8 @@ class ResultPictures:
             axes.set_title(f'prediction (score ≥ {self.score_thr:g})')
         for image_id, (left, right) in zip(image_ids, panels.reshape(-1, 2), strict=False):
             picture = self._read(image_id)
-            _draw(left, picture, self._true_objects(image_id))
-            _draw(right, picture, self._predicted_objects(image_id))
+            draw_objects(left, picture, self._true_objects(image_id))
+            draw_objects(right, picture, self._predicted_objects(image_id))
         figure.savefig(path, dpi=100)
 
     def _read(self, image_id: int) -> np.ndarray:
@@ -84,14 +84,14 @@ class ResultPictures:
         encoded = np.frombuffer(path.read_bytes(), np.uint8)
         return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
-    def _true_objects(self, image_id: int) -> list[_Object]:
+    def _true_objects(self, image_id: int) -> list[DrawnObject]:
         annotations = self.coco.loadAnns(self.coco.getAnnIds(image_id))
         return [
             self._object(a, self._name(a), self.coco.annToMask(a) if a.get('segmentation') else None)
             for a in annotations
         ]
 
-    def _predicted_objects(self, image_id: int) -> list[_Object]:
+    def _predicted_objects(self, image_id: int) -> list[DrawnObject]:
         """Best last, so that it lies on top."""
         results = sorted(self.predictions[image_id], key=lambda result: result['score'])
         return [
@@ -106,12 +106,19 @@ class ResultPictures:
     def _name(self, record: dict[str, Any]) -> str:
         return self.coco.cats[record['category_id']]['name']
 
-    def _object(self, record: dict[str, Any], label: str, mask: np.ndarray | None) -> _Object:
+    def _object(self, record: dict[str, Any], label: str, mask: np.ndarray | None) -> DrawnObject:
         place = list(self.coco.cats).index(record['category_id'])
-        return _Object(label, f'C{place % 10}', record['bbox'], mask)
+        return DrawnObject(label, f'C{place % 10}', record['bbox'], mask)
 
 
-def _draw(axes: Axes, picture: np.ndarray, objects: list[_Object]) -> None:
+def draw_objects(axes: Axes, picture: np.ndarray, objects: Sequence[DrawnObject]) -> None:
+    """Draw an image with the boxes, masks and labels of objects.
+
+    Args:
+        axes: Without ticks and frame.
+        picture: RGB, ``(H, W, 3)``.
+        objects: The last lies on top.
+    """
     axes.imshow(picture, interpolation='bilinear')
     for item in objects:
         if item.mask is not None:
@@ -129,7 +136,7 @@ def _draw(axes: Axes, picture: np.ndarray, objects: list[_Object]) -> None:
         )
 
 
-def _draw_mask(axes: Axes, item: _Object) -> None:
+def _draw_mask(axes: Axes, item: DrawnObject) -> None:
     outlines, _ = cv2.findContours(item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for outline in outlines:
         corners = outline[:, 0]  # [points, 2]

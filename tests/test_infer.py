@@ -1,0 +1,309 @@
+"""Predicting on files: the results, the pictures, and every kind of bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from crossformer_mm import cli, runs
+from crossformer_mm.data_config import palette, set_num_classes
+from crossformer_mm.errors import UserError
+from crossformer_mm.inference import open_inferencer, predict
+from crossformer_mm.inference.run import infer, inference_parser
+
+PROJECT = Path(__file__).parents[1]
+CLASSES = ('circle', 'rectangle', 'triangle')
+SHARPER = 8
+
+
+def save_checkpoint(cfg: Config, path: Path, classes: tuple[str, ...], **meta: Any) -> None:
+    """Random weights for a config, for so many classes."""
+    cfg = cfg.copy()
+    init_default_scope(cfg.default_scope)
+    set_num_classes(cfg.model, len(classes))
+    torch.manual_seed(0)
+    state = MODELS.build(cfg.model).state_dict()
+    if 'roi_head.bbox_head.fc_cls.weight' in state:  # scores that differ from object to object
+        state['roi_head.bbox_head.fc_cls.weight'].mul_(SHARPER)
+    torch.save({'state_dict': state, 'meta': meta}, path)
+
+
+@pytest.fixture(scope='module')
+def folder(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``narrow.py``, for COCO's 80 classes, and ``three.pth``, trained on three others."""
+    folder = tmp_path_factory.mktemp('infer')
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=6)
+    cfg.dump(folder / 'narrow.py')
+    colours = palette(len(CLASSES))
+    save_checkpoint(cfg, folder / 'three.pth', CLASSES, dataset_meta={'classes': CLASSES, 'palette': colours})
+    return folder
+
+
+@pytest.fixture
+def tool(folder: Path, tmp_path: Path) -> Callable[..., int]:
+    """``tools/infer.py`` with the narrow network, in this process, to ``tmp_path/out``."""
+
+    def call(*words: str | Path, config: str = 'narrow.py', checkpoint: str = 'three.pth') -> int:
+        words = (*words, '--config', folder / config, '--checkpoint', folder / checkpoint)
+        out = () if '--out' in words else ('--out', tmp_path / 'out')
+        return cli.run(inference_parser(), infer, list(map(str, (*words, *out))))
+
+    return call
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / 'results.json').read_text())
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+def test_results_are_those_of_the_evaluation(
+    tool: Callable[..., int], folder: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    assert tool(coco_root / 'val2017', '--score-thr', '0', '--batch-size', '2') == 0
+    ours = [record for image in read(tmp_path / 'out')['images'] for record in image['objects']]
+
+    words = [folder / 'narrow.py', folder / 'three.pth', '--data-root', coco_root]
+    words += ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'coco.json']
+    runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    theirs = json.loads((tmp_path / 'coco.segm.json').read_text())
+    boxes = json.loads((tmp_path / 'coco.bbox.json').read_text())
+
+    assert len(ours) == len(theirs) == len(boxes) > 10
+    for mine, mask, box in zip(ours, theirs, boxes, strict=True):
+        assert mine['label'] + 1 == mask['category_id']
+        assert mine['name'] == CLASSES[mine['label']]
+        assert mine['score'] == pytest.approx(mask['score'], abs=1e-4)
+        assert mine['bbox'] == pytest.approx(box['bbox'], abs=0.02)
+        overlap = coco_mask.iou([mine['mask']], [mask['segmentation']], [0])
+        assert overlap > 0.95 or coco_mask.area(mine['mask']) == coco_mask.area(mask['segmentation']) == 0
+
+
+def test_pictures_and_json_of_a_folder(
+    tool: Callable[..., int], coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool(coco_root / 'val2017', '--score-thr', '0.5') == 0
+    assert re.search(r'3/3 ETA \d:\d\d:\d\d', capsys.readouterr().err)
+    content = read(tmp_path / 'out')
+    assert content['classes'] == list(CLASSES)
+    assert content['skipped'] == []
+    scores = [[record['score'] for record in image['objects']] for image in content['images']]
+    assert all(values == sorted(values, reverse=True) for values in scores)
+    every = [score for values in scores for score in values]
+    assert 0.5 <= min(every) < max(every) <= 1
+    for image in content['images']:
+        picture = cv2.imread(str(tmp_path / 'out' / image['picture']))
+        assert max(picture.shape) == 800, 'a small image is enlarged'
+        plain = cv2.resize(cv2.imread(image['file']), (800, 800)).astype(int)
+        changed = (np.abs(picture - plain).max(-1) > 60).mean()
+        assert changed > 0.005 * bool(image['objects'])
+        for record in image['objects']:
+            left, top, width, height = record['bbox']
+            assert 0 <= left <= left + width <= 64.01
+            assert 0 <= top <= top + height <= 64.01
+            assert record['mask']['size'] == [64, 64]
+    assert not [path for path in (tmp_path / 'out').rglob('*') if '.part' in path.name]
+
+
+def image_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Images of every kind, and their height and width as seen."""
+    shapes = {'one.png': (1, 1), 'odd.jpg': (37, 91), 'thin.png': (1, 400), 'tall.png': (300, 2)}
+    for name, shape in shapes.items():
+        cv2.imwrite(str(folder / name), noise(*shape, 3))
+    cv2.imwrite(str(folder / 'grey.png'), noise(40, 50))
+    cv2.imwrite(str(folder / 'rgba.png'), noise(40, 50, 4))
+    cv2.imwrite(str(folder / 'deep.png'), noise(40, 50, 3, dtype=np.uint16))
+    cv2.imwrite(str(folder / 'deep.tiff'), noise(40, 50, dtype=np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    Image.fromarray(noise(40, 50, 3)).save(folder / 'turned.jpg', exif=turned)
+    Image.fromarray(noise(40, 50)).convert('P').save(folder / 'no_suffix', 'png')
+    same = ('grey.png', 'rgba.png', 'deep.png', 'deep.tiff', 'no_suffix')
+    return {**shapes, **dict.fromkeys(same, (40, 50)), 'turned.jpg': (50, 40)}
+
+
+@pytest.mark.parametrize('options', [(), ('--bf16', '--batch-size', '4')])
+def test_images_of_every_kind(tool: Callable[..., int], tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / 'in').mkdir()
+    sizes = image_files(tmp_path / 'in')
+    assert tool(tmp_path / 'in', '--score-thr', '0', *options) == 0
+    images = read(tmp_path / 'out')['images']
+    assert {Path(image['file']).name: (image['height'], image['width']) for image in images} == sizes
+    assert len({image['picture'] for image in images}) == len(sizes), 'deep.png and deep.tiff have one each'
+    for image in images:
+        for record in image['objects']:
+            assert record['mask']['size'] == [image['height'], image['width']]
+            assert np.isfinite([record['score'], *record['bbox']]).all()
+            assert record['bbox'][0] + record['bbox'][2] <= image['width'] + 0.01
+        assert cv2.imread(str(tmp_path / 'out' / image['picture'])).shape[0] >= 40
+
+
+def test_bfloat16_is_used_and_close(folder: Path) -> None:
+    image = noise(64, 64, 3)
+    plain, half = (
+        predict(open_inferencer(folder / 'narrow.py', folder / 'three.pth', 'cpu', bf16), [image])[0]
+        for bf16 in (False, True)
+    )
+    best, close = (sample.pred_instances.scores.max().item() for sample in (plain, half))
+    assert best != close
+    assert best == pytest.approx(close, abs=0.05)
+    assert half.pred_instances.bboxes.dtype == torch.float32
+
+
+def test_a_file_that_is_no_image_is_named_and_the_others_done(
+    tool: Callable[..., int], coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'text.jpg').write_text('no image')
+    image = next((coco_root / 'val2017').iterdir())
+    words = [tmp_path / 'gone.png', tmp_path / 'empty', tmp_path / 'text.jpg', image]
+    assert tool(*words, '--batch-size', '3') == 1
+    content = read(tmp_path / 'out')
+    assert [record['file'] for record in content['images']] == [str(image)]
+    reasons = {Path(record['file']).name: record['reason'] for record in content['skipped']}
+    assert reasons == {
+        'gone.png': 'no such file',
+        'empty': 'the folder holds no files',
+        'text.jpg': 'cannot be read as an image',
+    }
+    err = capsys.readouterr().err
+    assert all(f'skipped {tmp_path / name}: {reason}' in err for name, reason in reasons.items())
+
+
+def test_names_repeat_and_nothing_is_overwritten(tool: Callable[..., int], tmp_path: Path) -> None:
+    taken = tmp_path / 'out' / 'pictures'
+    for number, place in enumerate(('a', 'b/c', 'out/pictures')):
+        (tmp_path / place).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / place / 'same.png'), np.full((8, 8, 3), number, np.uint8))
+    cv2.imwrite(str(tmp_path / 'a' / '[1].png'), noise(8, 8, 3))
+    before = (taken / 'same.png').read_bytes()
+    words = [tmp_path / '**/same.png', tmp_path / 'a', tmp_path / 'a' / '[1].png']
+    assert tool(*words, '--score-thr', '1') == 0
+    images = read(tmp_path / 'out')['images']
+    assert len(images) == 4, 'each file once'
+    pictures = {Path(image['file']).relative_to(tmp_path).as_posix(): image['picture'] for image in images}
+    assert pictures == {
+        'a/same.png': 'pictures/same-2.png',
+        'b/c/same.png': 'pictures/same-3.png',
+        'out/pictures/same.png': 'pictures/same-4.png',
+        'a/[1].png': 'pictures/[1].png',
+    }
+    assert (taken / 'same.png').read_bytes() == before
+    assert len(list(taken.iterdir())) == 5
+
+
+def test_names_of_classes_come_from_the_config_or_are_numbers(
+    folder: Path, narrow_config: Callable[[str], Config], tmp_path: Path
+) -> None:
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    save_checkpoint(cfg, tmp_path / 'coco.pth', tuple(map(str, range(80))))
+    inferencer = open_inferencer(folder / 'narrow.py', tmp_path / 'coco.pth', 'cpu')
+    assert inferencer.model.dataset_meta['classes'][:2] == ('person', 'bicycle')
+
+    save_checkpoint(cfg, tmp_path / 'two.pth', ('0', '1'))
+    heads = ['model.roi_head.bbox_head.num_classes=2', 'model.roi_head.mask_head.num_classes=2']
+    inferencer = open_inferencer(folder / 'narrow.py', tmp_path / 'two.pth', 'cpu', cfg_options=heads)
+    assert inferencer.model.dataset_meta['classes'] == ('class 0', 'class 1')
+    with pytest.raises(UserError, match=r'two\.pth: does not fit the model: .*fc_cls'):
+        open_inferencer(folder / 'narrow.py', tmp_path / 'two.pth', 'cpu')
+
+
+BAD = {
+    'no_config': (['--config', 'gone.py'], 'gone.py: no such config file'),
+    'config_without_model': (['--config', 'empty.py'], 'empty.py: has no model and test_dataloader'),
+    'other_scope': (['--config', 'scope.py'], 'its default_scope is mmpose; only mmdet and mmseg'),
+    'no_checkpoint': (['--checkpoint', 'gone.pth'], r'gone\.pth: cannot be read \(No such file'),
+    'text_checkpoint': (['--checkpoint', 'empty.py'], r'empty\.py: '),
+    'other_arch': (
+        ['--checkpoint', 'other.pth'],
+        r"other\.pth: does not fit the model \(the file's arch is .*, the model's .*\): ",
+    ),
+    'not_a_device': (['--device', 'gpu'], '--device gpu: not available here; there is cpu'),
+    'no_such_device': (['--device', 'cuda:99'], '--device cuda:99: not available here; there is cpu'),
+    'high_threshold': (['--score-thr', '1.5'], r'--score-thr 1\.5: scores are between 0 and 1'),
+    'negative_threshold': (['--score-thr', '-0.1'], r'--score-thr -0\.1: scores are between 0 and 1'),
+    'no_threshold': (['--score-thr', 'nan'], '--score-thr nan: scores are between 0 and 1'),
+    'empty_batch': (['--batch-size', '0'], '--batch-size 0: at least 1'),
+    'out_is_a_file': (['--out', 'empty.py'], r'--out empty\.py: empty\.py is a file; give a folder'),
+    'out_under_a_file': (['--out', 'empty.py/a/b'], r'--out empty\.py/a/b: empty\.py is a file'),
+    'bad_setting': (['--cfg-options', 'modle.x=1'], 'nothing is called modle; did you mean model'),
+    'nothing_matches': (['--', 'gone/*.jpg'], r'no files at gone/\*\.jpg; give images, folders or patterns'),
+}
+
+
+@pytest.fixture
+def beside(
+    folder: Path, narrow_config: Callable[[str], Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder of things that do not work, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path('empty.py').write_text('model = None\n')
+    cfg = Config.fromfile(folder / 'narrow.py')
+    cfg.default_scope = 'mmpose'
+    cfg.dump('scope.py')
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    cfg.model.backbone.arch.depths = (1, 1, 2, 1)
+    save_checkpoint(cfg, Path('other.pth'), CLASSES, dataset_meta={'classes': CLASSES})
+    cv2.imwrite('image.png', noise(8, 8, 3))
+    return tmp_path
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_input_is_one_line(
+    case: str, folder: Path, beside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, message = BAD[case]
+    image = [] if words[0] == '--' else ['image.png']
+    good = ['--config', str(folder / 'narrow.py'), '--checkpoint', str(folder / 'three.pth')]
+    before = sorted(beside.iterdir())
+    assert cli.run(inference_parser(), infer, [*image, *good, *words]) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if 'Warning' not in line]
+    errors = [line for line in err if line.startswith('error: ')]
+    assert len(errors) == 1
+    assert re.search(message, errors[0])
+    assert not any('Traceback' in line for line in err)
+    assert sorted(beside.iterdir()) == before, 'nothing is written'
+
+
+def test_interrupted_half_way_leaves_whole_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / 'in').mkdir()
+    for number in range(400):
+        cv2.imwrite(str(tmp_path / 'in' / f'{number:03}.png'), noise(30, 30, 3))
+    words = ['in', '--config', folder / 'narrow.py', '--checkpoint', folder / 'three.pth', '--device', 'cpu']
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / 'tools' / 'infer.py', *words],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(PROJECT), 'OMP_NUM_THREADS': '1'},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pictures = tmp_path / 'predictions' / 'pictures'
+    while len(list(pictures.glob('*.png'))) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert 'interrupted' in process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    done = read(tmp_path / 'predictions')['images']
+    assert 3 <= len(done) < 400
+    names = {path.name for path in pictures.iterdir()}
+    assert names >= {Path(image['picture']).name for image in done}
+    assert len(names) <= len(done) + 1
+    assert all(cv2.imread(str(path)) is not None for path in pictures.iterdir())

@@ -1,0 +1,7 @@
+"""Predict on images with a checkpoint: see --help."""
+
+from crossformer_mm import cli
+from crossformer_mm.inference.run import infer, inference_parser
+
+if __name__ == '__main__':
+    raise SystemExit(cli.run(inference_parser(), infer))
