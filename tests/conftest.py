@@ -1,5 +1,7 @@
 """What several tests share: a tiny COCO set, and configs narrow enough for seconds on a CPU."""
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,18 @@ def flat_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def narrow_config() -> Callable[[str], Config]:
+def config() -> Callable[[str], Config]:
+    """A function from a config's name in ``configs/`` to that config, each read once."""
+    read = functools.cache(lambda name: Config.fromfile(CONFIGS / f'{name}.py'))
+    return lambda name: copy.deepcopy(read(name))
+
+
+@pytest.fixture(scope='session')
+def narrow_config(config: Callable[[str], Config]) -> Callable[[str], Config]:
     """A function from a config's name in ``configs/`` to that config, narrow and for small images."""
 
     def load(name: str) -> Config:
-        cfg = Config.fromfile(CONFIGS / f'{name}.py')
+        cfg = config(name)
         narrow_model(cfg.model)
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             cfg[loader].num_workers = 0

@@ -10,49 +10,105 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
-MASK_RCNN = [f'mask_rcnn_crossformer_{arch}' for arch in ARCHS]
-MILLIONS = {'s': 50.16, 'b': 71.48, 'pp_s': 42.96, 'pp_b': 71.50}
+SHORT = [f'{kind}_crossformer_{arch}' for kind in ('mask_rcnn', 'retinanet') for arch in ARCHS]
+LONG = [f'{kind}_crossformer_{arch}_3x' for kind in ('mask_rcnn', 'cascade_mask_rcnn') for arch in ('s', 'b')]
+LARGE = [f'{kind}_crossformer_{arch}_g14' for kind in ('mask_rcnn', 'retinanet') for arch in ('s', 'b')]
+PROGRESSIVE = [
+    f'{kind}_crossformer_{arch}_pgs' for kind in ('mask_rcnn', 'retinanet') for arch in ('pp_s', 'pp_b')
+]
+DETECTORS = [*SHORT, *LONG, *LARGE, *PROGRESSIVE]
+MILLIONS = {
+    **{'mask_rcnn_crossformer_s': 50.16, 'mask_rcnn_crossformer_b': 71.48},
+    **{'mask_rcnn_crossformer_pp_s': 42.96, 'mask_rcnn_crossformer_pp_b': 71.50},
+    **{'retinanet_crossformer_s': 40.83, 'retinanet_crossformer_b': 62.14},
+    **{'retinanet_crossformer_pp_s': 33.05, 'retinanet_crossformer_pp_b': 62.16},
+    'cascade_mask_rcnn_crossformer_s_3x': 88.0,
+}
+WIDTHS = {'t': 64, 's': 96, 'b': 96, 'l': 128, 'pp_s': 64, 'pp_b': 96, 'pp_l': 128}
 
 
 def build(cfg: Config) -> torch.nn.Module:
     init_default_scope(cfg.default_scope)
-    return MODELS.build(cfg.model)
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
 def test_the_folder_holds_what_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob('mask_rcnn_*.py')} == set(MASK_RCNN)
+    found = {path.stem for path in CONFIGS.glob('*.py') if 'rcnn' in path.stem or 'retinanet' in path.stem}
+    assert found == {*DETECTORS, 'demo_mask_rcnn'}
 
 
-@pytest.mark.parametrize('arch', ARCHS)
-def test_full_width(arch: str) -> None:
-    cfg = Config.fromfile(CONFIGS / f'mask_rcnn_crossformer_{arch}.py')
+@pytest.mark.parametrize('name', DETECTORS)
+def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
+    text = (CONFIGS / f'{name}.py').read_text()
+    assert text.startswith(('"""Mask R-CNN with', '"""RetinaNet with', '"""Cascade Mask R-CNN with'))
+    assert f'\n    python tools/train.py configs/{name}.py --pretrained FILE\n"""' in text
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_neck_fits_the_backbone(name: str, config: Callable[[str], Config]) -> None:
+    model = config(name).model
+    arch = name.partition('crossformer_')[2].removesuffix('_3x').removesuffix('_g14').removesuffix('_pgs')
+    assert model.backbone.arch == arch
+    assert model.neck.in_channels == [WIDTHS[arch] * 2**stage for stage in range(4)]
+
+
+@pytest.mark.parametrize('name', MILLIONS)
+def test_parameters_are_the_published_ones(name: str, config: Callable[[str], Config]) -> None:
+    cfg = config(name)
     model = build(cfg)
-    assert cfg.model.backbone.arch == arch
     assert list(model.backbone.out_channels) == cfg.model.neck.in_channels
-    if arch in MILLIONS:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        assert parameters / 1e6 == pytest.approx(MILLIONS[arch], abs=0.006)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters / 1e6 == pytest.approx(MILLIONS[name], abs=0.05 if '3x' in name else 0.006)
 
 
-@pytest.mark.parametrize('name', MASK_RCNN)
-def test_recipe_is_the_published_one(name: str) -> None:
-    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+@pytest.mark.parametrize('name', DETECTORS)
+def test_recipe_is_the_published_one(name: str, config: Callable[[str], Config]) -> None:
+    cfg = config(name)
     assert cfg.optim_wrapper.optimizer == {'type': 'AdamW', 'lr': 1e-4, 'weight_decay': 1e-4}
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.type, warm_up.start_factor, warm_up.end) == ('LinearLR', 0.001, 500)
-    assert (steps.milestones, cfg.train_cfg.max_epochs) == ([8, 11], 12)
+    milestones, epochs = ([27, 33], 36) if name in LONG else ([8, 11], 12)
+    assert (steps.milestones, steps.end, cfg.train_cfg.max_epochs) == (milestones, epochs, epochs)
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert ('segm' in cfg.test_evaluator.metric) == (not name.startswith('retinanet'))
 
 
-def test_config_runs_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('name', LONG)
+def test_long_training_is_multi_scale(name: str, config: Callable[[str], Config]) -> None:
+    resized, cropped = config(name).train_dataloader.dataset.pipeline[3].transforms
+    assert [step.type for step in resized] == ['RandomChoiceResize']
+    assert [step.type for step in cropped] == ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize']
+    assert [tuple(scale) for scale in resized[0].scales] == [(side, 1333) for side in range(480, 801, 32)]
+
+
+@pytest.mark.parametrize(
+    ('names', 'group_sizes', 'intervals'),
+    [(LARGE, [14, 14, 7, 7], [16, 8, 2, 1]), (PROGRESSIVE, [4, 4, 14, 7], [4, 2, 1, 1])],
+)
+def test_group_settings(
+    names: list[str], group_sizes: list[int], intervals: list[int], config: Callable[[str], Config]
+) -> None:
+    for name in names:
+        backbone = config(name).model.backbone
+        assert (backbone.group_sizes, backbone.intervals) == (group_sizes, intervals)
+
+
+def test_retinanet_has_five_levels_from_stride_8(config: Callable[[str], Config]) -> None:
+    neck = config('retinanet_crossformer_s').model.neck
+    assert (neck.start_level, neck.add_extra_convs, neck.num_outs) == (1, 'on_input', 5)
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_crossformer_pp_s', 'cascade_mask_rcnn_crossformer_b_3x'])
+def test_config_runs_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = tmp_path / 'mine.py'
-    leaf.write_text(f'_base_ = "{CONFIGS}/mask_rcnn_crossformer_pp_s.py"\n')
+    leaf.write_text(f'_base_ = "{CONFIGS}/{name}.py"\n')
     monkeypatch.chdir(tmp_path)
-    assert Config.fromfile('mine.py').model.backbone.arch == 'pp_s'
+    assert f'crossformer_{Config.fromfile("mine.py").model.backbone.arch}' in name
 
 
 def batch(counts: tuple[int, ...]) -> dict:
@@ -81,7 +137,12 @@ def sample(boxes: torch.Tensor, masks: torch.Tensor) -> DetDataSample:
 
 @pytest.mark.parametrize(
     ('name', 'counts'),
-    [*((name, (2, 0)) for name in MASK_RCNN), ('mask_rcnn_crossformer_pp_s', (0, 0))],
+    [
+        *((name, (2, 0)) for name in DETECTORS),
+        ('mask_rcnn_crossformer_pp_s', (0, 0)),
+        ('retinanet_crossformer_pp_s', (0, 0)),
+        ('cascade_mask_rcnn_crossformer_s_3x', (0, 0)),
+    ],
 )
 def test_loss_reaches_every_parameter(
     name: str, counts: tuple[int, ...], narrow_config: Callable[[str], Config]
@@ -98,11 +159,12 @@ def test_loss_reaches_every_parameter(
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
-@pytest.mark.parametrize('name', MASK_RCNN)
+@pytest.mark.parametrize('name', DETECTORS)
 def test_prediction(name: str, narrow_config: Callable[[str], Config]) -> None:
     torch.manual_seed(0)
     cfg = narrow_config(name)
-    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    settings = cfg.model.test_cfg
+    settings.get('rcnn', settings).score_thr = 0.0
     model = build(cfg).eval()
     with torch.no_grad():
         results = model.test_step(batch((1, 0)))
@@ -110,5 +172,6 @@ def test_prediction(name: str, narrow_config: Callable[[str], Config]) -> None:
     for result in results:
         found = result.pred_instances
         assert len(found) == 20
-        assert found.masks.shape[1:] == (64, 80)
         assert torch.isfinite(found.bboxes).all()
+        if not name.startswith('retinanet'):
+            assert found.masks.shape[1:] == (64, 80)

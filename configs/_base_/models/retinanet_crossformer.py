@@ -1,0 +1,8 @@
+"""RetinaNet with FPN from stride 8, MMDetection's own but for the backbone."""
+
+_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+
+model = dict(
+    backbone=dict(_delete_=True, type='CrossFormer', arch='s'),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

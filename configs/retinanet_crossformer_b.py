@@ -1,0 +1,10 @@
+"""RetinaNet with CrossFormer-B on COCO 2017, 1x: 12 epochs, 8 × 2 images.
+
+Published, from ImageNet weights: 62.1 M parameters, 389.0 G multiply-adds, box AP 46.2.
+
+    python tools/train.py configs/retinanet_crossformer_b.py --pretrained FILE
+"""
+
+_base_ = './retinanet_crossformer_s.py'
+
+model = dict(backbone=dict(arch='b'))

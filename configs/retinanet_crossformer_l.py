@@ -1,0 +1,13 @@
+"""RetinaNet with CrossFormer-L on COCO 2017, 1x: 12 epochs, 8 × 2 images.
+
+No published result.
+
+    python tools/train.py configs/retinanet_crossformer_l.py --pretrained FILE
+"""
+
+_base_ = './retinanet_crossformer_s.py'
+
+model = dict(
+    backbone=dict(arch='l'),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)
