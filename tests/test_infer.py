@@ -123,6 +123,20 @@ def test_pictures_and_json_of_a_folder(
     assert not [path for path in (tmp_path / 'out').rglob('*') if '.part' in path.name]
 
 
+def test_a_model_without_masks_gives_boxes(
+    tool: Callable[..., int], narrow_config: Callable[[str], Config], folder: Path, tmp_path: Path
+) -> None:
+    cfg = narrow_config('retinanet_crossformer_s')
+    cfg.model.test_cfg.update(score_thr=0.0, max_per_img=5)
+    cfg.dump(folder / 'retinanet.py')
+    save_checkpoint(cfg, folder / 'one.pth', ('nut',), dataset_meta={'classes': ('nut',)})
+    cv2.imwrite(str(tmp_path / 'image.png'), noise(50, 70, 3))
+    words = (tmp_path / 'image.png', '--score-thr', '0')
+    assert tool(*words, config='retinanet.py', checkpoint='one.pth') == 0
+    (image,) = read(tmp_path / 'out')['images']
+    assert [set(record) for record in image['objects']] == [{'label', 'name', 'score', 'bbox'}] * 5
+
+
 def image_files(folder: Path) -> dict[str, tuple[int, int]]:
     """Images of every kind, and their height and width as seen."""
     shapes = {'one.png': (1, 1), 'odd.jpg': (37, 91), 'thin.png': (1, 400), 'tall.png': (300, 2)}

@@ -13,10 +13,11 @@ from pycocotools import mask as coco_mask
 
 from ..pictures import DrawnObject, draw_objects
 
-LONGER_SIDE = 8  # inches of the picture: lines and letters are so many points on it, whatever its pixels
+LONGER_SIDE = 6.5  # inches of the picture: lines and letters are so many points on it, whatever its pixels
 PIXELS = (800, 2000)  # at least, at most, along the longer side
 LEGEND = 2.2  # inches beside a segmented image
-LEGEND_ROWS = 24
+ROW = 0.21  # inches of a class in it
+MOST_ROWS = 24
 
 
 def save_objects(path: Path, image: np.ndarray, records: Sequence[dict[str, Any]]) -> None:
@@ -57,25 +58,30 @@ def save_segments(
         records: From :func:`crossformer_mm.inference.results.segment_records`.
         colours: RGB of each class, 0 to 255.
     """
-    figure, axes = _figure(image, LEGEND)
+    records = records[:MOST_ROWS]
+    figure, axes = _figure(image, len(records))
     table = np.asarray(colours, np.uint8)
     rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     axes.imshow(cv2.addWeighted(rgb, 0.45, table[labels], 0.55, 0), interpolation='nearest')
-    shares = [(record, record['pixels'] / labels.size) for record in records[:LEGEND_ROWS]]
     handles = [
-        Patch(color=table[record['label']] / 255, label=f'{record["name"]} {share:.1%}')
-        for record, share in shares
+        Patch(
+            color=table[record['label']] / 255,
+            label=f'{record["name"]} {record["pixels"] / labels.size:.1%}',
+        )
+        for record in records
     ]
     figure.legend(handles=handles, loc='upper right', frameon=False, fontsize=9)
     figure.savefig(path, format='png')
 
 
-def _figure(image: np.ndarray, beside: float = 0) -> tuple[Figure, Axes]:
-    """A figure filled by an image, but for ``beside`` inches at its right."""
+def _figure(image: np.ndarray, legend_rows: int = 0) -> tuple[Figure, Axes]:
+    """A figure filled by an image, but for a legend's place at its right."""
     longer = max(image.shape[:2])
     height, width = (max(side * LONGER_SIDE / longer, 0.5) for side in image.shape[:2])
+    total = width + LEGEND * bool(legend_rows)
+    height = max(height, (legend_rows + 1) * ROW)
     dpi = min(max(longer, PIXELS[0]), PIXELS[1]) / LONGER_SIDE
-    figure = Figure(figsize=(width + beside, height), dpi=dpi)
-    axes = figure.add_axes((0, 0, width / (width + beside), 1))
+    figure = Figure(figsize=(total, height), dpi=dpi)
+    axes = figure.add_axes((0, 0, width / total, 1))
     axes.set_axis_off()
     return figure, axes

@@ -1,0 +1,128 @@
+"""The toolboxes' inferencers from Python: the README's example, and a segmentor."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from crossformer_mm import cli
+from crossformer_mm.data_config import set_num_classes
+from crossformer_mm.inference import open_inferencer, predict
+from crossformer_mm.inference.run import infer, inference_parser
+
+README = Path(__file__).parents[1] / 'README.md'
+SKY, ROAD = 0, 1
+SEGMENTOR = """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['crossformer_mm'])
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[0.0] * 3, std=[255.0] * 3, size_divisor=None),
+    backbone=dict(type='CrossFormer', arch=dict(embed_dims=32, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))),
+    neck=dict(type='FPN', in_channels=[32, 64, 128, 256], out_channels=16, num_outs=4),
+    decode_head=dict(
+        type='FPNHead', in_channels=[16] * 4, in_index=[0, 1, 2, 3], feature_strides=[4, 8, 16, 32],
+        channels=16, dropout_ratio=0.0, num_classes=150, norm_cfg=dict(type='BN'), align_corners=False),
+    test_cfg=dict(mode='whole'))
+test_dataloader = dict(dataset=dict(type='ADE20KDataset', pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(96, 64), keep_ratio=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs')]))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+"""
+
+
+@pytest.fixture(scope='module')
+def segmentor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a narrow Semantic FPN for ADE20K, ``fpn.py``, and ``two.pth``, for two other classes."""
+    folder = tmp_path_factory.mktemp('segmentor')
+    (folder / 'fpn.py').write_text(SEGMENTOR)
+    cfg = Config.fromfile(folder / 'fpn.py')
+    init_default_scope('mmseg')
+    set_num_classes(cfg.model, 2)
+    torch.manual_seed(0)
+    state = MODELS.build(cfg.model).state_dict()
+    meta = {'dataset_meta': {'classes': ('sky', 'road'), 'palette': [[0, 0, 255], [0, 255, 0]]}}
+    torch.save({'state_dict': state, 'meta': meta}, folder / 'two.pth')
+    return folder
+
+
+@pytest.mark.parametrize('options', [(), ('--bf16', '--batch-size', '3')])
+def test_segmentation(segmentor: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Label maps are as large as their images, and the JSON counts what is in them."""
+    (tmp_path / 'in').mkdir()
+    sizes = {'a': (40, 60), 'b': (64, 96), 'c': (1, 1), 'd': (3, 700)}
+    for name, size in sizes.items():
+        noise = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / 'in' / f'{name}.png'), noise)
+    words = [tmp_path / 'in', '--config', segmentor / 'fpn.py', '--checkpoint', segmentor / 'two.pth']
+    words += ['--out', tmp_path / 'out', *options]
+    assert cli.run(inference_parser(), infer, list(map(str, words))) == 0
+    content = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert content['classes'] == ['sky', 'road']
+    assert len(content['images']) == len(sizes)
+    for image in content['images']:
+        labels = cv2.imread(str(tmp_path / 'out' / image['label_map']), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (image['height'], image['width']) == sizes[Path(image['file']).stem]
+        counts = {segment['name']: segment['pixels'] for segment in image['segments']}
+        want = {'sky': int((labels == SKY).sum()), 'road': int((labels == ROAD).sum())}
+        assert counts == {name: pixels for name, pixels in want.items() if pixels}
+        assert (tmp_path / 'out' / image['picture']).is_file()
+
+
+def test_picture_of_segments_has_the_colours_of_the_classes(segmentor: Path, tmp_path: Path) -> None:
+    """A grey image is tinted blue where the label map says sky, and green where it says road."""
+    grey = np.random.default_rng(0).integers(0, 255, (100, 200), np.uint8)
+    cv2.imwrite(str(tmp_path / 'grey.png'), grey)
+    words = [tmp_path / 'grey.png', '--config', segmentor / 'fpn.py', '--checkpoint', segmentor / 'two.pth']
+    assert cli.run(inference_parser(), infer, list(map(str, [*words, '--out', tmp_path]))) == 0
+    labels = cv2.imread(str(tmp_path / 'label_maps' / 'grey.png'), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imread(str(tmp_path / 'pictures' / 'grey.png'))
+    assert picture.shape[0] == 400
+    assert picture.shape[1] > 1000, 'the legend is beside it'
+    assert set(np.unique(labels)) == {SKY, ROAD}
+    channel = picture[2::4, 2:800:4].argmax(-1)  # blue or green, in OpenCV's order
+    assert (channel == labels).mean() > 0.97
+
+
+def test_segments_are_those_of_the_toolbox(segmentor: Path) -> None:
+    """A batch of several sizes gives what each image gives alone through MMSegmentation's own call."""
+    inferencer = open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu')
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 60), (40, 60), (64, 32))]
+    samples = predict(inferencer, images)
+    for image, sample in zip(images, samples, strict=True):
+        alone = inferencer(image)['predictions']
+        assert (sample.pred_sem_seg.data[0].numpy() == alone).mean() > 0.999
+
+
+def test_the_example_of_the_readme(
+    narrow_config: Callable[[str], Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs as it stands, where its config, checkpoint and images are."""
+    blocks = re.findall(r'```python\n(.*?)```', README.read_text(encoding='utf-8'), re.DOTALL)
+    (example,) = [block for block in blocks if 'open_inferencer' in block]
+    monkeypatch.chdir(tmp_path)
+    for name in ('configs', 'photos'):
+        Path(name).mkdir()
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    cfg.dump('configs/mask_rcnn_crossformer_s.py')
+    init_default_scope('mmdet')
+    set_num_classes(cfg.model, 2)
+    meta = {'dataset_meta': {'classes': ('apple', 'nut')}}
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'checkpoint.pth')
+    for name in ('a', 'b'):
+        cv2.imwrite(f'photos/{name}.jpg', np.zeros((48, 64, 3), np.uint8))
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names['inferencer'].model.dataset_meta['classes'] == ('apple', 'nut')
+    assert [set(p) for p in names['results']['predictions']] == [{'labels', 'scores', 'bboxes', 'masks'}] * 2
+    assert sorted(path.name for path in Path('predictions/vis').iterdir()) == ['a.jpg', 'b.jpg']
