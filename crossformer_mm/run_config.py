@@ -3,8 +3,11 @@
 import argparse
 import difflib
 import inspect
+import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,8 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     if not Path(path).is_file():
         raise UserError(f'{path}: no such config file; the project keeps its own in configs/')
     try:
-        cfg = Config.fromfile(path)
+        with without_notices():
+            cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: anything can go wrong in it
         raise UserError(f'{path} is no working config: {_one_line(error)}') from error
     settings: dict[str, Any] = {}
@@ -50,6 +54,17 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
         words = ' '.join(cfg_options)
         raise UserError(f'--cfg-options {words}: does not fit the config: {_one_line(error)}') from error
     return cfg
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Keep quiet, while toolboxes are imported, about optional parts of theirs that nothing here uses."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()) as said:
+        warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
+        yield
+    for line in said.getvalue().splitlines():
+        if not line.startswith('Could not import OneDL'):
+            print(line)
 
 
 def _one_line(error: Exception) -> str:
@@ -178,6 +193,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str]) -> Confi
     )
     agree_with_data(cfg, loaders)
     allow_no_workers(cfg)
+    check_launcher(options.launcher)
     cfg.launcher = options.launcher
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     if options.launcher != 'none' and not torch.cuda.is_available():
@@ -194,6 +210,27 @@ def allow_no_workers(cfg: Config) -> None:
     for loader in LOADERS:
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that a run that is to be one of several processes was started as such.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        UserError: What the launcher tells its processes by is not in the environment.
+    """
+    variable, start = {
+        'none': (None, ''),
+        'pytorch': ('RANK', 'tools/dist_train.sh or tools/dist_test.sh'),
+        'slurm': ('SLURM_PROCID', 'srun'),
+        'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+    }[launcher]
+    if variable and variable not in os.environ:
+        raise UserError(
+            f'--launcher {launcher}: this process is not one of several; start it through {start}'
+        )
 
 
 def distribute_on_cpu(cfg: Config) -> None:

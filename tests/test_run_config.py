@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from crossformer_mm.errors import UserError
-from crossformer_mm.run_config import evaluation_config, load_config, training_config
+from crossformer_mm.run_config import evaluation_config, load_config, training_config, without_notices
 from crossformer_mm.runs import evaluation_parser, training_parser
 
 
@@ -82,11 +82,32 @@ def test_no_workers_are_not_kept_alive(train_with: Callable[..., Config]) -> Non
 
 def test_processes_without_gpus(train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('SLURM_PROCID', '0')
     cfg = train_with('--launcher', 'pytorch')
     assert cfg.launcher == 'pytorch'
     assert cfg.model_wrapper_cfg.device_ids is None
     with pytest.raises(UserError, match='--launcher slurm needs GPUs'):
         train_with('--launcher', 'slurm')
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'start'), [('pytorch', 'dist_train.sh'), ('slurm', 'srun'), ('mpi', 'mpirun')]
+)
+def test_a_launcher_that_did_not_launch(
+    train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, launcher: str, start: str
+) -> None:
+    for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=f'--launcher {launcher}: .* start it through .*{start}'):
+        train_with('--launcher', launcher)
+
+
+def test_notices_are_dropped_and_the_rest_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with without_notices():
+        print('Could not import OneDL. Skipping OneDL datasets.')
+        print('a config that says something')
+    assert capsys.readouterr().out == 'a config that says something\n'
 
 
 def test_config_that_is_not_there() -> None:
