@@ -63,10 +63,10 @@ def read_image(path: Path) -> np.ndarray:
     """
     if not path.exists():
         raise NoImageError('no such file')
-    try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # more pixels than OpenCV takes
-        raise NoImageError(f'cannot be read as an image ({error.err})') from error
+    try:  # imread crashes on names that are not UTF-8; a mapped file is not read beyond its header in vain
+        image = cv2.imdecode(np.memmap(path, np.uint8, 'r'), cv2.IMREAD_COLOR)
+    except (OSError, ValueError, cv2.error) as error:  # no access, empty, too many pixels
+        raise NoImageError('cannot be read as an image') from error
     if image is None:
         raise NoImageError('cannot be read as an image')
     return image

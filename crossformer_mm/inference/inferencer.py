@@ -82,8 +82,9 @@ def open_inferencer(
     """
     device = check_device(device)
     cfg = load_config(config, cfg_options)
-    if not isinstance(cfg.get('model'), dict) or not cfg.get('test_dataloader'):
-        raise UserError(f'{config}: has no model and test_dataloader to predict with; give a whole config')
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
+    if not isinstance(cfg.get('model'), dict) or not dataset.get('pipeline'):
+        raise UserError(f'{config}: has no model and test pipeline to predict with; give a whole config')
     base = _inferencer_class(cfg)
     meta = _dataset_meta(cfg, read_checkpoint(checkpoint, mmap=True))
     set_num_classes(cfg.model, len(meta['classes']))

@@ -61,7 +61,8 @@ class Results:
         """Write ``results.json``."""
         content = {**self.about, 'images': self.images, 'skipped': self.skipped}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        _write_bytes(self.folder / JSON, f'{text}\n'.encode())
+        # the bytes of a file's name that are not UTF-8 become JSON's escapes
+        _write_bytes(self.folder / JSON, f'{text}\n'.encode(errors='backslashreplace'))
 
 
 def infer(options: argparse.Namespace) -> int:
