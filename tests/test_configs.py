@@ -23,10 +23,14 @@ PROGRESSIVE = [
 ]
 DETECTORS = [*SHORT, *LONG, *LARGE, *PROGRESSIVE]
 MILLIONS = {
-    **{'mask_rcnn_crossformer_s': 50.16, 'mask_rcnn_crossformer_b': 71.48},
-    **{'mask_rcnn_crossformer_pp_s': 42.96, 'mask_rcnn_crossformer_pp_b': 71.50},
-    **{'retinanet_crossformer_s': 40.83, 'retinanet_crossformer_b': 62.14},
-    **{'retinanet_crossformer_pp_s': 33.05, 'retinanet_crossformer_pp_b': 62.16},
+    'mask_rcnn_crossformer_s': 50.16,
+    'mask_rcnn_crossformer_b': 71.48,
+    'mask_rcnn_crossformer_pp_s': 42.96,
+    'mask_rcnn_crossformer_pp_b': 71.50,
+    'retinanet_crossformer_s': 40.83,
+    'retinanet_crossformer_b': 62.14,
+    'retinanet_crossformer_pp_s': 33.05,
+    'retinanet_crossformer_pp_b': 62.16,
     'cascade_mask_rcnn_crossformer_s_3x': 88.0,
 }
 WIDTHS = {'t': 64, 's': 96, 'b': 96, 'l': 128, 'pp_s': 64, 'pp_b': 96, 'pp_l': 128}

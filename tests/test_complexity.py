@@ -1,0 +1,172 @@
+"""Counting: attention's products by hand, parts that sum up, two stages and cascades, and what is refused."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from conftest import CONFIGS
+from mmengine.config import Config
+from torch import nn
+
+from crossformer_mm import CrossFormer, cli
+from crossformer_mm.complexity import MAX_PIXELS, RULE, build_model, count, table
+from crossformer_mm.errors import UserError
+
+HEIGHT, WIDTH = 64, 96
+
+
+@pytest.fixture
+def mask_rcnn(narrow_config: Callable[[str], Config]) -> nn.Module:
+    return build_model(narrow_config('mask_rcnn_crossformer_s'))
+
+
+def costs(model: nn.Module, height: int = HEIGHT, width: int = WIDTH) -> dict[str, int]:
+    return {part.name: part.multiply_adds for part in count(model, height, width)}
+
+
+def test_backbone_counts_every_product_once(mask_rcnn: nn.Module) -> None:
+    arch = {'embed_dims': 32, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
+    mask_rcnn.backbone = CrossFormer(arch)
+    multiply_adds = 16 * 24 * 3 * (16 * 16 + 8 * 64 + 4 * 256 + 4 * 1024)
+    for s, (rows, columns) in enumerate([(16, 24), (8, 12), (4, 6), (2, 3)]):
+        C, T = 32 * 2**s, rows * columns
+        # windows of 7×7, smaller at the edges; the last two maps are one group each
+        heights = {16: (7, 7, 2), 8: (7, 1)}.get(rows, (rows,))
+        widths = {24: (7, 7, 7, 3), 12: (7, 5)}.get(columns, (columns,))
+        pairs = sum((a * b) ** 2 for a in heights for b in widths)
+        largest = (rows, columns) if min(rows, columns) <= 7 else (7, 7)
+        offsets, P = (2 * largest[0] - 1) * (2 * largest[1] - 1), C // 16
+        multiply_adds += 12 * C * C * T + 2 * C * pairs
+        multiply_adds += offsets * (2 * P + 2 * P * P + P * (1, 2, 4, 8)[s])
+        if s < 3:
+            multiply_adds += T // 4 * C * C * (4 + 16)
+    assert costs(mask_rcnn)['backbone'] == multiply_adds
+
+
+def test_parts_sum_up_to_the_whole(mask_rcnn: nn.Module) -> None:
+    *parts, whole = count(mask_rcnn, HEIGHT, WIDTH)
+    assert [part.name for part in parts] == [
+        'backbone',
+        'neck',
+        'rpn_head',
+        'roi_head.bbox_head',
+        'roi_head.mask_head',
+    ]
+    assert whole.multiply_adds == sum(part.multiply_adds for part in parts)
+    assert whole.parameters == sum(part.parameters for part in parts)
+    assert whole.parameters == sum(parameter.numel() for parameter in mask_rcnn.parameters())
+
+
+def test_heads_of_two_stages_take_a_fixed_number_of_regions(mask_rcnn: nn.Module) -> None:
+    small, large = costs(mask_rcnn), costs(mask_rcnn, 2 * HEIGHT, 2 * WIDTH)
+    head = mask_rcnn.roi_head.bbox_head
+    assert small['roi_head.bbox_head'] == 1000 * sum(
+        layer.weight.numel() for layer in head.modules() if isinstance(layer, nn.Linear)
+    )
+    for name in ('roi_head.bbox_head', 'roi_head.mask_head'):
+        assert large[name] == small[name]
+    assert large['rpn_head'] > 3.5 * small['rpn_head']
+
+
+def test_a_cascade_pays_for_each_of_its_stages(narrow_config: Callable[[str], Config]) -> None:
+    cascade = build_model(narrow_config('cascade_mask_rcnn_crossformer_s_3x'))
+    single = build_model(narrow_config('mask_rcnn_crossformer_s'))
+    assert costs(cascade)['roi_head.mask_head'] == 3 * costs(single)['roi_head.mask_head']
+    assert not [m for m in cascade.modules() if isinstance(m, nn.SyncBatchNorm)]
+
+
+def test_retinanet(narrow_config: Callable[[str], Config]) -> None:
+    model = build_model(narrow_config('retinanet_crossformer_pp_s'))
+    assert list(costs(model)) == ['backbone', 'neck', 'bbox_head', 'whole model']
+
+
+def test_heads_count_as_in_papers(tmp_path: Path) -> None:
+    """Mask R-CNN with Swin-T is published with 48 M and 267 G."""
+    leaf = tmp_path / 'swin.py'
+    leaf.write_text("_base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'\n")
+    whole = count(build_model(Config.fromfile(leaf)), 800, 1280)[-1]
+    assert whole.parameters / 1e6 == pytest.approx(48, abs=0.5)
+    assert whole.multiply_adds / 1e9 == pytest.approx(267, abs=1)
+
+
+def test_counting_leaves_the_model_as_it_was(mask_rcnn: nn.Module) -> None:
+    before = {name: value.clone() for name, value in mask_rcnn.state_dict().items()}
+    count(mask_rcnn, HEIGHT, WIDTH)
+    assert all(torch.equal(value, before[name]) for name, value in mask_rcnn.state_dict().items())
+
+
+def test_table_has_a_line_a_part(mask_rcnn: nn.Module) -> None:
+    parts = count(mask_rcnn, HEIGHT, WIDTH)
+    headings, *lines = table(parts).splitlines()
+    assert headings.split() == ['parameters', 'multiply-adds']
+    assert [line.split()[0] for line in lines] == [part.name.split()[0] for part in parts]
+    assert f'{parts[-1].parameters / 1e6:.3f} M' in lines[-1]
+
+
+@pytest.mark.parametrize('size', [(0, 800), (800, -1), (MAX_PIXELS, 2)])
+def test_sizes_that_no_image_has(mask_rcnn: nn.Module, size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=rf'--shape {size[0]} {size[1]}: give a height and a width'):
+        count(mask_rcnn, *size)
+
+
+def test_a_part_that_is_not_known_is_named(mask_rcnn: nn.Module) -> None:
+    mask_rcnn.encoder = nn.Linear(2, 2)
+    with pytest.raises(UserError, match='cannot count a MaskRCNN with encoder'):
+        count(mask_rcnn, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = None', 'has no model with a backbone'),
+        ("model = dict(type='RPN')", 'has no model with a backbone'),
+        ("model = dict(type='Nothing', backbone=dict(type='CrossFormer'))", 'Nothing is not in the'),
+        ("model = dict(type='RPN', backbone=dict(type='CrossFormer'))", 'missing 4 required'),
+    ],
+)
+def test_configs_without_a_model_to_count(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'mine.py'
+    path.write_text(f"{text}\ncustom_imports = dict(imports=['crossformer_mm', 'mmdet.models'])\n")
+    with pytest.raises(UserError, match=message) as refused:
+        build_model(Config.fromfile(path))
+    assert '\n' not in str(refused.value)
+
+
+def test_tool_prints_the_parts_and_the_rule(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(CONFIGS / 'demo_mask_rcnn.py'), '--shape', '192', '160']
+    assert cli.run(tool.parser(), tool.main, words) == 0
+    printed = capsys.readouterr().out
+    assert 'one image of 192×160 pixels' in printed
+    assert printed.rstrip().endswith(RULE)
+    for name in ('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head', 'whole model'):
+        assert f'\n{name} ' in printed
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['none.py'], 'none.py: no such config file'),
+        ([str(CONFIGS / 'demo_mask_rcnn.py'), '--shape', '0', '64'], '--shape 0 64: give a height'),
+        ([str(CONFIGS / 'demo_mask_rcnn.py'), '--cfg-options', 'moddel=1'], 'did you mean model?'),
+    ],
+)
+def test_tool_refuses_in_one_line(
+    words: list[str], message: str, tool: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(tool.parser(), tool.main, words) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err.splitlines()[-1]
+    assert 'whole model' not in printed.out
+
+
+@pytest.fixture(scope='module')
+def tool() -> ModuleType:
+    """The tool as a module."""
+    path = CONFIGS.parent / 'tools' / 'get_flops.py'
+    spec = importlib.util.spec_from_file_location('get_flops', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
