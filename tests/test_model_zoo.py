@@ -1,0 +1,90 @@
+"""The page of models: up to date, complete, and in agreement with what was published."""
+
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+
+from crossformer_mm import CrossFormer
+from crossformer_mm.errors import UserError
+from crossformer_mm.model_zoo import (
+    PUBLISHED,
+    config_names,
+    explained_row,
+    page,
+    published_padding,
+    row,
+)
+
+PAGE = (CONFIGS.parent / 'docs' / 'model_zoo.md').read_text(encoding='utf-8')
+ROWS = {line.split('`')[1]: line for line in reversed(PAGE.splitlines()) if line.startswith('| `')}
+
+
+def cells(name: str) -> list[str]:
+    """Of a config's line in the first table, its figures."""
+    return [cell.strip() for cell in ROWS[name].split('|')[2:-1]]
+
+
+def test_every_config_has_a_line() -> None:
+    demos = {path.stem for path in CONFIGS.glob('demo*.py')}
+    detectors = {
+        path.stem for path in CONFIGS.glob('*.py') if 'rcnn' in path.stem or 'retinanet' in path.stem
+    }
+    assert set(ROWS) == set(config_names(CONFIGS)) == detectors - demos
+    assert set(ROWS) >= set(PUBLISHED)
+
+
+@pytest.mark.parametrize('name', ['retinanet_crossformer_pp_s', 'mask_rcnn_crossformer_s_g14'])
+def test_lines_are_up_to_date(name: str) -> None:
+    assert row(CONFIGS, name) == ROWS[name]
+
+
+def test_explanations_are_up_to_date() -> None:
+    assert explained_row(CONFIGS, 'cascade_mask_rcnn_crossformer_s_3x') in PAGE.splitlines()
+
+
+@pytest.mark.slow
+def test_page_is_up_to_date() -> None:
+    assert page(CONFIGS) == PAGE
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_parameters_agree_to_the_printed_digit(name: str) -> None:
+    here, _, published, *_ = cells(name)
+    if PUBLISHED[name].misprint:
+        assert published == '40.8 (a misprint)'
+        assert here == '33.0'
+    else:
+        assert here == published
+
+
+def test_multiply_adds_are_explained() -> None:
+    """Counted, padding and rest come within 3 % of each published figure; without the rest, within 9 %."""
+    lines = [line.split('|')[1:-1] for line in PAGE.splitlines() if line.endswith('% |')]
+    assert len(lines) == sum(published.multiply_adds is not None for published in PUBLISHED.values())
+    for name, groups, *figures, difference in lines:
+        here, padding, rest, published = map(float, figures)
+        known = PUBLISHED[name.strip(' `')]
+        assert (groups.strip(), published) == (known.groups, known.multiply_adds)
+        assert abs((here + padding + rest) / published - 1) < 0.03
+        assert abs(float(difference.strip(' %'))) < 3
+        assert abs((here + padding) / published - 1) < 0.09
+
+
+def test_padding_of_the_published_code() -> None:
+    """One block of each kind on a map of 10×10: windows pad it to 14×14, macro-windows of 7·2 as well."""
+    backbone = CrossFormer(
+        {'embed_dims': 32, 'depths': (2, 1, 1, 1), 'num_heads': (1, 2, 4, 8)},
+        out_indices=(0,),
+        intervals=(2, 1, 1, 1),
+    )
+    linear = 4 * 32**2 * (14**2 - 10**2)
+    windows = sum((a * b) ** 2 for a in (7, 3) for b in (7, 3))
+    sampled = 4 * (5 * 5) ** 2
+    products = [2 * 32 * (4 * 49**2 - pairs) for pairs in (windows, sampled)]
+    assert published_padding(backbone, 40, 40) == 2 * linear + sum(products)
+
+
+def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f'{tmp_path}: no configs of models there'):
+        page(tmp_path)
