@@ -4,6 +4,9 @@ STACK ?= onedl
 VENV := $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
 PYTHON_IN_VENV := $(VENV)/bin/python
 
+# Two processes of one thread each: networks this small gain nothing from a second thread.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-short test test-slow test-all lint
 
@@ -20,10 +23,10 @@ demo-short: setup ## the demo for a few iterations: that it runs, not what it re
 	$(PYTHON_IN_VENV) tools/demo.py --short
 
 test: lint ## lint, and all tests but the slow ones
-	$(PYTHON_IN_VENV) -m pytest
+	$(PYTEST)
 
 test-slow: setup ## the slow tests alone
-	$(PYTHON_IN_VENV) -m pytest -m slow || [ $$? -eq 5 ] # 5: no test is marked so
+	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: no test is marked so
 
 test-all: test test-slow ## lint, and all tests
 
