@@ -24,7 +24,7 @@ for name in {names!r}:
     [
         ('mmdet.registry', ('mmseg',)),
         ('mmseg.registry', ('mmdet',)),
-        ('mmengine.registry', ('mmdet', 'mmseg')),
+        ('mmengine.registry', ('mmdet', 'mmseg', 'mmcv', 'cv2')),
         ('mmdet.registry', ()),
     ],
 )

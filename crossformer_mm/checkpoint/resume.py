@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from mmengine.runner import CheckpointLoader
-
 from .reader import read_checkpoint
 
 LOCAL = ''  # mmengine's scheme of paths without a prefix
@@ -15,6 +13,8 @@ def install_reader() -> None:
     mmengine's own loader fails on its own checkpoints with torch ≥ 2.6 (open-mmlab), or falls back
     to full unpickling (onedl). May be called more than once.
     """
+    from mmengine.runner import CheckpointLoader  # needs OpenCV, which the backbone does without
+
     CheckpointLoader.register_scheme(prefixes=LOCAL, loader=load_from_local, force=True)
 
 
