@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+
+from crossformer_mm.data_config import DataOptions, agree_with_data, point_to_data
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
 SHORT = [f'{kind}_crossformer_{arch}' for kind in ('mask_rcnn', 'retinanet') for arch in ARCHS]
@@ -88,6 +91,25 @@ def test_long_training_is_multi_scale(name: str, config: Callable[[str], Config]
     assert [step.type for step in resized] == ['RandomChoiceResize']
     assert [step.type for step in cropped] == ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize']
     assert [tuple(scale) for scale in resized[0].scales] == [(side, 1333) for side in range(480, 801, 32)]
+
+
+def test_multi_scale_pipeline_makes_images_of_many_sizes(
+    config: Callable[[str], Config], coco_root: Path
+) -> None:
+    cfg = config('cascade_mask_rcnn_crossformer_s_3x')
+    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
+    agree_with_data(cfg, ['train_dataloader'])
+    init_default_scope('mmdet')
+    np.random.seed(0)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sizes = set()
+    for index in [*range(len(dataset))] * 2:
+        packed = dataset[index]
+        truth = packed['data_samples'].gt_instances
+        assert len(truth.bboxes) == len(truth.masks) == len(truth.labels)
+        sizes.add(tuple(packed['inputs'].shape[1:]))
+    assert all(480 <= min(size) <= 800 and max(size) <= 1333 for size in sizes)
+    assert len(sizes) > len(dataset) // 2
 
 
 @pytest.mark.parametrize(
