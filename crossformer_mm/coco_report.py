@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.fileio import load
+from mmengine.fileio import dump
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
+
+from .coco_plots import class_names, count_confusions, plot_confusions, plot_precision_recall
 
 _STATS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
@@ -34,7 +35,10 @@ class CocoReport(CocoMetric):
         ann_file: The annotation file.
         metric: ``'bbox'``, ``'segm'`` or both.
         classwise: Whether to report each class, too.
-        **settings: As in ``CocoMetric``.
+        plots_dir: Where ``{kind}_precision_recall.png`` and ``{kind}_confusion_matrix.png`` go, if
+            anywhere.
+        **settings: As in ``CocoMetric``: ``outfile_prefix`` writes ``{outfile_prefix}.{kind}.json``, and
+            ``format_only`` does nothing else.
     """
 
     def __init__(
@@ -42,10 +46,12 @@ class CocoReport(CocoMetric):
         ann_file: str,
         metric: str | Sequence[str] = ('bbox', 'segm'),
         classwise: bool = False,
+        plots_dir: str | None = None,
         **settings: Any,
     ) -> None:
         metric = [metric] if isinstance(metric, str) else list(metric)
         super().__init__(ann_file=ann_file, metric=metric, classwise=classwise, **settings)
+        self.plots_dir = plots_dir
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """Evaluate all predictions.
@@ -55,21 +61,26 @@ class CocoReport(CocoMetric):
 
         Returns:
             ``{kind}_{number}`` for the twelve numbers of each kind, and ``{kind}_mAP/{class}``
-            where classes are reported.
+            where classes are reported. Nothing with ``format_only``.
         """
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        predictions = [prediction for _, prediction in results]
         report: dict[str, float] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            prefix = self.outfile_prefix or str(Path(folder) / 'results')
-            files = self.results2json([prediction for _, prediction in results], prefix)
-            if self.format_only:
-                return report
-            for kind in self.metrics:
-                report.update(self._report(kind, load(files[kind])))
+        for kind in self.metrics:
+            detections = list(coco_results(predictions, kind, self.cat_ids))
+            if self.outfile_prefix:
+                self._write(kind, detections)
+            if not self.format_only:
+                report.update(self._report(kind, detections))
         return report
 
+    def _write(self, kind: str, detections: list[dict]) -> None:
+        path = f'{self.outfile_prefix}.{kind}.json'
+        dump(detections, path)
+        MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
+
     def _report(self, kind: str, detections: list[dict]) -> dict[str, float]:
-        """Evaluate, log the summary and return the numbers."""
+        """Evaluate, log the summary, draw, and return the numbers."""
         logger = MMLogger.get_current_instance()
         evaluation, summary = evaluate(self._coco_api, detections, kind, self.cat_ids)
         logger.info(f'{kind}, {len(detections)} detections:\n{summary}')
@@ -77,12 +88,46 @@ class CocoReport(CocoMetric):
             f'{kind}_{name}': float(value) for name, value in zip(_STATS, evaluation.stats, strict=True)
         }
         if self.classwise:
-            table = class_table(evaluation, self.dataset_meta['classes'])
+            table = class_table(evaluation)
             rows = [[name, *(f'{value:.3f}' for value in row)] for name, row in table.items()]
             text = AsciiTable([['class', *_STATS[:6]], *rows]).table
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
+        if self.plots_dir:
+            draw(evaluation, Path(self.plots_dir))
         return report
+
+
+def coco_results(predictions: Sequence[dict], kind: str, category_ids: Sequence[int]) -> Iterator[dict]:
+    """Write predictions as COCO's result format has them.
+
+    MMDetection gives a mask's record its box as well, whose size pycocotools then takes for the object's.
+
+    Args:
+        predictions: An image each, as ``CocoMetric.process`` collects them.
+        kind: ``'bbox'`` or ``'segm'``.
+        category_ids: The annotation file's, by label.
+
+    Yields:
+        A record an object: ``bbox`` (left, top, width, height), or ``segmentation`` in run lengths.
+    """
+    for prediction in predictions:
+        scores = prediction['scores']
+        if kind == 'segm':
+            scores = prediction.get('mask_scores', scores)
+        for place, (label, score) in enumerate(zip(prediction['labels'], scores, strict=True)):
+            record = {
+                'image_id': prediction['img_id'],
+                'category_id': category_ids[label],
+                'score': float(score),
+            }
+            if kind == 'segm':
+                mask = prediction['masks'][place]
+                record['segmentation'] = {'size': list(mask['size']), 'counts': mask['counts'].decode()}
+            else:
+                left, top, right, bottom = prediction['bboxes'][place].tolist()
+                record['bbox'] = [left, top, right - left, bottom - top]
+            yield record
 
 
 def evaluate(
@@ -99,8 +144,6 @@ def evaluate(
     Returns:
         The evaluation, and its summary in pycocotools' words.
     """
-    if kind == 'segm':  # with a box at hand, pycocotools sorts masks by the size of their boxes
-        detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, _with_detections(truth, detections), kind)
         evaluation.params.catIds = list(category_ids)
@@ -121,12 +164,25 @@ def _with_detections(truth: COCO, detections: list[dict]) -> COCO:
     return nothing
 
 
-def class_table(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, list[float]]:
+def draw(evaluation: COCOeval, folder: Path) -> None:
+    """Draw an evaluation's precision over recall and its confusion matrix.
+
+    Args:
+        evaluation: An accumulated evaluation.
+        folder: Where the two pictures go, named after the kind of the evaluation.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = evaluation.params.iouType
+    plot_precision_recall(evaluation, folder / f'{kind}_precision_recall.png')
+    counts = count_confusions(evaluation)
+    plot_confusions(counts, class_names(evaluation), kind, folder / f'{kind}_confusion_matrix.png')
+
+
+def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
     """The first six of the twelve numbers for each class.
 
     Args:
         evaluation: An accumulated evaluation.
-        classes: The names of its categories, in their order.
 
     Returns:
         By name: AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects; NaN where a
@@ -136,7 +192,7 @@ def class_table(evaluation: COCOeval, classes: Sequence[str]) -> dict[str, list[
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
     return {
         name: [_mean(precision[:, :, place, :, -1][cut]) for cut in cuts]
-        for place, name in enumerate(classes)
+        for place, name in enumerate(class_names(evaluation))
     }
 
 

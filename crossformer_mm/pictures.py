@@ -35,7 +35,7 @@ class ResultPictures:
 
     Args:
         annotations: COCO annotation file.
-        results: Results in COCO's format; those of masks, which hold the boxes too, or of boxes.
+        results: Results in COCO's format, of masks, around which boxes are drawn, or of boxes.
         images: Folder of the images.
         score_thr: Predictions below this score are left out.
     """
@@ -108,7 +108,8 @@ class ResultPictures:
 
     def _object(self, record: dict[str, Any], label: str, mask: np.ndarray | None) -> DrawnObject:
         place = list(self.coco.cats).index(record['category_id'])
-        return DrawnObject(label, f'C{place % 10}', record['bbox'], mask)
+        box = record['bbox'] if 'bbox' in record else coco_mask.toBbox(record['segmentation'])
+        return DrawnObject(label, f'C{place % 10}', box, mask)
 
 
 def draw_objects(axes: Axes, picture: np.ndarray, objects: Sequence[DrawnObject]) -> None:

@@ -82,6 +82,14 @@ def test_the_ground_truth_is_drawn_on_the_left(root: Path, tmp_path: Path) -> No
         assert (right == bare_right).all()
 
 
+def test_a_mask_alone_gets_a_box_around_it(root: Path, tmp_path: Path) -> None:
+    whole = {**with_mask(result(root, 0.9)), 'bbox': [0, 0, 64, 64]}
+    pictures(root, [whole]).save_each(tmp_path / 'box')
+    del whole['bbox']
+    pictures(root, [whole]).save_each(tmp_path / 'alone')
+    assert (panels(tmp_path / 'box')[1] == panels(tmp_path / 'alone')[1]).all()
+
+
 def test_low_scores_are_left_out(root: Path, tmp_path: Path) -> None:
     pictures(root, []).save_each(tmp_path / 'none')
     pictures(root, [result(root, 0.49)]).save_each(tmp_path / 'low')
