@@ -35,12 +35,13 @@ class CocoFile:
     """How many objects there are."""
 
 
-def read_coco(path: str | Path, masks: bool = True) -> CocoFile:
+def read_coco(path: str | Path, masks: bool = True, objects: bool = True) -> CocoFile:
     """Read an annotation file and check all that a run relies on.
 
     Args:
         path: The JSON file.
         masks: Whether every annotation must have a ``segmentation``.
+        objects: Whether there must be annotations: COCO's test-dev comes without.
 
     Returns:
         Its classes and images.
@@ -50,7 +51,8 @@ def read_coco(path: str | Path, masks: bool = True) -> CocoFile:
     """
     path = Path(path)
     content = _load_json(path)
-    records = {name: _records(path, content, name) for name in _FIELDS}
+    given = [name for name in _FIELDS if name != 'annotations' or objects or content.get(name)]
+    records = {'annotations': [], **{name: _records(path, content, name) for name in given}}
     image_ids = {image['id'] for image in records['images']}
     categories = {category['id']: category['name'] for category in records['categories']}
     for image in records['images']:

@@ -55,12 +55,13 @@ def point_to_data(cfg: Config, options: DataOptions) -> None:
                 dataset.data_prefix = {'img': images}
 
 
-def agree_with_data(cfg: Config, loaders: Sequence[str]) -> tuple[str, ...] | None:
+def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
     """Check the data that a run reads and set everything that depends on its classes.
 
     Args:
         cfg: The config, changed in place: datasets, evaluators, and the heads' ``num_classes``.
         loaders: The data loaders that the run uses; their files must exist and be sound.
+        objects: Whether the run needs annotations, which a prediction for COCO's server does not.
 
     Returns:
         The class names, or None where no loader reads COCO annotations.
@@ -73,7 +74,8 @@ def agree_with_data(cfg: Config, loaders: Sequence[str]) -> tuple[str, ...] | No
         return None
     _check_present(datasets)
     masks = 'mask_head' in cfg.model.get('roi_head', {})
-    files = {path: read_coco(path, masks) for path in dict.fromkeys(map(annotation_path, datasets))}
+    paths = dict.fromkeys(map(annotation_path, datasets))
+    files = {path: read_coco(path, masks, objects) for path in paths}
     for dataset in datasets:
         check_images(files[annotation_path(dataset)], image_folder(dataset))
     classes = _common_classes(list(files.values()))

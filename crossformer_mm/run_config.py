@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
 from .data_config import LOADERS, DataOptions, agree_with_data, coco_evaluators, point_to_data
@@ -163,20 +163,56 @@ def evaluation_config(options: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, an option or the data does not work.
     """
-    cfg = _common_config(options, ('test_dataloader',))
+    _check_outputs(options)
+    cfg = _common_config(options, ('test_dataloader',), objects=not options.format_only)
     cfg.load_from, cfg.resume = None, False
     cfg.model.backbone.init_cfg = None
     if options.show_dir:
         # mmdet joins a relative folder with the last one again at every batch
         folder = str(Path(options.show_dir).absolute())
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
-    if options.out:
-        for evaluator in coco_evaluators(cfg, 'test'):
-            evaluator.outfile_prefix = options.out.removesuffix('.json')
+    for evaluator in coco_evaluators(cfg, 'test'):
+        _set_outputs(evaluator, options)
     return cfg
 
 
-def _common_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse what would fail after the whole data set has been predicted."""
+    if options.format_only and not options.out:
+        raise UserError('--format-only needs --out NAME.json, where the results go')
+    if options.format_only and options.plots:
+        raise UserError('--plots draws an evaluation, which --format-only leaves out; take one of them')
+    if options.out:
+        if options.out.endswith('/') or Path(options.out).is_dir():
+            raise UserError(f'--out {options.out}: is a folder; give a name in it, such as results.json')
+        _check_folder('--out', Path(options.out).parent)
+    for option, folder in (('--show-dir', options.show_dir), ('--plots', options.plots)):
+        if folder:
+            _check_folder(option, Path(folder))
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    """Check that a folder can be written to, or made."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f'{option}: {folder} is a file, not a folder; choose another place')
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'{option}: no permission to write in {folder}; choose another place')
+
+
+def _set_outputs(evaluator: ConfigDict, options: argparse.Namespace) -> None:
+    if options.out:
+        evaluator.outfile_prefix = options.out.removesuffix('.json')
+    if options.format_only:
+        evaluator.format_only = True
+    if options.plots:
+        if evaluator.type != 'CocoReport':
+            raise UserError(f'--plots needs the evaluator CocoReport; the config has {evaluator.type}')
+        evaluator.plots_dir = options.plots
+
+
+def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects: bool = True) -> Config:
     cfg = load_config(options.config, options.cfg_options)
     cfg.work_dir = (
         options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(options.config).stem))
@@ -191,7 +227,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str]) -> Confi
             val_images=options.val_images,
         ),
     )
-    agree_with_data(cfg, loaders)
+    agree_with_data(cfg, loaders, objects)
     allow_no_workers(cfg)
     check_launcher(options.launcher)
     cfg.launcher = options.launcher

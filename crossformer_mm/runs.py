@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .checkpoint import install_reader, load_model, read_checkpoint
+from .checkpoint.classes import dataset_meta_of
+from .checkpoint.load import check_model
 from .data_config import LOADERS, coco_datasets
 from .errors import UserError
 from .run_config import add_options, evaluation_config, training_config
@@ -52,6 +55,8 @@ def train(options: argparse.Namespace) -> None:
     """
     install_reader()
     cfg = training_config(options)
+    if resumed := _resumed_from(cfg):
+        check_resumable(resumed)
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
         _log_classes(runner, cfg)
@@ -69,8 +74,7 @@ def start_warnings(cfg: Config) -> list[str]:
     Returns:
         Lines for the log.
     """
-    latest = find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None
-    if cfg.get('load_from') or latest:
+    if cfg.get('load_from') or _resumed_from(cfg):
         return []
     warnings = []
     if cfg.get('resume'):
@@ -91,6 +95,14 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--out', metavar='NAME.json', help='write NAME.bbox.json and NAME.segm.json, as COCO has results'
     )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write the files of --out alone; the annotation file needs no annotations (COCO test-dev)',
+    )
+    parser.add_argument(
+        '--plots', metavar='DIR', help='draw precision over recall and the confusion matrix (PNG)'
+    )
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
     return parser
 
@@ -110,6 +122,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     install_reader()
     cfg = evaluation_config(options)
     check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
+    check_weights(cfg, options.checkpoint)
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
         _log_classes(runner, cfg)
@@ -128,14 +141,45 @@ def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> 
     Raises:
         UserError: The classes differ.
     """
-    meta = checkpoint.get('meta') or {}
-    known = meta.get('dataset_meta') or meta
-    trained = known.get('classes') or known.get('CLASSES')  # in capitals, the old toolboxes
+    trained = dataset_meta_of(checkpoint).get('classes')
     tested = classes_of(cfg)
-    if trained and tested and tuple(trained) != tuple(tested):
+    if trained and tested and trained != tested:
         raise UserError(
             f'{path} was trained on other classes ({_shorten(trained)}) than the data has'
             f' ({_shorten(tested)}); name the data it was trained on with --data-root or --val-ann'
+        )
+
+
+def check_weights(cfg: Config, path: str) -> None:
+    """Check that a checkpoint fits the config's model, before the run makes its work folder.
+
+    Args:
+        cfg: The config of the run.
+        path: The checkpoint.
+
+    Raises:
+        UserError: Tensors are missing, unexpected or of another shape; the message names them.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    check_model(MODELS.build(cfg.model), path)
+
+
+def check_resumable(path: str | Path) -> None:
+    """Check that a checkpoint holds a training to go on with, and not weights alone.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        UserError: It cannot be read, or holds no such state.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    missing = [part for part in ('optimizer', 'message_hub') if part not in checkpoint]
+    if missing:
+        raise UserError(
+            f'--resume {path}: holds weights without the state of a training (no {", ".join(missing)});'
+            ' to start a new one from them, --pretrained FILE takes the backbone,'
+            ' --cfg-options load_from=FILE the whole model'
         )
 
 
@@ -150,6 +194,13 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     """
     datasets = [dataset for loader in LOADERS for dataset in coco_datasets(cfg, loader)]
     return tuple(datasets[0].metainfo.classes) if datasets else ()
+
+
+def _resumed_from(cfg: Config) -> str | None:
+    """The checkpoint that a run goes on from, if any."""
+    if not cfg.get('resume'):
+        return None
+    return cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
 
 
 @contextmanager

@@ -96,6 +96,28 @@ def test_boxes_alone_serve_a_network_without_masks(tmp_path: Path) -> None:
     assert read_coco(write(tmp_path, data), masks=False).annotations == 2
 
 
+@pytest.mark.parametrize('annotations', [None, []])
+def test_images_and_categories_alone_where_no_objects_are_needed(
+    tmp_path: Path, annotations: list | None
+) -> None:
+    data = content()
+    del data['annotations']
+    if annotations is not None:
+        data['annotations'] = annotations
+    path = write(tmp_path, data)
+    file = read_coco(path, objects=False)
+    assert (file.classes, file.annotations) == (('nut', 'fig'), 0)
+    with pytest.raises(UserError, match='"annotations" is empty, missing or no list'):
+        read_coco(path)
+
+
+def test_objects_that_are_there_are_checked_all_the_same(tmp_path: Path) -> None:
+    data = content()
+    set_in('annotations', 'category_id', 4)(data)
+    with pytest.raises(UserError, match='category_id 4'):
+        read_coco(write(tmp_path, data), objects=False)
+
+
 @pytest.mark.parametrize(
     ('written', 'message'),
     [

@@ -28,7 +28,7 @@ TRAIN = 'annotations/instances_train2017.json'
 
 
 @pytest.fixture(scope='module')
-def config(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def narrow(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow config as a file; its network is too young to be sure of anything, so all scores count."""
     cfg = narrow_config('mask_rcnn_crossformer_pp_s')
     cfg.train_cfg.max_epochs = 1
@@ -39,10 +39,10 @@ def config(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope='module')
-def trained(config: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(narrow: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of one epoch by the tool itself."""
     work_dir = tmp_path_factory.mktemp('trained')
-    words = [config, '--data-root', coco_root, '--work-dir', work_dir, '--cfg-options', 'randomness.seed=0']
+    words = [narrow, '--data-root', coco_root, '--work-dir', work_dir, '--cfg-options', 'randomness.seed=0']
     subprocess.run([sys.executable, TOOLS / 'train.py', *words], check=True, cwd=work_dir)
     return work_dir
 
@@ -64,10 +64,11 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
 
 
 def test_evaluation_agrees_with_pycocotools(
-    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
-    words = [config, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    words = [narrow, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     words += ['--out', tmp_path / 'out' / 'results.json', '--show-dir', tmp_path / 'drawn']
+    words += ['--plots', tmp_path / 'plots']
     numbers = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
     log = log_of(tmp_path / 'work')
     for kind in ('bbox', 'segm'):
@@ -75,6 +76,8 @@ def test_evaluation_agrees_with_pycocotools(
         ours = [value for name, value in numbers.items() if f'/{kind}_' in name]
         assert ours[:12] == pytest.approx(stats)
         assert f'{kind}_mAP/triangle' in log
+        for plot in ('precision_recall', 'confusion_matrix'):
+            assert cv2.imread(str(tmp_path / 'plots' / f'{kind}_{plot}.png')) is not None
     assert len(re.findall(r'Average (Precision|Recall)', log)) == 24
     drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.jpg'))
     assert drawn.shape[1] > 1.9 * drawn.shape[0]  # the truth and, beside it, the prediction
@@ -84,18 +87,123 @@ def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
     """What pycocotools says of the files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
-        records = json.loads(results.read_text())
-        if kind == 'segm':
-            records = [{k: v for k, v in record.items() if k != 'bbox'} for record in records]
-        evaluation = COCOeval(truth, truth.loadRes(records), kind)
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats.tolist()
 
 
-def test_the_testing_tool_prints_the_numbers(trained: Path, config: Path, coco_root: Path) -> None:
-    words = [config, trained / 'best_coco_bbox_mAP_epoch_1.pth', '--data-root', coco_root]
+def test_results_without_evaluation_for_images_without_annotations(
+    trained: Path, narrow: Path, own_root: Path, tmp_path: Path
+) -> None:
+    whole = json.loads((own_root / VAL).read_text())
+    image_info = own_root / 'annotations' / 'image_info_test.json'
+    image_info.write_text(json.dumps({key: whole[key] for key in ('images', 'categories')}))
+    words = ['--data-root', own_root, '--val-ann', 'annotations/image_info_test.json', '--format-only']
+    words += ['--out', tmp_path / 'results.json', '--work-dir', tmp_path / 'work']
+    assert evaluate(narrow, trained / 'epoch_1.pth', *words) == 0
+    for kind in ('bbox', 'segm'):
+        records = json.loads((tmp_path / f'results.{kind}.json').read_text())
+        assert {record['image_id'] for record in records} == {1, 2, 3}
+    assert 'Average Precision' not in log_of(tmp_path / 'work')
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--format-only'], '--format-only needs --out NAME.json'),
+        (['--format-only', '--out', 'r.json', '--plots', 'p'], '--plots draws an evaluation'),
+        (['--out', 'file/r.json'], '--out: file is a file, not a folder'),
+        (['--out', '.'], '--out .: is a folder; give a name in it'),
+        (['--plots', 'file'], '--plots: file is a file, not a folder'),
+        (['--show-dir', 'file/deeper/still'], '--show-dir: file is a file, not a folder'),
+    ],
+)
+def test_outputs_that_cannot_be(
+    narrow: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    status = evaluate(narrow, 'no.pth', '--data-root', coco_root, '--work-dir', 'work', *words)
+    assert message in refusal(capsys, status, tmp_path / 'work')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_plots_need_this_projects_evaluator(
+    narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work', '--plots', tmp_path / 'plots']
+    words += ['--cfg-options', 'test_evaluator.type=CocoMetric']
+    status = evaluate(narrow, 'no.pth', *words)
+    assert 'the config has CocoMetric' in refusal(capsys, status, tmp_path / 'work')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'named'),
+    [
+        (
+            ['model.backbone.arch.embed_dims=64', 'model.neck.in_channels=[64,128,256,512]'],
+            r'another shape: backbone\.patch_embed\.projs\.0\.weight \(16×3×4×4, not 32×3×4×4\)',
+        ),
+        (['model.backbone.arch.depths=(1,1,5,1)'], r'missing: backbone\.layers\.2\.blocks\.4\.'),
+        (['model.roi_head.mask_head.num_convs=5'], r'missing: roi_head\.mask_head\.convs\.4\.conv\.weight'),
+        (
+            ['model.roi_head.mask_head.num_convs=3'],
+            r'unexpected: roi_head\.mask_head\.convs\.3\.conv\.weight',
+        ),
+    ],
+    ids=['wider', 'deeper', 'more head', 'less head'],
+)
+def test_checkpoint_of_another_model(
+    trained: Path,
+    narrow: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    named: str,
+) -> None:
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work', '--cfg-options', *settings]
+    status = evaluate(narrow, trained / 'epoch_1.pth', *words)
+    assert re.search(named, refusal(capsys, status, tmp_path / 'work'))
+
+
+def test_checkpoint_of_another_number_of_classes(
+    trained: Path, narrow: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without class names, as converted files of some releases are."""
+    state = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
+    torch.save({'state_dict': state}, tmp_path / 'nameless.pth')
+    data = json.loads((own_root / VAL).read_text())
+    data['categories'].append({'id': 9, 'name': 'star'})
+    (own_root / VAL).write_text(json.dumps(data))
+    words = ['--data-root', own_root, '--work-dir', tmp_path / 'work']
+    message = refusal(capsys, evaluate(narrow, tmp_path / 'nameless.pth', *words), tmp_path / 'work')
+    assert 'roi_head.bbox_head.fc_cls.weight (4×32, not 5×32)' in message
+    assert '6 of another shape' in message  # weight and bias of classes, boxes and masks
+
+
+def test_resuming_from_weights_alone(
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'converted.pth'
+    torch.save({'state_dict': torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']}, path)
+    work_dir = tmp_path / 'work'
+    status = train(narrow, '--data-root', coco_root, '--work-dir', work_dir, '--resume', path)
+    message = refusal(capsys, status, work_dir)
+    assert f'--resume {path}: holds weights without the state of a training (no optimizer, mess' in message
+    assert '--pretrained FILE takes the backbone' in message
+
+
+def test_the_testing_tool_prints_the_numbers(trained: Path, narrow: Path, coco_root: Path) -> None:
+    words = [narrow, trained / 'best_coco_bbox_mAP_epoch_1.pth', '--data-root', coco_root]
     done = subprocess.run(
         [sys.executable, TOOLS / 'test.py', *words, '--work-dir', trained / 'test'],
         check=True,
@@ -120,10 +228,10 @@ def evaluate(*words: str | Path) -> int:
 
 
 def test_resuming_goes_on_with_the_second_epoch(
-    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
     shutil.copy(trained / 'epoch_1.pth', tmp_path)
-    words = [config, '--data-root', coco_root, '--work-dir', tmp_path]
+    words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path]
     more = ['--cfg-options', 'train_cfg.max_epochs=2']
     assert train(*words, '--resume', tmp_path / 'epoch_1.pth', *more) == 0
     log = log_of(tmp_path)
@@ -134,9 +242,9 @@ def test_resuming_goes_on_with_the_second_epoch(
 
 
 def test_start_from_a_pretrained_backbone_in_bfloat16(
-    trained: Path, config: Path, coco_root: Path, tmp_path: Path
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
-    words = [config, '--data-root', coco_root, '--work-dir', tmp_path, '--amp', '--resume']
+    words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path, '--amp', '--resume']
     assert train(*words, '--pretrained', trained / 'epoch_1.pth') == 0
     log = log_of(tmp_path)
     assert 'holds no checkpoint to resume from: the run starts anew' in log
@@ -146,9 +254,9 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-def test_two_processes_share_the_work_without_a_gpu(config: Path, coco_root: Path, tmp_path: Path) -> None:
+def test_two_processes_share_the_work_without_a_gpu(narrow: Path, coco_root: Path, tmp_path: Path) -> None:
     subprocess.run(
-        ['bash', TOOLS / 'dist_train.sh', config, '2', '--data-root', coco_root, '--work-dir', tmp_path],
+        ['bash', TOOLS / 'dist_train.sh', narrow, '2', '--data-root', coco_root, '--work-dir', tmp_path],
         check=True,
         env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())},
     )
@@ -201,7 +309,7 @@ def unlist(path: Path) -> None:
     ],
 )
 def test_broken_data_is_refused_before_anything_is_written(
-    config: Path,
+    narrow: Path,
     own_root: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -211,30 +319,30 @@ def test_broken_data_is_refused_before_anything_is_written(
 ) -> None:
     damage(own_root / damaged)
     work_dir = tmp_path / 'work'
-    status = train(config, '--data-root', own_root, '--work-dir', work_dir)
+    status = train(narrow, '--data-root', own_root, '--work-dir', work_dir)
     assert re.search(message, refusal(capsys, status, work_dir))
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_an_unreadable_image_stops_the_run_with_its_name(
-    config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+    narrow: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     image = own_root / 'train2017' / '000000000004.jpg'
     image.write_bytes(b'no image')
     words = ['--data-root', own_root, '--work-dir', tmp_path / 'work']
-    assert train(config, *words, '--cfg-options', f'train_dataloader.num_workers={workers}') == 1
+    assert train(narrow, *words, '--cfg-options', f'train_dataloader.num_workers={workers}') == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f'error: {image} cannot be read as an image; ')
 
 
 def test_checkpoint_of_other_classes(
-    trained: Path, config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, narrow: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = json.loads((own_root / VAL).read_text())
     data['categories'][0]['name'] = 'disc'
     (own_root / VAL).write_text(json.dumps(data))
     work_dir = tmp_path / 'work'
-    status = evaluate(config, trained / 'epoch_1.pth', '--data-root', own_root, '--work-dir', work_dir)
+    status = evaluate(narrow, trained / 'epoch_1.pth', '--data-root', own_root, '--work-dir', work_dir)
     message = refusal(capsys, status, work_dir)
     assert 'other classes (circle, rectangle, triangle) than the data has (disc, rectangle' in message
 
@@ -258,16 +366,16 @@ def test_class_names_of_every_age_of_checkpoint(meta: dict) -> None:
 
 
 def test_checkpoint_that_is_not_there(
-    config: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work_dir = tmp_path / 'work'
-    status = evaluate(config, tmp_path / 'no.pth', '--data-root', coco_root, '--work-dir', work_dir)
+    status = evaluate(narrow, tmp_path / 'no.pth', '--data-root', coco_root, '--work-dir', work_dir)
     assert 'no.pth' in refusal(capsys, status, work_dir)
 
 
-def test_no_data_in_place(tmp_path: Path, config: Path) -> None:
+def test_no_data_in_place(tmp_path: Path, narrow: Path) -> None:
     done = subprocess.run(
-        [sys.executable, TOOLS / 'train.py', config],
+        [sys.executable, TOOLS / 'train.py', narrow],
         cwd=tmp_path,
         capture_output=True,
         text=True,

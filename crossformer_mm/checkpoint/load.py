@@ -102,13 +102,27 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path, mmap=True)
-    ignored = _ignored_by(getattr(model, 'backbone', None))
     with about(path):
-        state = {k: v for k, v in tensors_of(checkpoint).items() if not ignored(k)}
+        state = _tensors_for(model, checkpoint)
         _check_fit(state, model.state_dict(), f'Model from {path}')
         check_finite(state)
     model.load_state_dict(state)
     return checkpoint
+
+
+def check_model(model: nn.Module, path: str | Path) -> None:
+    """Check that a checkpoint fits a model, without loading or logging anything.
+
+    Args:
+        model: As the checkpoint should have it; stays as it is.
+        path: The checkpoint.
+
+    Raises:
+        UserError: As :func:`load_model`, but for NaN and infinite values.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    with about(path):
+        _check_fit(_tensors_for(model, checkpoint), model.state_dict())
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
@@ -122,9 +136,15 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         raise UserError(f'NaN or infinite values in {shorten(bad)}; take another checkpoint')
 
 
-def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], log_as: str) -> None:
+def _tensors_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    ignored = _ignored_by(getattr(model, 'backbone', None))
+    return {k: v for k, v in tensors_of(checkpoint).items() if not ignored(k)}
+
+
+def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], log_as: str | None = None) -> None:
     fit = Fit.of(state, wanted)
-    print_log(f'{log_as}: {fit.counts()}', logger='current')
+    if log_as:
+        print_log(f'{log_as}: {fit.counts()}', logger='current')
     if not fit.whole:
         raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {fit.misfits()}')
 
