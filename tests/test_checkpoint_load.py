@@ -218,36 +218,36 @@ def detector(cfg: Config) -> nn.Module:
 
 
 @pytest.fixture
-def config(narrow_config: Callable[[str], Config]) -> Config:
+def narrow(narrow_config: Callable[[str], Config]) -> Config:
     return narrow_config('mask_rcnn_crossformer_s')
 
 
-def test_whole_model_loads_and_returns_its_meta(tmp_path: Path, config: Config) -> None:
-    source, path = detector(config), tmp_path / 'a.pth'
+def test_whole_model_loads_and_returns_its_meta(tmp_path: Path, narrow: Config) -> None:
+    source, path = detector(narrow), tmp_path / 'a.pth'
     meta = {'dataset_meta': {'classes': ('a',)}}
     torch.save({'state_dict': source.state_dict(), 'meta': meta}, path)
-    model = detector(config)
+    model = detector(narrow)
     checkpoint = load_model(model, path)
     assert checkpoint['meta']['dataset_meta'] == {'classes': ('a',)}
     assert_unchanged(model, source.state_dict())
 
 
-def test_whole_model_of_the_oldest_backbone_loads(tmp_path: Path, config: Config) -> None:
-    source = detector(config)
+def test_whole_model_of_the_oldest_backbone_loads(tmp_path: Path, narrow: Config) -> None:
+    source = detector(narrow)
     path = save_old_toolbox(
         tmp_path / 'a.pth', prefixed(with_derived_buffers(source.state_dict()), 'module.')
     )
-    model = detector(config)
+    model = detector(narrow)
     load_model(model, path)
     assert_unchanged(model, source.state_dict())
 
 
-def test_whole_model_that_is_not_finite_is_left(tmp_path: Path, config: Config) -> None:
-    state = detector(config).state_dict()
+def test_whole_model_that_is_not_finite_is_left(tmp_path: Path, narrow: Config) -> None:
+    state = detector(narrow).state_dict()
     state['roi_head.bbox_head.fc_cls.bias'][0] = torch.inf
     torch.save({'state_dict': state}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match=r'NaN or infinite values in roi_head\.bbox_head\.fc_cls\.bias'):
-        load_model(detector(config), tmp_path / 'a.pth')
+        load_model(detector(narrow), tmp_path / 'a.pth')
 
 
 def other_arch(cfg: Config) -> None:
@@ -271,11 +271,11 @@ def other_head(cfg: Config) -> None:
     ],
 )
 def test_whole_model_that_does_not_fit_is_named_and_left(
-    tmp_path: Path, config: Config, change: Callable[[Config], None], named: str
+    tmp_path: Path, narrow: Config, change: Callable[[Config], None], named: str
 ) -> None:
-    torch.save({'state_dict': detector(config).state_dict()}, tmp_path / 'a.pth')
-    change(config)
-    model = detector(config)
+    torch.save({'state_dict': detector(narrow).state_dict()}, tmp_path / 'a.pth')
+    change(narrow)
+    model = detector(narrow)
     before = snapshot(model)
     with pytest.raises(UserError, match=named) as error:
         load_model(model, tmp_path / 'a.pth')
