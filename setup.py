@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['crossformer_mm', 'crossformer_mm.*']),
     python_requires='>=3.10',
-    # Nothing of mmcv and its toolboxes, whose two families would be installed over each other: see the extras.
+    # Nothing of mmcv and its toolboxes: the two families would be installed over each other. See the extras.
     install_requires=[
         'torch>=2.6',  # the first whose safe unpickling can be asked what it refuses
         'numpy>=1.26',
