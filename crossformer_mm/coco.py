@@ -111,7 +111,8 @@ def _records(path: Path, content: dict[str, Any], name: str) -> list[dict[str, A
     """One of the file's three lists, each of its records with the fields COCO gives it."""
     records = content.get(name)
     if not isinstance(records, list) or not records:
-        _fail(path, f'"{name}" is empty, missing or no list')
+        hint = '; tools/test.py --format-only needs none' if name == 'annotations' else ''
+        _fail(path, f'"{name}" is empty, missing or no list{hint}')
     for place, record in enumerate(records):
         if not isinstance(record, dict):
             _fail(path, f'{name}[{place}] is no record: {record!r:.60}')
