@@ -2,17 +2,28 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.visualization import Visualizer
 
 from crossformer_mm.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 WIDTH = 16
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer() -> Iterator[None]:
+    """Let each run have the visualiser that it made: mmengine's hooks take the process's newest name."""
+    yield
+    classes = [Visualizer]
+    for visualizer in classes:
+        visualizer._instance_dict.clear()
+        classes.extend(visualizer.__subclasses__())
 
 
 @pytest.fixture(scope='session')
