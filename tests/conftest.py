@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from crossformer_mm.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 WIDTH = 16
+
+
+def pytest_configure() -> None:
+    """Listen to Ctrl-C: a background job is born deaf to it, and so would be tools that tests interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
