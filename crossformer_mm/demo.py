@@ -32,7 +32,7 @@ class Recipe:
     least: float
 
 
-FULL = Recipe(images=144, epochs=12, val_images=32, least=0.70)
+FULL = Recipe(images=120, epochs=12, val_images=32, least=0.70)
 SHORT = Recipe(images=64, epochs=8, val_images=16, least=0.05)
 
 
