@@ -1,0 +1,10 @@
+"""Semantic FPN with CrossFormer-B on ADE20K, 80k iterations of 8 × 2 images.
+
+Published, from ImageNet weights: 55.6 M parameters, 320.1 G multiply-adds, mIoU 48.0.
+
+    python tools/train.py configs/fpn_crossformer_b.py --pretrained FILE
+"""
+
+_base_ = './fpn_crossformer_s.py'
+
+model = dict(backbone=dict(arch='b'))

@@ -1,0 +1,13 @@
+"""Semantic FPN with CrossFormer-L on ADE20K, 80k iterations of 8 × 2 images.
+
+Published, from ImageNet weights: 95.4 M parameters, 482.7 G multiply-adds, mIoU 49.1.
+
+    python tools/train.py configs/fpn_crossformer_l.py --pretrained FILE
+"""
+
+_base_ = './fpn_crossformer_s.py'
+
+model = dict(
+    backbone=dict(arch='l'),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

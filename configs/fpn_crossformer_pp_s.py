@@ -1,0 +1,13 @@
+"""Semantic FPN with CrossFormer++-S on ADE20K, 80k iterations of 8 × 2 images.
+
+Published, from ImageNet weights: 27.1 M parameters, 199.5 G multiply-adds, mIoU 47.4.
+
+    python tools/train.py configs/fpn_crossformer_pp_s.py --pretrained FILE
+"""
+
+_base_ = './fpn_crossformer_s.py'
+
+model = dict(
+    backbone=dict(arch='pp_s'),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)

@@ -1,0 +1,13 @@
+"""Semantic FPN with CrossFormer-T on ADE20K, 80k iterations of 8 × 2 images.
+
+No published result.
+
+    python tools/train.py configs/fpn_crossformer_t.py --pretrained FILE
+"""
+
+_base_ = './fpn_crossformer_s.py'
+
+model = dict(
+    backbone=dict(arch='t'),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
