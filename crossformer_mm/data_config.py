@@ -22,6 +22,10 @@ _WHERE_ELSE = (
     ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'
     ' --train-ann FILE, --val-ann FILE, --train-images DIR, --val-images DIR'
 )
+_OTHER_FORMATS = (
+    'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'
+    ' val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,15 @@ def point_to_data(cfg: Config, options: DataOptions) -> None:
     Args:
         cfg: The config, changed in place.
         options: Where the data lies; the files for validation serve for testing too.
+
+    Raises:
+        UserError: The options name a place, and the config reads no COCO annotations.
     """
+    if options != DataOptions() and not any(next(coco_datasets(cfg, loader), None) for loader in LOADERS):
+        raise UserError(
+            '--data-root, --train-ann and their like are for COCO-format data, and this config reads none;'
+            f' {_OTHER_FORMATS}'
+        )
     for loader in LOADERS:
         train = loader.startswith('train')
         annotations = options.train_ann if train else options.val_ann
@@ -67,10 +79,11 @@ def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -
         The class names, or None where no loader reads COCO annotations.
 
     Raises:
-        UserError: Files are missing or not sound, or the annotation files disagree on the classes.
+        UserError: Files or folders are missing or not sound, or the annotation files disagree on the classes.
     """
     datasets = [dataset for loader in loaders for dataset in coco_datasets(cfg, loader)]
     if not datasets:
+        _check_folders([dataset for loader in loaders for dataset in _datasets(cfg, loader)])
         return None
     _check_present(datasets)
     masks = 'mask_head' in cfg.model.get('roi_head', {})
@@ -93,13 +106,19 @@ def coco_datasets(cfg: Config, loader: str) -> Iterator[ConfigDict]:
     Yields:
         The datasets' own configs, to read or to change.
     """
+    for dataset in _datasets(cfg, loader):
+        if str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset':
+            yield dataset
+
+
+def _datasets(cfg: Config, loader: str) -> Iterator[ConfigDict]:
+    """All datasets of a data loader: wrappers, and what they wrap."""
     waiting = [(cfg.get(loader) or {}).get('dataset')]
     while waiting:
         dataset = waiting.pop(0)
         if dataset is None:
             continue
-        if str(dataset.get('type')).rpartition('.')[2] == 'CocoDataset':
-            yield dataset
+        yield dataset
         waiting.extend([dataset.get('dataset'), *dataset.get('datasets', [])])
 
 
@@ -174,6 +193,19 @@ def palette(count: int) -> list[tuple[int, int, int]]:
     golden = 0.618034  # steps of the golden ratio spread hues evenly, however many there are
     colours = (colorsys.hsv_to_rgb(i * golden % 1, 0.85, (0.95, 0.65)[i % 2]) for i in range(count))
     return [tuple(round(255 * channel) for channel in colour) for colour in colours]
+
+
+def _check_folders(datasets: list[ConfigDict]) -> None:
+    """What other formats hold is the toolbox's to read; that their folders are there is checked before."""
+    folders = [
+        os.path.join(dataset.get('data_root') or '', folder)  # noqa: PTH118
+        for dataset in datasets
+        for folder in dataset.get('data_prefix', {}).values()
+        if folder
+    ]
+    missing = [folder for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
+    if missing:
+        raise UserError(f'no data at {", ".join(missing)}; put the data there, or {_OTHER_FORMATS}')
 
 
 def _check_present(datasets: list[ConfigDict]) -> None:

@@ -40,5 +40,5 @@ class LoadNamedImage(LoadImageFromFile):
         except (OSError, AssertionError, cv2.error) as error:
             raise UnreadableImageError(
                 f'{results["img_path"]} cannot be read as an image;'
-                ' replace the file, or take it out of the annotation file'
+                ' replace the file, or take it out of the data'
             ) from error
