@@ -27,7 +27,8 @@ def attend_plain(
     """:func:`attend` in operations that autograd knows, and with dropout of the attention weights."""
     out = []
     for run, (q, k, v) in _runs(qkv, table, find_groups(B, H, W, G, I).runs):
-        bias = pairwise_bias(table, run).to(qkv.dtype)
+        # (h, N, N) → (1, h, N, N): the fused kernel for CPUs takes no mask of three dimensions.
+        bias = pairwise_bias(table, run).to(qkv.dtype)[None]
         part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         # (count, h, N, d) → (count·N, C)
         out.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
