@@ -1,7 +1,7 @@
 """A training and an evaluation, from the options of a command line to the end."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from .checkpoint import install_reader, load_model, read_checkpoint
 from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_model
+from .checkpoint.names import shorten
 from .data_config import LOADERS, coco_datasets
 from .errors import UserError
 from .run_config import add_options, evaluation_config, training_config
+
+CLASSES_NAMED = 6  # in a message; the others are counted
 
 
 def training_parser() -> argparse.ArgumentParser:
@@ -145,8 +148,9 @@ def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> 
     tested = classes_of(cfg)
     if trained and tested and trained != tested:
         raise UserError(
-            f'{path} was trained on other classes ({_shorten(trained)}) than the data has'
-            f' ({_shorten(tested)}); name the data it was trained on with --data-root or --val-ann'
+            f'{path} was trained on other classes ({shorten(trained, CLASSES_NAMED)}) than the data has'
+            f' ({shorten(tested, CLASSES_NAMED)}); name the data it was trained on with --data-root or'
+            ' --val-ann'
         )
 
 
@@ -216,12 +220,7 @@ def _processes(cfg: Config) -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
-def _shorten(names: Sequence[str]) -> str:
-    more = f', … {len(names)} in all' if len(names) > 6 else ''
-    return ', '.join(names[:6]) + more
-
-
 def _log_classes(runner: Runner, cfg: Config) -> None:
     classes = classes_of(cfg)
     if classes:
-        runner.logger.info(f'{len(classes)} classes, from the annotations: {_shorten(classes)}')
+        runner.logger.info(f'{len(classes)} classes, from the annotations: {shorten(classes, CLASSES_NAMED)}')
