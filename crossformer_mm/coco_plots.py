@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
 
+from .confusion_matrix import MANY, plot_matrix, row_shares
 from .data_config import palette
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 SCORE_THR = 0.3  # of the detections that a confusion matrix counts
 IOU_THR = 0.5
-MANY = 25  # classes; beyond, lines and letters are smaller
 BACKGROUND = 'background'
 
 
@@ -134,25 +134,6 @@ def plot_confusions(counts: np.ndarray, names: Sequence[str], kind: str, path: P
         kind: ``'bbox'`` or ``'segm'``.
         path: The picture to write.
     """
-    labels = [*names, BACKGROUND]
-    many = len(names) > MANY
-    side = 4 + len(labels) * (0.25 if many else 0.6)  # inches
-    figure = Figure(figsize=(side + 1, side), layout='constrained')
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    for row, column in np.argwhere(counts):
-        colour = 'white' if shares[row, column] > 0.5 else 'black'
-        text = {'ha': 'center', 'va': 'center', 'color': colour, 'fontsize': 6 if many else 10}
-        axes.text(column, row, str(counts[row, column]), **text)
-    axes.set(title=f'{KINDS[kind]}: score ≥ {SCORE_THR:g}, IoU ≥ {IOU_THR:g}')
-    axes.set(xlabel='predicted', ylabel='ground truth')
-    size = 7 if many else 10
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if many else 45, fontsize=size)
-    axes.set_yticks(range(len(labels)), labels, fontsize=size)
-    axes.set_xticks(np.arange(len(labels)) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(labels)) + 0.5, minor=True)
-    axes.grid(which='minor', color='0.9', linewidth=0.5)
-    axes.tick_params(which='minor', length=0)
-    figure.colorbar(image, shrink=0.6, aspect=40, label='share of the row')
-    figure.savefig(path, dpi=100)
+    texts = np.where(counts, counts.astype(str), '')
+    title = f'{KINDS[kind]}: score ≥ {SCORE_THR:g}, IoU ≥ {IOU_THR:g}'
+    plot_matrix(row_shares(counts), texts, [*names, BACKGROUND], title, path)
