@@ -15,7 +15,9 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from .data_config import LOADERS, DataOptions, agree_with_data, coco_evaluators, point_to_data
+from .coco_config import coco_evaluators
+from .config_parts import LOADERS
+from .data_config import DataOptions, agree_with_data, point_to_data
 from .errors import UserError
 
 # Settings that MMEngine reads from the config beside its Runner's own arguments.

@@ -15,7 +15,7 @@ from .checkpoint import install_reader, load_model, read_checkpoint
 from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_model
 from .checkpoint.names import shorten
-from .data_config import LOADERS, coco_datasets
+from .data_config import classes_of
 from .errors import UserError
 from .run_config import add_options, evaluation_config, training_config
 
@@ -187,19 +187,6 @@ def check_resumable(path: str | Path) -> None:
         )
 
 
-def classes_of(cfg: Config) -> tuple[str, ...]:
-    """The class names that a run's config was given.
-
-    Args:
-        cfg: The config of a run.
-
-    Returns:
-        The names; none where the data is not COCO's.
-    """
-    datasets = [dataset for loader in LOADERS for dataset in coco_datasets(cfg, loader)]
-    return tuple(datasets[0].metainfo.classes) if datasets else ()
-
-
 def _resumed_from(cfg: Config) -> str | None:
     """The checkpoint that a run goes on from, if any."""
     if not cfg.get('resume'):
@@ -223,4 +210,4 @@ def _processes(cfg: Config) -> Iterator[None]:
 def _log_classes(runner: Runner, cfg: Config) -> None:
     classes = classes_of(cfg)
     if classes:
-        runner.logger.info(f'{len(classes)} classes, from the annotations: {shorten(classes, CLASSES_NAMED)}')
+        runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')

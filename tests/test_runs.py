@@ -57,7 +57,7 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
     assert tuple(checkpoint['meta']['dataset_meta']['classes']) == ('circle', 'rectangle', 'triangle')
     assert checkpoint['state_dict']['roi_head.bbox_head.fc_cls.weight'].shape[0] == 4
     log = log_of(trained)
-    assert log.count('3 classes, from the annotations: circle, rectangle, triangle') == 1
+    assert log.count('3 classes: circle, rectangle, triangle') == 1
     assert 'WARNING - no weights are loaded' in log
     assert re.search(r'Epoch\(train\) +\[1\]\[3/3\] .* eta: .* loss_mask: ', log)
     assert 'coco/bbox_mAP: ' in log

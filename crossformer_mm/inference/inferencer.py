@@ -10,13 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
-from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
 from ..checkpoint.classes import dataset_meta_of
-from ..data_config import palette, set_num_classes
+from ..config_parts import class_names, palette, set_num_classes
 from ..errors import UserError
 from ..mixed_precision import keep_boxes_in_float32
 from ..run_config import load_config
@@ -171,7 +170,7 @@ def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
     classes = meta.get('classes')
     if classes is None:
         count = _num_classes(cfg.model)
-        named = _classes_of_data(cfg)
+        named = class_names(cfg, cfg.test_dataloader.dataset)
         classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
     colours = meta.get('palette') or []
     return {'classes': classes, 'palette': colours if len(colours) >= len(classes) else palette(len(classes))}
@@ -186,12 +185,3 @@ def _num_classes(model: Any) -> int:
     elif isinstance(model, list | tuple):
         counts = [_num_classes(part) for part in model]
     return next(filter(None, counts), 0)
-
-
-def _classes_of_data(cfg: Config) -> Sequence[str]:
-    dataset = cfg.test_dataloader.dataset
-    if names := dataset.get('metainfo', {}).get('classes'):
-        return names
-    with DATASETS.switch_scope_and_registry(cfg.default_scope) as datasets:
-        kind = datasets.get(dataset.type)
-    return getattr(kind, 'METAINFO', {}).get('classes', ())

@@ -1,0 +1,105 @@
+"""Find the datasets and heads in a config of any toolbox."""
+
+import colorsys
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def datasets_of(cfg: Config, loader: str) -> Iterator[ConfigDict]:
+    """Find all datasets of a data loader: wrappers such as ``RepeatDataset``, and what they wrap.
+
+    Args:
+        cfg: The config.
+        loader: One of ``LOADERS``; the config may lack it.
+
+    Yields:
+        The datasets' own configs, to read or to change.
+    """
+    waiting = [(cfg.get(loader) or {}).get('dataset')]
+    while waiting:
+        dataset = waiting.pop(0)
+        if dataset is None:
+            continue
+        yield dataset
+        waiting.extend([dataset.get('dataset'), *dataset.get('datasets', [])])
+
+
+def kind_of(dataset: ConfigDict) -> str:
+    """The name of a dataset's class, without the toolbox in front.
+
+    Args:
+        dataset: A dataset's config.
+
+    Returns:
+        Such as ``'CocoDataset'``.
+    """
+    return str(dataset.get('type')).rpartition('.')[2]
+
+
+def joined(dataset: ConfigDict, path: str) -> str:
+    """A dataset's path with its root, as the toolboxes join them.
+
+    Args:
+        dataset: A dataset's config.
+        path: From the root, or absolute.
+
+    Returns:
+        The joined path.
+    """
+    return os.path.join(dataset.get('data_root') or '', path)  # noqa: PTH118
+
+
+def class_names(cfg: Config, dataset: ConfigDict) -> tuple[str, ...]:
+    """The classes of a dataset: its own setting, or what its class knows.
+
+    Args:
+        cfg: The config that it is from, for the toolbox.
+        dataset: The dataset's config.
+
+    Returns:
+        The names; none where neither says any.
+    """
+    if names := (dataset.get('metainfo') or {}).get('classes'):
+        return tuple(names)
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as datasets:
+        kind = datasets.get(dataset.type)
+    return tuple(getattr(kind, 'METAINFO', {}).get('classes', ()))
+
+
+def set_num_classes(model: Any, count: int) -> None:
+    """Give every head of a model's config the number of classes.
+
+    Args:
+        model: The model's config or a part of it, changed in place; heads may be in lists. An RPN's head
+            keeps its own: it tells objects from background.
+        count: How many classes there are.
+    """
+    if isinstance(model, dict):
+        if 'num_classes' in model:
+            model['num_classes'] = count
+        for name, part in model.items():
+            if name != 'rpn_head':
+                set_num_classes(part, count)
+    elif isinstance(model, list | tuple):
+        for part in model:
+            set_num_classes(part, count)
+
+
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """Colours that are easy to tell apart.
+
+    Args:
+        count: How many.
+
+    Returns:
+        RGB, 0 to 255; the first are the same for every count.
+    """
+    golden = 0.618034  # steps of the golden ratio spread hues evenly, however many there are
+    colours = (colorsys.hsv_to_rgb(i * golden % 1, 0.85, (0.95, 0.65)[i % 2]) for i in range(count))
+    return [tuple(round(255 * channel) for channel in colour) for colour in colours]
