@@ -1,10 +1,18 @@
 """What every command line of the project does alike: exit statuses, one-line errors, ``--debug``."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from .errors import UserError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which goes the way of Ctrl-C: whatever ends orderly after the one does after the other."""
 
 
 def run(
@@ -21,17 +29,37 @@ def run(
 
     Returns:
         ``main``'s status; 1 after a :class:`UserError`, whose message goes to stderr in one line (with
-        ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C.
+        ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
+        one line, to which the interrupt's own message adds.
     """
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
     options = parser.parse_args(argv)
     try:
-        return main(options) or 0
+        with _sigterm_raises():
+            return main(options) or 0
     except UserError as error:
         if options.debug:
             raise
         print(f'error: {error}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
+        print(*[word, *stop.args], sep='; ', file=sys.stderr)
+        return status
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM, meanwhile."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
