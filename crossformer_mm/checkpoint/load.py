@@ -77,13 +77,20 @@ def load_backbone(model: CrossFormer, path: str | Path) -> None:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
             shape, NaN or infinite. The model is then as it was.
     """
-    checkpoint = read_checkpoint(path, mmap=True)
-    with about(path):
-        state = tensors_of(checkpoint)
-        backbone = {k: v for k, v in backbone_of(state).items() if not model.ignores(k)}
-        _check_fit(backbone, model.state_dict(), f'Backbone from {path}')
-        check_finite(backbone)
-    model.load_state_dict(backbone)
+    model.load_state_dict(_backbone_for(model, path, f'Backbone from {path}'))
+
+
+def check_backbone(model: CrossFormer, path: str | Path) -> None:
+    """Check that a file holds a backbone's weights, without loading or logging anything.
+
+    Args:
+        model: As the file should have it; stays as it is.
+        path: As for :func:`load_backbone`.
+
+    Raises:
+        UserError: As :func:`load_backbone`.
+    """
+    _backbone_for(model, path)
 
 
 def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -134,6 +141,16 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """Raise a :class:`UserError` that names the tensors with NaN or infinite values, if any."""
     if bad := not_finite(state):
         raise UserError(f'NaN or infinite values in {shorten(bad)}; take another checkpoint')
+
+
+def _backbone_for(model: CrossFormer, path: str | Path, log_as: str | None = None) -> dict[str, Tensor]:
+    checkpoint = read_checkpoint(path, mmap=True)
+    with about(path):
+        state = backbone_of(tensors_of(checkpoint))
+        backbone = {k: v for k, v in state.items() if not model.ignores(k)}
+        _check_fit(backbone, model.state_dict(), log_as)
+        check_finite(backbone)
+    return backbone
 
 
 def _tensors_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

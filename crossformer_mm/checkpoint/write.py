@@ -63,6 +63,12 @@ def write_whole(
     return path
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what :func:`write_whole` left in a folder when its process was killed."""
+    for part in folder.glob('.*.part'):
+        part.unlink(missing_ok=True)
+
+
 def check_free(path: Path, overwrite: bool) -> None:
     """Raise a :class:`UserError` if ``path`` exists and is not to be overwritten."""
     if path.is_dir():
