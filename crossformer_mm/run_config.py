@@ -20,6 +20,7 @@ from .config_parts import LOADERS
 from .data_config import DataOptions, agree_with_data, point_to_data
 from .errors import UserError
 
+RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # Settings that MMEngine reads from the config beside its Runner's own arguments.
 _RUNNER_EXTRAS = (
     *('activation_checkpointing', 'backend_args', 'compile', 'custom_imports'),
@@ -110,12 +111,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument('config', help='the config file')
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
-    data = parser.add_argument_group('data', 'any COCO-format data; classes are read from it')
-    data.add_argument('--data-root', metavar='DIR', help="its folder, laid out like COCO's own")
-    data.add_argument('--train-ann', metavar='FILE', help='annotations, from the data root')
-    data.add_argument('--val-ann', metavar='FILE', help='the same for validation and testing')
+    data = parser.add_argument_group(
+        'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
+    )
+    data.add_argument('--data-root', metavar='DIR', help='its folder, laid out like COCO or ADE20K')
+    data.add_argument(
+        '--train-ann',
+        metavar='PATH',
+        help='from the data root: for detection the annotation file, which names the classes;'
+        ' for segmentation the folder of label maps, named like the images',
+    )
+    data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
     data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
+    labels = parser.add_argument_group('label maps', 'for segmentation alone; the same in training and testing')
+    labels.add_argument(
+        '--classes', metavar='FILE|N', help='names, one a line in the order of the labels, or how many there are'
+    )
+    labels.add_argument(
+        '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
+    )
+    labels.add_argument(
+        '--reduce-zero-label',
+        action=argparse.BooleanOptionalAction,
+        help="0 is unlabelled and the first class is 1 (no with --classes, else the config's own: yes for ADE20K)",
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -140,7 +160,18 @@ def training_config(options: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, an option or the data does not work.
     """
+    _check_numbers(options)
     cfg = _common_config(options, ('train_dataloader', 'val_dataloader'))
+    make_resumable(cfg)
+    stop_on_nan(cfg, options.stop_on_nan)
+    if options.batch_size:
+        cfg.train_dataloader.batch_size = options.batch_size
+    if options.accumulate:
+        cfg.optim_wrapper.accumulative_counts = options.accumulate
+    if options.clip_grad:
+        cfg.optim_wrapper.clip_grad = {'max_norm': options.clip_grad}
+    if options.with_cp:
+        cfg.model.backbone.with_cp = True
     if options.amp:
         set_mixed_precision(cfg, options.amp)
     if options.auto_scale_lr:
@@ -150,6 +181,16 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.resume:
         set_resume(cfg, options.resume)
     return cfg
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Refuse what would fail, or do nothing, once the run is there."""
+    for name, least in (('batch_size', 1), ('accumulate', 1), ('stop_on_nan', 0)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            raise UserError(f'--{name.replace("_", "-")} {number}: at least {least}')
+    if options.clip_grad is not None and not 0 < options.clip_grad < float('inf'):
+        raise UserError(f'--clip-grad {options.clip_grad}: a number above 0, such as 1')
 
 
 def evaluation_config(options: argparse.Namespace) -> Config:
@@ -227,6 +268,9 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
             val_ann=options.val_ann,
             train_images=options.train_images,
             val_images=options.val_images,
+            classes=options.classes,
+            ignore_label=options.ignore_label,
+            reduce_zero_label=options.reduce_zero_label,
         ),
     )
     agree_with_data(cfg, loaders, objects)
@@ -291,6 +335,36 @@ def distribute_on_cpu(cfg: Config) -> None:
         }
 
 
+def make_resumable(cfg: Config) -> None:
+    """Put the loop and the checkpoint's hook of :mod:`crossformer_mm.training` in place of mmengine's own.
+
+    Args:
+        cfg: The config, changed in place; loops and hooks of other kinds stay.
+    """
+    loop = cfg.train_cfg
+    if 'type' not in loop:
+        loop.type = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+    loop.type = RESUMABLE_LOOPS.get(loop.type, loop.type)
+    cfg.default_hooks = {
+        'checkpoint': {'type': 'CheckpointHook', 'interval': 1},
+        **cfg.get('default_hooks', {}),
+    }
+    checkpoints = cfg.default_hooks.checkpoint
+    if checkpoints and checkpoints.type == 'CheckpointHook':
+        checkpoints.type = 'WholeCheckpointHook'
+
+
+def stop_on_nan(cfg: Config, steps: int) -> None:
+    """Stop the run at losses that are NaN or infinite.
+
+    Args:
+        cfg: The config, changed in place.
+        steps: After how many in a row; 0 for never.
+    """
+    if steps:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'FiniteLossHook', 'patience': steps}]
+
+
 def set_mixed_precision(cfg: Config, dtype: str) -> None:
     """Train in half precision.
 
@@ -310,7 +384,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the number of images a step.
+    """Scale the learning rate with the number of images an update.
 
     Args:
         cfg: The config, changed in place.
@@ -324,6 +398,8 @@ def set_auto_scale_lr(cfg: Config) -> None:
             ' add --cfg-options auto_scale_lr.base_batch_size=16'
         )
     cfg.auto_scale_lr.enable = True
+    # mmengine counts the images of one iteration, of which an update may have several
+    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def set_pretrained(cfg: Config, path: str) -> None:

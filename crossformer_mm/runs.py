@@ -1,6 +1,7 @@
 """A training and an evaluation, from the options of a command line to the end."""
 
 import argparse
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .checkpoint import install_reader, load_model, read_checkpoint
 from .checkpoint.classes import dataset_meta_of
-from .checkpoint.load import check_model
+from .checkpoint.load import check_backbone, check_model
 from .checkpoint.names import shorten
+from .checkpoint.resume import latest_whole, missing_parts
+from .crossformer import CrossFormer
 from .data_config import classes_of
 from .errors import UserError
 from .run_config import add_options, evaluation_config, training_config
+from .training.memory import memory_advice, ran_out_of_memory
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLASSES_NAMED = 6  # in a message; the others are counted
 
 
@@ -42,7 +47,27 @@ def training_parser() -> argparse.ArgumentParser:
         help='mixed precision; float16 scales the loss and needs a GPU (bfloat16)',
     )
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='learning rate in proportion to the batch'
+        '--auto-scale-lr', action='store_true', help='learning rate in proportion to the images an update'
+    )
+    parser.add_argument('--batch-size', type=int, metavar='N', help='images a process and step')
+    parser.add_argument(
+        '--accumulate',
+        type=int,
+        metavar='N',
+        help='update the weights every N steps, as batches N times as large would; the schedule counts steps',
+    )
+    parser.add_argument(
+        '--with-cp',
+        action='store_true',
+        help="compute the backbone's activations again in the backward pass, instead of keeping them",
+    )
+    parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
+    parser.add_argument(
+        '--stop-on-nan',
+        type=int,
+        default=1,
+        metavar='STEPS',
+        help='stop after so many steps in a row with a NaN or infinite loss; 0 for never (1)',
     )
     return parser
 
@@ -58,18 +83,47 @@ def train(options: argparse.Namespace) -> None:
     """
     install_reader()
     cfg = training_config(options)
-    if resumed := _resumed_from(cfg):
-        check_resumable(resumed)
-    with _processes(cfg):
+    warnings = [*set_start(cfg), *start_warnings(cfg)]
+    with _processes(cfg), _explained(cfg):
         runner = Runner.from_cfg(cfg)
         _log_classes(runner, cfg)
-        for warning in start_warnings(cfg):
+        for warning in warnings:
             runner.logger.warning(warning)
         runner.train()
 
 
+def set_start(cfg: Config) -> list[str]:
+    """Find what a training starts from, and check that it fits, before anything is written.
+
+    Args:
+        cfg: The config of the run, changed in place: the checkpoint to resume from, if any, and its seed.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        UserError: The checkpoint or the pretrained weights cannot be used.
+    """
+    check_pretrained(cfg)
+    if not cfg.get('resume'):
+        return []
+    path, warnings = cfg.get('load_from'), []
+    if not path:
+        path, complaints = latest_whole(checkpoint_folders(cfg))
+        warnings = [f'left out: {complaint}; going on from {path}' for complaint in complaints]
+    if not path:
+        cfg.resume = False
+        return [f'{cfg.work_dir} holds no checkpoint to resume from: the run starts anew']
+    checkpoint = check_resumable(path)
+    check_weights(cfg, path)
+    cfg.load_from = str(path)
+    # mmengine sets it too, but after it has built the sampler with another one.
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
+    return warnings
+
+
 def start_warnings(cfg: Config) -> list[str]:
-    """What is easily overlooked about where a training starts from.
+    """What is easily overlooked about how a training starts.
 
     Args:
         cfg: The config of the run.
@@ -77,17 +131,35 @@ def start_warnings(cfg: Config) -> list[str]:
     Returns:
         Lines for the log.
     """
-    if cfg.get('load_from') or _resumed_from(cfg):
-        return []
     warnings = []
-    if cfg.get('resume'):
-        warnings.append(f'{cfg.work_dir} holds no checkpoint to resume from: the run starts anew')
-    if not cfg.model.backbone.get('init_cfg'):
+    if not cfg.get('load_from') and not cfg.model.backbone.get('init_cfg'):
         warnings.append(
             'no weights are loaded: the backbone starts from random ones, and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'
         )
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if counts > 1:
+        images = counts * cfg.train_dataloader.batch_size
+        warnings.append(
+            f'the weights are updated every {counts} iterations, from {images} images a process; the log,'
+            ' the length of the run and the schedule of the learning rate still count iterations'
+        )
     return warnings
+
+
+def checkpoint_folders(cfg: Config) -> list[Path]:
+    """Where a training writes its checkpoints.
+
+    Args:
+        cfg: The config of the run.
+
+    Returns:
+        The work folder, and the place beside it that the checkpoint's hook may have.
+    """
+    folders = [Path(cfg.work_dir)]
+    if elsewhere := (cfg.default_hooks.get('checkpoint') or {}).get('out_dir'):
+        folders.append(Path(elsewhere, folders[0].name))
+    return folders
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -168,30 +240,66 @@ def check_weights(cfg: Config, path: str) -> None:
     check_model(MODELS.build(cfg.model), path)
 
 
-def check_resumable(path: str | Path) -> None:
+def check_pretrained(cfg: Config) -> None:
+    """Check that the weights that a config names fit its backbone, where that is one of this package's.
+
+    Args:
+        cfg: The config of the run.
+
+    Raises:
+        UserError: They do not fit, or the file cannot be read.
+    """
+    init_cfg = cfg.model.backbone.get('init_cfg')
+    if not init_cfg or init_cfg.get('type') != 'Pretrained':
+        return
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    backbone = MODELS.build(cfg.model.backbone)
+    if isinstance(backbone, CrossFormer):
+        check_backbone(backbone, init_cfg.checkpoint)
+
+
+def check_resumable(path: str | Path) -> dict[str, Any]:
     """Check that a checkpoint holds a training to go on with, and not weights alone.
 
     Args:
         path: The checkpoint.
 
+    Returns:
+        What it holds.
+
     Raises:
         UserError: It cannot be read, or holds no such state.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    missing = [part for part in ('optimizer', 'message_hub') if part not in checkpoint]
-    if missing:
+    if missing := missing_parts(checkpoint):
         raise UserError(
             f'--resume {path}: holds weights without the state of a training (no {", ".join(missing)});'
             ' to start a new one from them, --pretrained FILE takes the backbone,'
             ' --cfg-options load_from=FILE the whole model'
         )
+    return checkpoint
 
 
-def _resumed_from(cfg: Config) -> str | None:
-    """The checkpoint that a run goes on from, if any."""
-    if not cfg.get('resume'):
-        return None
-    return cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+@contextmanager
+def _explained(cfg: Config) -> Iterator[None]:
+    """Say in one line what to do where a run stops for what the user can mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except KeyboardInterrupt as stop:
+        raise type(stop)(
+            f'the same command with --resume goes on from the last checkpoint in {cfg.work_dir}'
+        ) from None
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise UserError(memory_advice(cfg, error)) from error
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise UserError(
+                f'{error.filename or cfg.work_dir}: cannot be written ({error.strerror}); the checkpoints are'
+                ' there: make room, and go on with --resume'
+            ) from error
+        raise
 
 
 @contextmanager

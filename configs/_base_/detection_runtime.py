@@ -9,6 +9,7 @@ custom_imports = dict(
         'crossformer_mm.loading',
         'crossformer_mm.mixed_precision',
         'crossformer_mm.plots',
+        'crossformer_mm.training',
     ],
     allow_failed_imports=False,
 )

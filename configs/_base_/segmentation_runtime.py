@@ -5,7 +5,13 @@ MMSegmentation's own bases are not inherited: MMEngine finds them in one family 
 
 default_scope = 'mmseg'
 custom_imports = dict(
-    imports=['crossformer_mm', 'crossformer_mm.loading', 'crossformer_mm.mixed_precision'],
+    imports=[
+        'crossformer_mm',
+        'crossformer_mm.label_map_dataset',
+        'crossformer_mm.loading',
+        'crossformer_mm.mixed_precision',
+        'crossformer_mm.training',
+    ],
     allow_failed_imports=False,
 )
 env_cfg = dict(

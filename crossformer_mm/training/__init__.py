@@ -1,0 +1,12 @@
+"""What keeps a training going: loops that replay, checkpoints written whole, and stops that say why.
+
+Rooms, from leaf to root: ``replay`` (what is random, from the iteration alone), ``loops``, ``finite``
+(losses), ``checkpoints``, ``memory`` (what to do when it runs out). Importing this registers the loops and
+hooks with mmengine.
+"""
+
+from .checkpoints import WholeCheckpointHook
+from .finite import FiniteLossHook
+from .loops import ResumableEpochLoop, ResumableIterLoop
+
+__all__ = ['FiniteLossHook', 'ResumableEpochLoop', 'ResumableIterLoop', 'WholeCheckpointHook']

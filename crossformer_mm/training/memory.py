@@ -1,0 +1,70 @@
+"""What to do when memory runs out, in the order in which it costs least."""
+
+from typing import Any
+
+from mmengine.config import Config
+
+# How CUDA, torch on CPUs and OpenCV say so; numpy and Python raise MemoryError.
+SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory')
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or not, in worker processes too.
+
+    Args:
+        error: Any error.
+    """
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)
+
+
+def memory_advice(cfg: Config, error: BaseException) -> str:
+    """One line: what ran out, and what to try.
+
+    Args:
+        cfg: The config of the run; what it does already is not advised.
+        error: The error.
+
+    Returns:
+        The options of ``tools/train.py``, best first.
+    """
+    loader, wrapper = cfg.train_dataloader, cfg.optim_wrapper
+    size, counts = loader.batch_size, wrapper.get('accumulative_counts', 1)
+    advice = []
+    if size > 1:
+        advice.append(f'smaller batches: --batch-size {size // 2}')
+    if not cfg.model.backbone.get('with_cp'):
+        advice.append('activations computed again instead of kept: --with-cp')
+    if wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
+        advice.append('half precision: --amp bfloat16')
+    smaller = _smaller_images(cfg)
+    how = f'--cfg-options {" ".join(smaller)}' if smaller else "smaller scales in the config's pipeline"
+    advice.append(f'smaller images: {how}')
+    if size > 1:
+        advice.append(f'with half the batch, the same steps by accumulation: --accumulate {2 * counts}')
+    if loader.get('num_workers'):
+        advice.append('if it is not the GPU: --cfg-options train_dataloader.num_workers=1')
+    reason = str(error).strip().partition('\n')[0][:200] or type(error).__name__
+    return f'out of memory ({reason}); in this order: {"; ".join(advice)}'
+
+
+def _smaller_images(cfg: Config) -> list[str]:
+    """Settings that make the longest side of training images three quarters as long."""
+    path = 'train_dataloader.dataset'
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        path, dataset = f'{path}.dataset', dataset.dataset
+    settings = []
+    for i, step in enumerate(dataset.get('pipeline', [])):
+        for key in ('scale', 'crop_size'):
+            if key in step:
+                settings.append(f'{path}.pipeline.{i}.{key}={_three_quarters(step[key])}')
+                if key == 'crop_size' and 'size' in cfg.model.get('data_preprocessor', {}):
+                    settings.append(f'model.data_preprocessor.size={_three_quarters(step[key])}')
+    return settings
+
+
+def _three_quarters(size: Any) -> str:
+    """A size as mmengine's ``--cfg-options`` have it, in multiples of 32."""
+    sides = [max(round(side * 3 / 4 / 32) * 32, 32) for side in ([size] if isinstance(size, int) else size)]
+    return f'"({",".join(map(str, sides))})"'
