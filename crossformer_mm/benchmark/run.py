@@ -1,0 +1,171 @@
+"""``tools/benchmark.py``, from its options to the end."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..model_zoo import GROUPS
+from .compare import Setting, compare
+from .machine import describe
+from .plot import plot_comparison
+from .report import comparison
+from .subjects import SWINS, VARIANTS, Subject, parse_subject
+from .workload import DTYPES, MODES
+
+SIZE = re.compile(r'(\d+)(?:x(\d+))?')
+LARGEST_SIDE = 16384
+HEADER = ('cpu', 'cores', 'threads', 'features', 'gpu', 'cuda', 'python', 'versions', 'date')
+
+
+def benchmark_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description='Measure networks side by side, in turn, in one process.',
+        epilog=f'Networks: t s b l pp_s pp_b pp_l pp_h, {" ".join(SWINS)}, or a config of a whole model'
+        " (a file, or mmdet::PATH for one of MMDetection's own). NAME+VARIANT changes one of them:"
+        f' {" ".join(VARIANTS)}.',
+    )
+    parser.add_argument('subjects', nargs='+', metavar='NETWORK', help='what to measure')
+    parser.add_argument('--against', metavar='NETWORK', help='what to measure them by')
+    parser.add_argument('--mode', nargs='+', choices=MODES, default=['inference'], help='(inference)')
+    parser.add_argument('--dtype', nargs='+', choices=DTYPES, default=['float32'], help='(float32)')
+    parser.add_argument(
+        '--size', nargs='+', default=['800x1216'], metavar='HxW', help='pixels; N for N×N (800x1216)'
+    )
+    parser.add_argument('--batch', type=int, default=1, help='images (1)')
+    parser.add_argument('--groups', nargs='+', choices=GROUPS, help='every CrossFormer in each setting')
+    parser.add_argument('--with-cp', action='store_true', help='activation checkpointing for all')
+    parser.add_argument('--compile', action='store_true', help='torch.compile all backbones')
+    parser.add_argument(
+        '--measure', nargs='+', choices=['time', 'memory'], default=['time', 'memory'], help='(both)'
+    )
+    parser.add_argument('--rounds', type=int, default=7, help='timed rounds (7)')
+    parser.add_argument('--warm-up', type=int, default=1, help='rounds before, at least 0 (1)')
+    parser.add_argument('--threads', type=int, help="CPU threads (PyTorch's choice)")
+    parser.add_argument('--device', default='cpu', help='cpu, or cuda (cpu)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs', 'benchmark'),
+        metavar='STEM',
+        help='STEM.json and STEM.png are written (work_dirs/benchmark)',
+    )
+    return parser
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """Measure, print a table, and write ``STEM.json`` and ``STEM.png``.
+
+    Args:
+        options: What :func:`benchmark_parser` parsed.
+
+    Raises:
+        UserError: An option or a network does not work.
+    """
+    check_options(options)
+    subjects = find_subjects(options)
+    against = variants_of(options.against, options)[0].label if options.against else None
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    records = compare(
+        subjects,
+        find_settings(options),
+        options.rounds if 'time' in options.measure else 0,
+        options.warm_up,
+        'memory' in options.measure,
+        options.threads,
+    )
+    result = {
+        'command': ' '.join(['python', *sys.argv]),
+        'machine': describe(options.device),
+        'against': against,
+        'records': records,
+    }
+    print(header(result['machine']))
+    print(comparison(records, against))
+    write(result, options.out)
+    plot_comparison(records, options.out.with_suffix('.png'))
+    print(f'\nwrote {options.out.with_suffix(".json")}, {options.out.with_suffix(".png")}')
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse values that cannot work before anything is measured.
+
+    Raises:
+        UserError: One cannot; the message names it.
+    """
+    for name, least in (('batch', 1), ('rounds', 1), ('warm_up', 0), ('threads', 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f'--{name.replace("_", "-")} {value}: must be at least {least}')
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
+        raise UserError(f'--device {options.device}: give cpu, cuda or cuda:N')
+    if options.device != 'cpu' and not torch.cuda.is_available():
+        raise UserError(f'--device {options.device}: PyTorch sees no GPU here; leave the option out')
+    if options.device != 'cpu' and torch.device(options.device).index not in (None, *_gpus()):
+        raise UserError(f'--device {options.device}: there are {torch.cuda.device_count()} GPUs')
+    if not options.out.parent.is_dir() and options.out.parent.exists():
+        raise UserError(f'--out {options.out}: {options.out.parent} is a file, not a folder')
+
+
+def _gpus() -> range:
+    return range(torch.cuda.device_count())
+
+
+def find_subjects(options: argparse.Namespace) -> list[Subject]:
+    """The networks of the command line, ``--against`` last, none twice."""
+    names = [*options.subjects, *([options.against] if options.against else [])]
+    return list(dict.fromkeys(subject for name in names for subject in variants_of(name, options)))
+
+
+def variants_of(name: str, options: argparse.Namespace) -> list[Subject]:
+    """One network of the command line, in each setting of groups that is asked for."""
+    settings = options.groups if options.groups and name.partition('+')[0] not in SWINS else [None]
+    words = [name, *['cp'] * options.with_cp, *['compile'] * options.compile]
+    return [parse_subject('+'.join([*words, *([groups] if groups else [])])) for groups in settings]
+
+
+def find_settings(options: argparse.Namespace) -> list[Setting]:
+    """Every mode with every dtype and size."""
+    return [
+        Setting(mode, dtype, *parse_size(size), options.batch, options.device)
+        for mode in options.mode
+        for dtype in options.dtype
+        for size in options.size
+    ]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of ``800x1216`` or ``512``.
+
+    Raises:
+        UserError: It is none, or no image has it.
+    """
+    match = SIZE.fullmatch(text)
+    height, width = (int(side or match[1]) for side in match.groups()) if match else (0, 0)
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
+        raise UserError(f'--size {text}: give HEIGHTxWIDTH in pixels, such as 800x1216, up to {LARGEST_SIDE}')
+    return height, width
+
+
+def header(machine: dict[str, Any]) -> str:
+    """The machine and the versions in a few lines."""
+    return '\n'.join(f'{name}: {_words(machine[name])}' for name in HEADER if machine.get(name)) + '\n'
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ', '.join(f'{name} {version}' for name, version in value.items())
+    return ' '.join(value) if isinstance(value, list) else str(value)
+
+
+def write(result: dict[str, Any], stem: Path) -> None:
+    """Write a result as JSON, into a folder that is made where missing."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix('.json').write_text(json.dumps(result, indent=1), encoding='utf-8')

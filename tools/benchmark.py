@@ -1,0 +1,7 @@
+"""Measure speed and memory of networks side by side: see --help."""
+
+from crossformer_mm import cli
+from crossformer_mm.benchmark.run import benchmark, benchmark_parser
+
+if __name__ == '__main__':
+    raise SystemExit(cli.run(benchmark_parser(), benchmark))
