@@ -55,21 +55,22 @@ def joined(dataset: ConfigDict, path: str) -> str:
     return os.path.join(dataset.get('data_root') or '', path)  # noqa: PTH118
 
 
-def class_names(cfg: Config, dataset: ConfigDict) -> tuple[str, ...]:
-    """The classes of a dataset: its own setting, or what its class knows.
+def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
+    """What a dataset says of itself: its own settings, over what its class knows.
 
     Args:
         cfg: The config that it is from, for the toolbox.
         dataset: The dataset's config.
 
     Returns:
-        The names; none where neither says any.
+        ``classes`` and ``palette``, where it says any.
     """
-    if names := (dataset.get('metainfo') or {}).get('classes'):
-        return tuple(names)
+    own = dataset.get('metainfo') or {}
+    if 'classes' in own:
+        return dict(own)
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as datasets:
         kind = datasets.get(dataset.type)
-    return tuple(getattr(kind, 'METAINFO', {}).get('classes', ()))
+    return {**getattr(kind, 'METAINFO', {}), **own}
 
 
 def set_num_classes(model: Any, count: int) -> None:

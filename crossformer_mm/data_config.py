@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from .coco_config import agree_with_annotations, coco_datasets
-from .config_parts import LOADERS, class_names, datasets_of, joined
+from .config_parts import LOADERS, dataset_meta, datasets_of, joined
 from .errors import UserError
+from .segmentation_config import agree_with_folders, map_datasets, set_labels
 
 _OTHER_FORMATS = (
     'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'
@@ -18,41 +19,58 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where the data lies; None leaves the config's own. Paths are relative to the data root."""
+    """Where the data lies and, of label maps, what they mean; None leaves the config's own.
+
+    Attributes:
+        data_root: What the other paths are relative to.
+        train_ann: COCO's annotation file, or the folder of label maps.
+        val_ann: The same for validation and testing.
+        train_images: The folder of images.
+        val_images: The same for validation and testing.
+        classes: A file with a name a line, or a count; for label maps alone, like the following.
+        ignore_label: The value of unlabelled pixels.
+        reduce_zero_label: Whether 0 is unlabelled and the first class is 1.
+    """
 
     data_root: str | None = None
     train_ann: str | None = None
     val_ann: str | None = None
     train_images: str | None = None
     val_images: str | None = None
+    classes: str | None = None
+    ignore_label: int | None = None
+    reduce_zero_label: bool | None = None
 
 
 def point_to_data(cfg: Config, options: DataOptions) -> None:
-    """Set the folders and annotation files of the config's COCO datasets.
+    """Set where the config's datasets lie, and what the values of label maps mean.
 
     Args:
         cfg: The config, changed in place.
-        options: Where the data lies; the files for validation serve for testing too.
+        options: What is set; the files for validation serve for testing too.
 
     Raises:
-        UserError: The options name a place, and the config reads no COCO annotations.
+        UserError: An option does not fit the kind of data that the config reads, or makes no sense.
     """
-    if options != DataOptions() and not any(next(coco_datasets(cfg, loader), None) for loader in LOADERS):
-        raise UserError(
-            '--data-root, --train-ann and their like are for COCO-format data, and this config reads none;'
-            f' {_OTHER_FORMATS}'
-        )
+    _check_kind(cfg, options)
     for loader in LOADERS:
         train = loader.startswith('train')
         annotations = options.train_ann if train else options.val_ann
         images = options.train_images if train else options.val_images
-        for dataset in coco_datasets(cfg, loader):
+        for dataset in [*coco_datasets(cfg, loader), *map_datasets(cfg, loader)]:
             if options.data_root is not None:
                 dataset.data_root = options.data_root
+        for dataset in coco_datasets(cfg, loader):
             if annotations is not None:
                 dataset.ann_file = annotations
             if images is not None:
                 dataset.data_prefix = {'img': images}
+        for dataset in map_datasets(cfg, loader):
+            if annotations is not None:
+                dataset.data_prefix.seg_map_path = annotations
+            if images is not None:
+                dataset.data_prefix.img_path = images
+    set_labels(cfg, options.classes, options.ignore_label, options.reduce_zero_label)
 
 
 def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
@@ -60,18 +78,21 @@ def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -
 
     Args:
         cfg: The config, changed in place: datasets, evaluators, and the heads' ``num_classes``.
-        loaders: The data loaders that the run uses; their files must exist and be sound.
+        loaders: The data loaders that the run uses; their files must exist and COCO's be sound. What label
+            maps hold is a longer check of its own, ``check_labels``.
         objects: Whether the run needs annotations, which a prediction for COCO's server does not.
 
     Returns:
-        The class names, or None where no loader reads COCO annotations.
+        The class names, or None where the data are neither COCO's nor label maps.
 
     Raises:
         UserError: Files or folders are missing or not sound, or the annotation files disagree on the classes.
     """
-    if any(next(coco_datasets(cfg, loader), None) for loader in loaders):
+    if any(True for loader in loaders for _ in coco_datasets(cfg, loader)):
         return agree_with_annotations(cfg, loaders, objects)
-    _check_folders([dataset for loader in loaders for dataset in datasets_of(cfg, loader)])
+    if any(True for loader in loaders for _ in map_datasets(cfg, loader)):
+        return agree_with_folders(cfg, loaders)
+    _check_folders(cfg, loaders)
     return None
 
 
@@ -84,15 +105,33 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     Returns:
         The names; none where the data says none.
     """
-    datasets = [dataset for loader in LOADERS for dataset in datasets_of(cfg, loader)]
-    return next(filter(None, (class_names(cfg, dataset) for dataset in datasets)), ())
+    datasets = [d for loader in LOADERS for d in [*coco_datasets(cfg, loader), *map_datasets(cfg, loader)]]
+    return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
 
 
-def _check_folders(datasets: list[ConfigDict]) -> None:
+def _check_kind(cfg: Config, options: DataOptions) -> None:
+    """An option that nothing would read is an error, not silence."""
+    coco = any(True for loader in LOADERS for _ in coco_datasets(cfg, loader))
+    maps = any(True for loader in LOADERS for _ in map_datasets(cfg, loader))
+    of_maps = (options.classes, options.ignore_label, options.reduce_zero_label)
+    if coco and of_maps != (None, None, None):
+        raise UserError(
+            '--classes, --ignore-label and --reduce-zero-label are for label maps, and this config reads'
+            " COCO's annotations, which name their classes"
+        )
+    if options != DataOptions() and not coco and not maps:
+        raise UserError(
+            '--data-root, --train-ann and their like are for COCO-format data and label maps, and this config'
+            f' reads neither; {_OTHER_FORMATS}'
+        )
+
+
+def _check_folders(cfg: Config, loaders: Sequence[str]) -> None:
     """What other formats hold is the toolbox's to read; that their folders are there is checked before."""
     folders = [
         joined(dataset, folder)
-        for dataset in datasets
+        for loader in loaders
+        for dataset in datasets_of(cfg, loader)
         for folder in dataset.get('data_prefix', {}).values()
         if folder
     ]

@@ -21,6 +21,12 @@ from .data_config import DataOptions, agree_with_data, point_to_data
 from .errors import UserError
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
+# The variable that a launcher numbers its processes by, and what starts it.
+_LAUNCHERS = {
+    'pytorch': ('RANK', 'tools/dist_train.sh or tools/dist_test.sh'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
 # Settings that MMEngine reads from the config beside its Runner's own arguments.
 _RUNNER_EXTRAS = (
     *('activation_checkpointing', 'backend_args', 'compile', 'custom_imports'),
@@ -124,9 +130,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
     data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
-    labels = parser.add_argument_group('label maps', 'for segmentation alone; the same in training and testing')
+    labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
     labels.add_argument(
-        '--classes', metavar='FILE|N', help='names, one a line in the order of the labels, or how many there are'
+        '--classes', metavar='FILE|N', help='names, one a line in the order of labels, or how many'
     )
     labels.add_argument(
         '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
@@ -134,7 +140,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     labels.add_argument(
         '--reduce-zero-label',
         action=argparse.BooleanOptionalAction,
-        help="0 is unlabelled and the first class is 1 (no with --classes, else the config's own: yes for ADE20K)",
+        help="0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)",
     )
     parser.add_argument(
         '--cfg-options',
@@ -303,16 +309,25 @@ def check_launcher(launcher: str) -> None:
     Raises:
         UserError: What the launcher tells its processes by is not in the environment.
     """
-    variable, start = {
-        'none': (None, ''),
-        'pytorch': ('RANK', 'tools/dist_train.sh or tools/dist_test.sh'),
-        'slurm': ('SLURM_PROCID', 'srun'),
-        'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
-    }[launcher]
-    if variable and variable not in os.environ:
+    if launcher == 'none':
+        return
+    variable, start = _LAUNCHERS[launcher]
+    if variable not in os.environ:
         raise UserError(
             f'--launcher {launcher}: this process is not one of several; start it through {start}'
         )
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process does what one of several has to do, before they have met.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        True for one process; with MPI, for one a machine.
+    """
+    return launcher == 'none' or os.environ[_LAUNCHERS[launcher][0]] == '0'
 
 
 def distribute_on_cpu(cfg: Config) -> None:

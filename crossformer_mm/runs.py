@@ -2,7 +2,7 @@
 
 import argparse
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from .checkpoint.resume import latest_whole, missing_parts
 from .crossformer import CrossFormer
 from .data_config import classes_of
 from .errors import UserError
-from .run_config import add_options, evaluation_config, training_config
+from .label_check import LabelReport
+from .run_config import add_options, evaluation_config, is_first_process, training_config
+from .segmentation_config import check_labels
 from .training.memory import memory_advice, ran_out_of_memory
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -84,9 +86,10 @@ def train(options: argparse.Namespace) -> None:
     install_reader()
     cfg = training_config(options)
     warnings = [*set_start(cfg), *start_warnings(cfg)]
+    labels = _check_labels(cfg, ('train_dataloader', 'val_dataloader'))
     with _processes(cfg), _explained(cfg):
         runner = Runner.from_cfg(cfg)
-        _log_classes(runner, cfg)
+        _log_data(runner, cfg, labels)
         for warning in warnings:
             runner.logger.warning(warning)
         runner.train()
@@ -198,9 +201,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
     check_weights(cfg, options.checkpoint)
+    labels = _check_labels(cfg, ('test_dataloader',))
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
-        _log_classes(runner, cfg)
+        _log_data(runner, cfg, labels)
         load_model(runner.model, options.checkpoint)
         return runner.test()
 
@@ -222,7 +226,7 @@ def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> 
         raise UserError(
             f'{path} was trained on other classes ({shorten(trained, CLASSES_NAMED)}) than the data has'
             f' ({shorten(tested, CLASSES_NAMED)}); name the data it was trained on with --data-root or'
-            ' --val-ann'
+            ' --val-ann, and the names of label maps with --classes'
         )
 
 
@@ -315,7 +319,16 @@ def _processes(cfg: Config) -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
-def _log_classes(runner: Runner, cfg: Config) -> None:
+def _check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
+    """Read the label maps once, whatever the number of processes."""
+    return check_labels(cfg, loaders) if is_first_process(cfg.launcher) else []
+
+
+def _log_data(runner: Runner, cfg: Config, labels: Sequence[LabelReport]) -> None:
     classes = classes_of(cfg)
     if classes:
         runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+    for report in labels:
+        runner.logger.info(report.summary())
+        for warning in report.warnings:
+            runner.logger.warning(f'{report.folder}: {warning}')

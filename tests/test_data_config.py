@@ -103,33 +103,30 @@ def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
     assert cfg.model.roi_head.bbox_head.num_classes == 80
 
 
-@pytest.fixture
-def segmentation(config: Callable[[str], Config], tmp_path: Path) -> Config:
-    """A config with data in ``tmp_path``, in ADE20K's layout; it has folders to train on alone."""
-    cfg = config('fpn_crossformer_s')
-    for loader in LOADERS:
-        cfg[loader].dataset.data_root = str(tmp_path)
-    for kind in ('images', 'annotations'):
-        (tmp_path / kind / 'training').mkdir(parents=True)
-    return cfg
+def other_kind(folder: Path) -> Config:
+    """A config with data that are neither COCO's nor label maps."""
+    dataset = {'type': 'VideoDataset', 'data_root': str(folder), 'data_prefix': {'video': 'clips'}}
+    return Config({'model': {}, 'train_dataloader': {'dataset': dataset}})
 
 
-def test_folders_of_other_kinds_of_data_are_there(segmentation: Config, tmp_path: Path) -> None:
-    assert agree_with_data(segmentation, ['train_dataloader']) is None
+def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        agree_with_data(segmentation, TRAINING)
+        agree_with_data(other_kind(tmp_path), TRAINING)
     message = str(raised.value)
     assert '\n' not in message
-    assert message.startswith(
-        f'no data at {tmp_path}/images/validation, {tmp_path}/annotations/validation; put the data there'
-    )
+    assert message.startswith(f'no data at {tmp_path}/clips; put the data there')
     assert '--cfg-options train_dataloader.dataset.data_root=DIR' in message
+    (tmp_path / 'clips').mkdir()
+    assert agree_with_data(other_kind(tmp_path), TRAINING) is None
 
 
-def test_options_for_coco_do_not_go_unread(segmentation: Config) -> None:
-    point_to_data(segmentation, DataOptions())
-    with pytest.raises(UserError, match=r'for COCO-format data, and this config reads none; .*--cfg-options'):
-        point_to_data(segmentation, DataOptions(data_root='elsewhere'))
+def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
+    point_to_data(other_kind(tmp_path), DataOptions())
+    with pytest.raises(UserError, match='COCO-format data and label maps, and this config reads neither; '):
+        point_to_data(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
+    for option in ({'classes': '3'}, {'ignore_label': 0}, {'reduce_zero_label': False}):
+        with pytest.raises(UserError, match="for label maps, and this config reads COCO's annotations"):
+            point_to_data(cfg, DataOptions(**option))
 
 
 def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:

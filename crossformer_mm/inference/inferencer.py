@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
 from ..checkpoint.classes import dataset_meta_of
-from ..config_parts import class_names, palette, set_num_classes
+from ..config_parts import dataset_meta, palette, set_num_classes
 from ..errors import UserError
 from ..mixed_precision import keep_boxes_in_float32
 from ..run_config import load_config
@@ -170,7 +170,7 @@ def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
     classes = meta.get('classes')
     if classes is None:
         count = _num_classes(cfg.model)
-        named = class_names(cfg, cfg.test_dataloader.dataset)
+        named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes', ())
         classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
     colours = meta.get('palette') or []
     return {'classes': classes, 'palette': colours if len(colours) >= len(classes) else palette(len(classes))}
