@@ -92,6 +92,23 @@ def set_num_classes(model: Any, count: int) -> None:
             set_num_classes(part, count)
 
 
+def replace_sync_bn(part: Any) -> int:
+    """Put BN in place of SyncBN.
+
+    Args:
+        part: A model's config or a part of it, changed in place.
+
+    Returns:
+        In how many places.
+    """
+    if isinstance(part, dict):
+        found = part.get('type') in ('SyncBN', 'MMSyncBN')
+        if found:
+            part['type'] = 'BN'
+        return found + sum(map(replace_sync_bn, part.values()))
+    return sum(map(replace_sync_bn, part)) if isinstance(part, list | tuple) else 0
+
+
 def palette(count: int) -> list[tuple[int, int, int]]:
     """Colours that are easy to tell apart.
 

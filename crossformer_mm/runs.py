@@ -17,6 +17,7 @@ from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_backbone, check_model
 from .checkpoint.names import shorten
 from .checkpoint.resume import latest_whole, missing_parts
+from .config_parts import replace_sync_bn
 from .crossformer import CrossFormer
 from .data_config import classes_of
 from .errors import UserError
@@ -85,13 +86,11 @@ def train(options: argparse.Namespace) -> None:
     """
     install_reader()
     cfg = training_config(options)
-    warnings = [*set_start(cfg), *start_warnings(cfg)]
+    warnings = [*set_start(cfg), *start_warnings(cfg), *set_norms(cfg)]
     labels = _check_labels(cfg, ('train_dataloader', 'val_dataloader'))
     with _processes(cfg), _explained(cfg):
         runner = Runner.from_cfg(cfg)
-        _log_data(runner, cfg, labels)
-        for warning in warnings:
-            runner.logger.warning(warning)
+        _log_start(runner, cfg, labels, warnings)
         runner.train()
 
 
@@ -201,12 +200,29 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
     check_weights(cfg, options.checkpoint)
+    warnings = set_norms(cfg)
     labels = _check_labels(cfg, ('test_dataloader',))
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
-        _log_data(runner, cfg, labels)
+        _log_start(runner, cfg, labels, warnings)
         load_model(runner.model, options.checkpoint)
         return runner.test()
+
+
+def set_norms(cfg: Config) -> list[str]:
+    """Put BN in place of SyncBN where processes share the work without GPUs, which SyncBN needs.
+
+    In a run of one process, MMEngine does so, and says it on the log.
+
+    Args:
+        cfg: The config of the run, changed in place.
+
+    Returns:
+        Lines for the log.
+    """
+    if cfg.launcher == 'none' or torch.cuda.is_available() or not replace_sync_bn(cfg.model):
+        return []
+    return ['SyncBN is replaced by BN: it needs GPUs, and each process here counts its own images alone']
 
 
 def check_classes(cfg: Config, checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -324,11 +340,12 @@ def _check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     return check_labels(cfg, loaders) if is_first_process(cfg.launcher) else []
 
 
-def _log_data(runner: Runner, cfg: Config, labels: Sequence[LabelReport]) -> None:
+def _log_start(runner: Runner, cfg: Config, labels: Sequence[LabelReport], warnings: Sequence[str]) -> None:
     classes = classes_of(cfg)
     if classes:
         runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
     for report in labels:
         runner.logger.info(report.summary())
-        for warning in report.warnings:
-            runner.logger.warning(f'{report.folder}: {warning}')
+        warnings = [*warnings, *(f'{report.folder}: {warning}' for warning in report.warnings)]
+    for warning in warnings:
+        runner.logger.warning(warning)
