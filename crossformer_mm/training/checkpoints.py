@@ -102,8 +102,8 @@ class WholeCheckpointHook(CheckpointHook):
         """
         if bad := not_finite(checkpoint['state_dict']):
             raise UserError(
-                f'iteration {runner.iter + 1}: weights have become NaN or infinite, and are not saved:'
-                f' {shorten(bad)}; the checkpoints before are there: {LESS_STEEP}, and go on with --resume'
+                f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped,'
+                f' with the checkpoints as they were: {LESS_STEEP}'
             )
         if 'optimizer' not in checkpoint:
             return

@@ -11,7 +11,11 @@ from mmengine.runner import Runner
 from ..checkpoint.names import shorten
 from ..errors import UserError
 
-LESS_STEEP = 'lower the learning rate (--cfg-options optim_wrapper.optimizer.lr=…) or clip (--clip-grad 1)'
+# A lower learning rate does not go with --resume, which takes up the optimizer's.
+LESS_STEEP = (
+    'go on with --resume --clip-grad 1, or from the weights alone with a lower learning rate'
+    ' (--cfg-options load_from=FILE optim_wrapper.optimizer.lr=LR)'
+)
 
 
 @HOOKS.register_module()
@@ -59,8 +63,8 @@ class FiniteLossHook(Hook):
             runner.logger.warning(text)
             return
         raise UserError(
-            f'{text}; stopped, and the checkpoints before are there: look at these images and their'
-            f' annotations, {LESS_STEEP}, and go on with --resume'
+            f'{text}; stopped, with the checkpoints as they were: look at these images and their annotations,'
+            f' then {LESS_STEEP}'
         )
 
 
@@ -78,11 +82,11 @@ def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in bad.items() if name != 'loss'} or bad
 
 
-def image_paths(batch: dict[str, Any] | None) -> list[str]:
+def image_paths(batch: Any) -> list[str]:
     """The paths of a batch's images, of those that the data names.
 
     Args:
         batch: As MMDetection's and MMSegmentation's pipelines pack it.
     """
-    samples = (batch or {}).get('data_samples', [])
+    samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     return [path for sample in samples if (path := sample.get('img_path'))]
