@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.visualization import Visualizer
 
 from crossformer_mm.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 WIDTH = 16
+WIDTHS = [32, 64, 128, 256]  # of the narrow backbone
+SMALLER = 8  # how much smaller images and crops are in segmentation than the configs'
 
 
 def pytest_configure() -> None:
@@ -72,17 +74,55 @@ def narrow_config(config: Callable[[str], Config]) -> Callable[[str], Config]:
     return load
 
 
+@pytest.fixture(scope='session')
+def narrow_segmentor(config: Callable[[str], Config]) -> Callable[[str], Config]:
+    """A function from a segmentor's name in ``configs/`` to its config, narrow and for small images."""
+
+    def load(name: str) -> Config:
+        cfg = config(name)
+        _narrow_segmentor(cfg.model)
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            cfg[loader].num_workers = 0
+            _shrink_images(cfg[loader].dataset.pipeline)
+        _shrink_images(cfg.tta_pipeline)
+        return cfg
+
+    return load
+
+
+def _narrow_segmentor(model: ConfigDict) -> None:
+    model.backbone.arch = _narrow_arch(model.backbone.arch.startswith('pp'))
+    model.data_preprocessor.size = (512 // SMALLER, 512 // SMALLER)
+    model.decode_head.channels = WIDTH
+    if 'neck' in model:
+        model.neck.update(in_channels=WIDTHS, out_channels=WIDTH)
+        model.decode_head.in_channels = [WIDTH] * 4
+    else:
+        model.decode_head.in_channels = WIDTHS
+        model.auxiliary_head.update(in_channels=WIDTHS[2], channels=WIDTH)
+
+
+def _shrink_images(step: list | dict) -> None:
+    if isinstance(step, list):
+        for part in step:
+            _shrink_images(part)
+        return
+    for key in ('scale', 'crop_size'):
+        if key in step:
+            step[key] = tuple(side // SMALLER for side in step[key])
+    _shrink_images(step.get('transforms', []))
+
+
 def narrow_model(model: dict[str, Any]) -> None:
     """Keep a model's structure, its cooling layers included, and shrink every width and count in it."""
     acl = str(model['backbone']['arch']).startswith('pp')
-    model['backbone']['arch'] = {
-        'embed_dims': 32,
-        'depths': (1, 1, 4, 1),
-        'num_heads': (1, 2, 4, 8),
-        'acl': acl,
-    }
-    model['neck']['in_channels'] = [32, 64, 128, 256]
+    model['backbone']['arch'] = _narrow_arch(acl)
+    model['neck']['in_channels'] = WIDTHS
     _shrink(model)
+
+
+def _narrow_arch(acl: bool) -> dict[str, Any]:
+    return {'embed_dims': 32, 'depths': (1, 1, 4, 1), 'num_heads': (1, 2, 4, 8), 'acl': acl}
 
 
 def _shrink(part: Any) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, WIDTH
+from conftest import CONFIGS
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -36,53 +36,11 @@ MILLIONS = {
     'upernet_crossformer_pp_s': 53.12,
     'upernet_crossformer_pp_b': 83.645,
 }
-WIDTHS = [32, 64, 128, 256]  # of the narrow backbone
-SMALLER = 8  # how much smaller images and crops are than the configs'
 
 
 def build(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
     return revert_sync_batchnorm(MODELS.build(cfg.model))
-
-
-@pytest.fixture
-def narrow(config: Callable[[str], Config]) -> Callable[[str], Config]:
-    """A function from a config's name to that config, narrow and for small images."""
-
-    def load(name: str) -> Config:
-        cfg = config(name)
-        _narrow_model(cfg.model)
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            cfg[loader].num_workers = 0
-            _shrink_images(cfg[loader].dataset.pipeline)
-        _shrink_images(cfg.tta_pipeline)
-        return cfg
-
-    return load
-
-
-def _narrow_model(model: dict) -> None:
-    acl = model.backbone.arch.startswith('pp')
-    model.backbone.arch = dict(embed_dims=32, depths=(1, 1, 4, 1), num_heads=(1, 2, 4, 8), acl=acl)
-    model.data_preprocessor.size = (512 // SMALLER, 512 // SMALLER)
-    model.decode_head.channels = WIDTH
-    if 'neck' in model:
-        model.neck.update(in_channels=WIDTHS, out_channels=WIDTH)
-        model.decode_head.in_channels = [WIDTH] * 4
-    else:
-        model.decode_head.in_channels = WIDTHS
-        model.auxiliary_head.update(in_channels=WIDTHS[2], channels=WIDTH)
-
-
-def _shrink_images(step: list | dict) -> None:
-    if isinstance(step, list):
-        for part in step:
-            _shrink_images(part)
-        return
-    for key in ('scale', 'crop_size'):
-        if key in step:
-            step[key] = tuple(side // SMALLER for side in step[key])
-    _shrink_images(step.get('transforms', []))
 
 
 @pytest.fixture(scope='session')
@@ -163,8 +121,8 @@ def check_what_both_share(cfg: Config) -> None:
     assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
 
 
-def test_upernet_decays_all_but_norms(narrow: Callable[[str], Config]) -> None:
-    cfg = narrow('upernet_crossformer_pp_s')
+def test_upernet_decays_all_but_norms(narrow_segmentor: Callable[[str], Config]) -> None:
+    cfg = narrow_segmentor('upernet_crossformer_pp_s')
     model = build(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     decays = {id(parameter): group['weight_decay'] for group in groups for parameter in group['params']}
@@ -194,9 +152,9 @@ def batch(*sizes: tuple[int, int]) -> dict:
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
-def test_loss_reaches_every_parameter(name: str, narrow: Callable[[str], Config]) -> None:
+def test_loss_reaches_every_parameter(name: str, narrow_segmentor: Callable[[str], Config]) -> None:
     torch.manual_seed(0)
-    model = build(narrow(name)).train()
+    model = build(narrow_segmentor(name)).train()
     data = model.data_preprocessor(batch((64, 64), (47, 61)), training=True)
     losses, _ = model.parse_losses(model(**data, mode='loss'))
     losses.backward()
@@ -207,9 +165,11 @@ def test_loss_reaches_every_parameter(name: str, narrow: Callable[[str], Config]
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
-def test_prediction_of_the_whole_image_and_in_windows(name: str, narrow: Callable[[str], Config]) -> None:
+def test_prediction_of_the_whole_image_and_in_windows(
+    name: str, narrow_segmentor: Callable[[str], Config]
+) -> None:
     torch.manual_seed(0)
-    model = build(narrow(name)).eval()
+    model = build(narrow_segmentor(name)).eval()
     image = batch((45, 71))
     windows = {'mode': 'slide', 'crop_size': (33, 41), 'stride': (20, 27)}
     one_window = {'mode': 'slide', 'crop_size': (45, 71), 'stride': (20, 27)}
@@ -248,8 +208,10 @@ def test_images_to_test_on(name: str, config: Callable[[str], Config], ade_root:
 
 
 @pytest.mark.parametrize('name', ['fpn_crossformer_pp_s', 'upernet_crossformer_t'])
-def test_prediction_at_many_scales(name: str, narrow: Callable[[str], Config], ade_root: Path) -> None:
-    cfg = narrow(name)
+def test_prediction_at_many_scales(
+    name: str, narrow_segmentor: Callable[[str], Config], ade_root: Path
+) -> None:
+    cfg = narrow_segmentor(name)
     init_default_scope('mmseg')
     dataset = cfg.test_dataloader.dataset
     dataset.update(data_root=str(ade_root), pipeline=cfg.tta_pipeline)
@@ -263,9 +225,9 @@ def test_prediction_at_many_scales(name: str, narrow: Callable[[str], Config], a
 
 @pytest.mark.parametrize('name', ['fpn_crossformer_t', 'upernet_crossformer_pp_s'])
 def test_training_and_evaluation(
-    name: str, narrow: Callable[[str], Config], ade_root: Path, tmp_path: Path
+    name: str, narrow_segmentor: Callable[[str], Config], ade_root: Path, tmp_path: Path
 ) -> None:
-    cfg = narrow(name)
+    cfg = narrow_segmentor(name)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = str(ade_root)
     cfg.train_cfg.update(max_iters=2, val_interval=2)
