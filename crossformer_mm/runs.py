@@ -25,6 +25,7 @@ from .label_check import LabelReport
 from .run_config import add_options, evaluation_config, is_first_process, training_config
 from .segmentation_config import check_labels
 from .training.memory import memory_advice, ran_out_of_memory
+from .training.workers import ended_workers
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLASSES_NAMED = 6  # in a message; the others are counted
@@ -91,7 +92,8 @@ def train(options: argparse.Namespace) -> None:
     with _processes(cfg), _explained(cfg):
         runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
-        runner.train()
+        with ended_workers(runner):
+            runner.train()
 
 
 def set_start(cfg: Config) -> list[str]:

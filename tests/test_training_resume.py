@@ -18,6 +18,7 @@ from crossformer_mm.checkpoint import install_reader
 from crossformer_mm.checkpoint.resume import LOCAL
 from crossformer_mm.errors import UserError
 from crossformer_mm.training.replay import ReplayedLoader, seed_of, seed_step
+from crossformer_mm.training.workers import ended_workers
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +41,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def stop_and_resume(folder: Path, iteration: int, **settings: object) -> None:
     """Train up to an iteration, then from the last checkpoint to the end."""
-    with pytest.raises(Stopped):
-        small_run(folder, custom_hooks=[StopHook(iteration)], **settings).train()
-    small_run(folder, resume=True, **settings).train()
+    stopped = small_run(folder, custom_hooks=[StopHook(iteration)], **settings)
+    with pytest.raises(Stopped), ended_workers(stopped):
+        stopped.train()
+    resumed = small_run(folder, resume=True, **settings)
+    with ended_workers(resumed):
+        resumed.train()
 
 
 @pytest.mark.parametrize('kind', ['Epoch', 'Iter'])

@@ -1,0 +1,122 @@
+"""Losses that are no numbers, and memory that runs out, stop a run with what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from small_runs import Noisy, small_run
+from torch import Tensor
+
+from crossformer_mm.errors import UserError
+from crossformer_mm.training.finite import image_paths, not_finite_losses
+from crossformer_mm.training.memory import memory_advice, ran_out_of_memory
+
+
+class Broken(Noisy):
+    """One item is NaN."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor]:
+        (value,) = super().__getitem__(index)
+        return (value / 0 * 0 if index == 4 else value,)
+
+
+def run_broken(folder: Path, patience: int) -> None:
+    hook = {'type': 'FiniteLossHook', 'patience': patience}
+    small_run(folder, dataset=Broken(), custom_hooks=[hook]).train()
+
+
+def test_a_nan_loss_stops_the_run_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        run_broken(tmp_path, 1)
+    message = str(raised.value)
+    assert 'loss is nan, with the images (not named by the data)' in message
+    assert '--resume --clip-grad 1' in message
+    assert '\n' not in message
+    stopped = int(message.partition(':')[0].removeprefix('iteration '))
+    saved = sorted(tmp_path.glob('iter_*.pth'), key=lambda path: path.stat().st_mtime)
+    assert [path.name for path in saved] == [f'iter_{i}.pth' for i in range(1, stopped)]
+    state = torch.load(saved[-1], weights_only=False)['state_dict'] if saved else {}
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_patience_counts_steps_in_a_row(tmp_path: Path) -> None:
+    """The weights are NaN from the first such step on, and the checkpoint's hook is what stops first."""
+    with pytest.raises(UserError, match='weights have become NaN'):
+        run_broken(tmp_path / 'saving', 3)
+    hook = {'type': 'FiniteLossHook', 'patience': 3}
+    run = small_run(tmp_path / 'not', dataset=Broken(), checkpoint={'interval': 12}, custom_hooks=[hook])
+    with pytest.raises(UserError) as raised:
+        run.train()
+    log = next((tmp_path / 'not').glob('*/*.log')).read_text()
+    stopped = int(str(raised.value).partition(':')[0].removeprefix('iteration '))
+    assert [f'WARNING - iteration {i}: loss is nan' in log for i in range(stopped - 2, stopped + 1)] == [
+        *(True, True, False)
+    ]
+
+
+def test_the_losses_at_fault_are_named() -> None:
+    outputs = {
+        'loss': torch.tensor(float('nan')),
+        'loss_bbox': torch.tensor(float('inf')),
+        'loss_mask': torch.tensor(1.0),
+        'acc': torch.tensor(float('nan')),
+    }
+    assert not_finite_losses(outputs) == {'loss_bbox': float('inf')}
+    del outputs['loss_bbox']
+    assert list(not_finite_losses(outputs)) == ['loss']
+    assert not_finite_losses({'loss': torch.tensor(1.0), 'acc': float('nan')}) == {}
+
+
+def test_images_are_named() -> None:
+    samples = [DetDataSample(metainfo={'img_path': f'{name}.jpg'}) for name in 'ab']
+    assert image_paths({'inputs': [], 'data_samples': [*samples, DetDataSample()]}) == ['a.jpg', 'b.jpg']
+    assert image_paths([torch.zeros(1)]) == []
+
+
+def test_memory_errors_are_recognised() -> None:
+    with pytest.raises(Exception) as torch_error:
+        torch.empty(2**55)
+    with pytest.raises(Exception) as numpy_error:
+        np.ones(2**45)
+    assert ran_out_of_memory(torch_error.value)
+    assert ran_out_of_memory(numpy_error.value)
+    assert ran_out_of_memory(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'))
+    assert not ran_out_of_memory(RuntimeError('shapes do not match'))
+
+
+def order_of(text: str, *words: str) -> None:
+    """Check that words are there, in order."""
+    places = [text.index(word) for word in words]
+    assert places == sorted(places)
+
+
+def test_remedies_are_in_order_with_their_commands(config: Callable[[str], Config]) -> None:
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes.\nMore")
+    text = memory_advice(config('mask_rcnn_crossformer_s'), error)
+    assert text.startswith("out of memory (DefaultCPUAllocator: can't allocate memory: you tried")
+    order_of(
+        text,
+        *('--batch-size 1', '--with-cp', '--amp bfloat16'),
+        '--cfg-options train_dataloader.dataset.pipeline.2.scale="(992,608)"',
+        '--accumulate 2',
+    )
+    assert '\n' not in text
+    text = memory_advice(config('fpn_crossformer_s'), error)
+    assert 'pipeline.3.crop_size="(384,384)" model.data_preprocessor.size="(384,384)"' in text
+    text = memory_advice(config('mask_rcnn_crossformer_s_3x'), error)
+    assert "smaller scales in the config's pipeline" in text
+
+
+def test_what_is_done_already_is_not_advised(config: Callable[[str], Config]) -> None:
+    cfg: Any = config('mask_rcnn_crossformer_s')
+    cfg.train_dataloader.batch_size = 1
+    cfg.model.backbone.with_cp = True
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    text = memory_advice(cfg, MemoryError())
+    assert text.startswith('out of memory (MemoryError)')
+    assert all(word not in text for word in ('--batch-size', '--with-cp', '--amp', '--accumulate'))
