@@ -1,0 +1,204 @@
+"""What label maps hold, and what is said of it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
+
+from crossformer_mm import label_check
+from crossformer_mm.label_check import IGNORED, LabelReport, LabelRule, inspect_labels, value_table
+from crossformer_mm.label_files import find_pairs
+
+THREE = LabelRule(('sky', 'road', 'car'))
+THREE_AFTER_ZERO = LabelRule(('sky', 'road', 'car'), reduce_zero_label=True)
+
+
+@pytest.fixture
+def inspect(tmp_path: Path) -> Callable[..., LabelReport]:
+    """A function from a rule and the values of maps to what is found; images are added."""
+    for folder in ('images', 'maps'):
+        (tmp_path / folder).mkdir()
+
+    def inspect(rule: LabelRule, *maps: list[int] | np.ndarray, **options: int) -> LabelReport:
+        for i, values in enumerate(maps):
+            label_map = np.atleast_2d(np.array(values, getattr(values, 'dtype', np.uint8)))
+            Image.fromarray(label_map).save(tmp_path / 'maps' / f'{i}.png')
+            Image.new('RGB', label_map.shape[::-1]).save(tmp_path / 'images' / f'{i}.jpg')
+        pairs = find_pairs(tmp_path / 'images', tmp_path / 'maps')
+        return inspect_labels(pairs, tmp_path / 'maps', rule, **options)
+
+    return inspect
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+@pytest.mark.parametrize('label_map', [None, {2: IGNORED}, {0: 1, 1: 0}])
+def test_labels_are_those_that_the_toolbox_loads(
+    tmp_path: Path, reduce: bool, label_map: dict[int, int] | None
+) -> None:
+    Image.fromarray(np.arange(256, dtype=np.uint8)[None]).save(tmp_path / 'all.png')
+    start = {'seg_map_path': str(tmp_path / 'all.png'), 'seg_fields': []}
+    loaded = LoadAnnotations()({**start, 'reduce_zero_label': reduce, 'label_map': label_map})['gt_seg_map']
+    rule = LabelRule(('a', 'b', 'c'), reduce, label_map or {})
+    assert [rule.label_of(value) for value in range(256)] == loaded.tolist()
+
+
+def test_names_of_values() -> None:
+    rule = LabelRule(('a', 'b'), True, {4: IGNORED})
+    assert [rule.name_of(value) for value in (-1, 0, 1, 2, 3, 5, 255, 256)] == [
+        *(None, 'ignored', 'a', 'b', None, 'ignored', 'ignored', None)
+    ]
+
+
+def test_sound_maps(inspect: Callable[..., LabelReport], tmp_path: Path) -> None:
+    report = inspect(THREE, [0, 0, 1, 255], [[2], [2], [1]])
+    assert (report.problems, report.warnings) == ([], [])
+    assert report.pixels == {0: 2, 1: 2, 2: 2, 255: 1}
+    assert report.summary().splitlines() == [
+        f'{tmp_path}/maps: 2 label maps, read; 0 is the first class',
+        'value  class                pixels',
+        '    0  sky                 28.571%',
+        '    1  road                28.571%',
+        '    2  car                 28.571%',
+        '  255  ignored             14.286%',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('rule', 'values', 'message'),
+    [
+        (
+            THREE,
+            [0, 3, 1, 2, 7],
+            r'1\.png holds the value 3, .* 3 classes \(0 to 2\) .*; the maps also hold 7',
+        ),
+        (THREE, [1, 2, 3], 'off here, --reduce-zero-label sets it'),
+        (THREE_AFTER_ZERO, [1, 4], r'value 4, .* \(1 to 3\) .* on here, --no-reduce-zero-label ends it'),
+        (THREE, np.array([300], np.uint16), 'holds the value 300'),
+        (LabelRule(('a', 'b')), [0, 128], 'usual causes are masks of 0 and 255'),
+        (LabelRule(('a', 'b'), label_map={1: IGNORED}), [0, 1, 2], r'holds the value 2, .*--ignore-label N'),
+    ],
+)
+def test_values_outside_the_classes(
+    inspect: Callable[..., LabelReport], rule: LabelRule, values: list[int], message: str
+) -> None:
+    (problem,) = inspect(rule, [1, 1], values).problems
+    assert '\n' not in problem
+    assert 'wrong reduce_zero_label' in problem
+    assert re.search(message, problem)
+
+
+@pytest.mark.parametrize(
+    ('rule', 'values', 'alone'),
+    [
+        (THREE, [0, 255], '0 and 255'),
+        (THREE_AFTER_ZERO, [0, 255], '0 and 255'),
+        (THREE_AFTER_ZERO, [0], '0'),
+        (THREE, [255], '255'),
+        (LabelRule(('a', 'b'), label_map={0: IGNORED}), [0], '0'),
+    ],
+)
+def test_masks_of_0_and_255(
+    inspect: Callable[..., LabelReport], rule: LabelRule, values: list[int], alone: str
+) -> None:
+    (problem,) = inspect(rule, values).problems
+    assert (
+        f'the label maps hold {alone} alone, which leaves no two classes to tell apart; usual causes'
+        in problem
+    )
+
+
+def test_one_class_beside_unlabelled_pixels_is_enough_to_be_measured_by(
+    inspect: Callable[..., LabelReport],
+) -> None:
+    assert inspect(THREE, [1, 255]).problems == []
+    assert inspect(THREE_AFTER_ZERO, [0, 1]).problems == []
+
+
+def test_what_is_probably_not_meant(inspect: Callable[..., LabelReport]) -> None:
+    assert inspect(THREE, [0, 2]).warnings == ['1 of 3 classes never occur: road']
+    last = '0 is ignored and the last class never occurs: if 0 is a class here, give --no-reduce-zero-label'
+    assert inspect(THREE_AFTER_ZERO, [0, 1, 2]).warnings == ['1 of 3 classes never occur: car', last]
+    ignored = LabelRule(THREE.classes, label_map={2: IGNORED})
+    assert inspect(ignored, [0, 1, 2]).warnings == [
+        'the class car is never learned: its value is the one to ignore'
+    ]
+
+
+def test_sizes_that_differ(inspect: Callable[..., LabelReport], tmp_path: Path) -> None:
+    inspect(THREE, [[0, 1, 2]], [[0, 1, 2]])
+    Image.new('RGB', (2, 3)).save(tmp_path / 'images' / '1.jpg')
+    pairs = find_pairs(tmp_path / 'images', tmp_path / 'maps')
+    for maps_read in (1, 2):  # from headers alone, and of maps that are read
+        (problem,) = inspect_labels(pairs, tmp_path / 'maps', THREE, maps_read=maps_read).problems
+        assert 'images/1.jpg has 2×3 pixels and its label map ' in problem
+        assert 'maps/1.png 3×1; they must be of one size' in problem
+
+
+def test_every_broken_file_is_named(inspect: Callable[..., LabelReport], tmp_path: Path) -> None:
+    inspect(THREE, *[[0, 1, 2]] * 4)
+    (tmp_path / 'maps' / '1.png').write_bytes(b'no map')
+    (tmp_path / 'images' / '2.jpg').write_bytes(b'no image')
+    Image.new('RGB', (3, 1)).save(tmp_path / 'maps' / '3.png')
+    pairs = find_pairs(tmp_path / 'images', tmp_path / 'maps')
+    problems = inspect_labels(pairs, tmp_path / 'maps', THREE).problems
+    assert [problem.partition(';')[0].partition(str(tmp_path))[2] for problem in problems] == [
+        '/maps/1.png cannot be read as a label map',
+        '/images/2.jpg cannot be read as an image',
+        '/maps/3.png is no label map but a picture in colours (RGB)',
+    ]
+
+
+def test_files_without_partners_are_named_before_any_is_read(
+    inspect: Callable[..., LabelReport], tmp_path: Path
+) -> None:
+    inspect(THREE, [0, 1, 2], [9])
+    (tmp_path / 'images' / '0.jpg').unlink()
+    report = inspect_labels(find_pairs(tmp_path / 'images', tmp_path / 'maps'), tmp_path / 'maps', THREE)
+    assert report.problems == [f'{tmp_path}/maps/0.png is the label map of no image']
+    assert report.maps_read == 0
+
+
+def test_no_images(tmp_path: Path) -> None:
+    assert inspect_labels([], tmp_path, THREE).problems == [
+        f'there are no images for the label maps in {tmp_path}'
+    ]
+
+
+def test_of_many_maps_some_are_read_and_it_is_said(inspect: Callable[..., LabelReport]) -> None:
+    report = inspect(THREE, *[[i % 3] for i in range(10)], maps_read=4)
+    assert sum(report.pixels.values()) == report.maps_read == 4
+    assert report.pixels == {0: 4}  # every third
+    assert '10 label maps, 4 evenly spaced ones read;' in report.summary()
+
+
+def test_a_bar_shows_how_far_many_maps_are(
+    inspect: Callable[..., LabelReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect(THREE, [0, 1], [2, 2])
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(label_check, '_WORTH_A_BAR', 2)
+    inspect(THREE, [0, 1], [2, 2])
+    assert 'check label maps' in capsys.readouterr().err
+
+
+def test_table_of_many_values_has_columns() -> None:
+    rule = LabelRule(tuple(f'a class with a long name {i}' for i in range(150)))
+    lines = value_table(dict.fromkeys(range(150), 1), rule).splitlines()
+    assert len(lines) == 39
+    assert max(map(len, lines)) <= 144
+    assert lines[0].split() == ['value', 'class', 'pixels'] * 4
+    assert [int(word) for line in lines[1:] for word in line.split() if word.isdecimal()][:4] == [
+        0,
+        38,
+        76,
+        114,
+    ]
+    assert 'a class with a lo…   0.667%' in lines[1]
+
+
+def test_names_cannot_command_a_terminal() -> None:
+    assert '\x1b' not in value_table({0: 1}, LabelRule(('\x1b[2J', 'b')))
