@@ -1,0 +1,119 @@
+"""Whether a ``segmentation`` of a COCO annotation is a mask, without drawing it.
+
+pycocotools believes what it is given: it reads a polygon of two points as a box, drops an odd number, and
+writes past its memory for run lengths that do not add up to the image.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+_LONGEST = 6  # characters of 5 bits that one run length may take
+
+
+def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
+    """Say what is wrong with a mask.
+
+    Args:
+        segmentation: A list of polygons, or a dict with run lengths (RLE), compressed or not.
+        height: Of the image, in pixels.
+        width: Of the image.
+
+    Returns:
+        The fault, to go on from "has"; None where there is none.
+    """
+    if isinstance(segmentation, list) and segmentation:
+        faults = (_polygon_fault(polygon, max(height, width)) for polygon in segmentation)
+        return next((fault for fault in faults if fault), None)
+    if isinstance(segmentation, dict):
+        return _run_length_fault(segmentation, height, width)
+    return 'no segmentation, which a network with a mask head learns from'
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number that can be counted with: neither true, nor NaN, nor infinite."""
+    return numbers_fault([value]) is None
+
+
+def numbers_fault(values: list[Any]) -> str | None:
+    """Say what keeps values from being numbers, in the few passes that a large file leaves time for.
+
+    Args:
+        values: From JSON.
+
+    Returns:
+        The fault; None where all are finite numbers and so is their sum.
+    """
+    if not {int, float}.issuperset(map(type, values)):
+        wrong = next(value for value in values if type(value) not in (int, float))
+        return f'{wrong!r:.60}, which is no number'
+    try:
+        finite = math.isfinite(sum(values))
+    except OverflowError:
+        finite = False
+    return None if finite else 'a number that is NaN or too large'
+
+
+def is_far(low: float, high: float, side: int) -> bool:
+    """Whether a coordinate is so far outside the image that it cannot be meant, and costs memory to draw.
+
+    Args:
+        low: The least coordinate.
+        high: The largest.
+        side: The image's longer side, in pixels.
+    """
+    return low < -side or high > 2 * side
+
+
+def _polygon_fault(polygon: Any, side: int) -> str | None:
+    if not isinstance(polygon, list):
+        return f'the polygon {polygon!r:.60}; COCO writes lists of numbers, [[x, y, x, y, …], …]'
+    if fault := numbers_fault(polygon):
+        return f'a polygon with {fault}'
+    if len(polygon) < 6:
+        return f'a polygon of {len(polygon)} numbers; three points take six'
+    if len(polygon) % 2:
+        return f'a polygon of {len(polygon)} numbers, which is odd; each point takes two'
+    if is_far(min(polygon), max(polygon), side):
+        return f'a polygon from {min(polygon)} to {max(polygon)}, far outside its image'
+    return None
+
+
+def _run_length_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
+    size = rle.get('size')
+    if size != [height, width] or {int} != set(map(type, size)):
+        return f'run lengths for the size {size!r:.60}; its image has [{height}, {width}]'
+    counts = rle.get('counts')
+    if isinstance(counts, str):
+        counts = _decompress(counts)
+    if not isinstance(counts, list) or {int}.symmetric_difference(map(type, counts)):
+        return f'the run lengths {rle.get("counts")!r:.60}, which are broken'
+    if min(counts) < 0 or sum(counts) != height * width:
+        return f'run lengths that do not fill its {height}×{width} pixels'
+    return None
+
+
+def _decompress(text: str) -> list[int] | None:
+    """COCO's run lengths from their compressed form, 5 bits a character; None if they are none.
+
+    The first character of a number has its lowest bits; a sixth bit says that more follow. From the fourth
+    number on, each is the difference to the one before the last.
+    """
+    if not text.isascii():
+        return None
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0  # of its number
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
+        return None
+    ends = np.flatnonzero(last) + 1
+    lengths = np.diff(ends, prepend=0)
+    if lengths.max() > _LONGEST:
+        return None
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(ends - lengths, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, ends - lengths)
+    negative = (codes[last] & 16) > 0
+    values -= np.where(negative, np.int64(1) << 5 * lengths, 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values.tolist()
