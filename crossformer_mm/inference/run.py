@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..checkpoint.write import write_whole
 from ..errors import UserError
+from ..progress import progress_bar
 from . import drawing, results
 from .images import NoImageError, find_files, name_outputs, read_image, widen
 from .inferencer import is_segmentor, open_inferencer, predict
@@ -121,7 +120,7 @@ def _predict_all(
     _make_folders(found.folder, [PICTURES, LABEL_MAPS] if is_segmentor(inferencer) else [PICTURES])
     names = name_outputs(files, found.folder / PICTURES)
     todo = list(zip(files, names, strict=True))
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task('predict', total=len(todo))
         for start in range(0, len(todo), options.batch_size):
             batch = todo[start : start + options.batch_size]
@@ -183,14 +182,3 @@ def _make_folders(folder: Path, names: list[str]) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--out {folder}: cannot be written ({error.strerror})') from error
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn('ETA'),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
