@@ -20,10 +20,14 @@ MAX_PIXELS = 8192 * 8192
 RULE = (
     'The rule: multiply-adds of convolutions, linear layers and the two products of attention, for one image'
     f' of the given size; a two-stage model classifies {PROPOSALS} proposals and draws {MASKS} masks, in each'
-    ' of its stages. Norms, activations, interpolation, the sampling of regions and what follows the heads'
-    ' are not counted.'
+    ' of its stages; an auxiliary head, which runs in training alone, has a line of its own and is not in the'
+    ' multiply-adds of the whole. Norms, activations, interpolation, the sampling of regions and what follows'
+    ' the heads are not counted.'
 )
-_DENSE_HEADS = ('rpn_head', 'bbox_head')  # they see the maps of the neck
+# The sizes, height and width, that papers count at, by the toolbox that a config is for.
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024)}
+_TRAINING_ONLY = 'auxiliary_head'
+_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', _TRAINING_ONLY)  # they see the maps of the neck
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,20 @@ def build_model(cfg: Config) -> nn.Module:
     return revert_sync_batchnorm(model).eval()
 
 
+def usual_shape(cfg: Config) -> tuple[int, int]:
+    """The size of image that models like a config's are counted at in papers.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        Height and width in pixels: :data:`SHAPES`, a detector's where the config names no toolbox.
+    """
+    return SHAPES.get(cfg.get('default_scope'), SHAPES['mmdet'])
+
+
 def count(model: nn.Module, height: int, width: int) -> list[Part]:
-    """Count a detector, part by part.
+    """Count a detector or a segmentor, part by part.
 
     Args:
         model: The model, as :func:`build_model` gives it.
@@ -75,7 +91,7 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
         width: The same.
 
     Returns:
-        Its backbone, neck and heads, then the whole.
+        Its backbone, neck and heads, then the whole, without the multiply-adds of an auxiliary head.
 
     Raises:
         UserError: The size is not allowed, or the model has parts that this does not know how to run.
@@ -89,8 +105,8 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
     # Fake tensors have shapes and no values: nothing is computed, and no memory taken.
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         parts = list(_count_parts(model, torch.empty(1, IMAGE_CHANNELS, height, width)))
-    whole = Part('whole model', _parameters(model), sum(part.multiply_adds for part in parts))
-    return [*parts, whole]
+    multiply_adds = sum(part.multiply_adds for part in parts if part.name != _TRAINING_ONLY)
+    return [*parts, Part('whole model', _parameters(model), multiply_adds)]
 
 
 def table(parts: Sequence[Part]) -> str:
@@ -128,7 +144,7 @@ def _count_parts(model: nn.Module, image: Tensor) -> Iterator[Part]:
         yield part
     for name in _DENSE_HEADS:
         if getattr(model, name, None) is not None:
-            yield _run(name, getattr(model, name), maps)[0]
+            yield _count_heads(name, getattr(model, name), maps)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:
         yield _count_regions('roi_head.bbox_head', roi_head.bbox_head, roi_head.bbox_roi_extractor, PROPOSALS)
@@ -141,6 +157,12 @@ def _run(name: str, module: nn.Module, inputs: Any) -> tuple[Part, Any]:
     with FlopCounterMode(display=False) as counter:
         outputs = module(inputs)
     return Part(name, _parameters(module), counter.get_total_flops() // 2), outputs
+
+
+def _count_heads(name: str, heads: nn.Module, maps: Any) -> Part:
+    """A head on maps, or a list of them: a segmentor may have several auxiliary heads."""
+    multiply_adds = sum(_run(name, head, maps)[0].multiply_adds for head in _as_list(heads))
+    return Part(name, _parameters(heads), multiply_adds)
 
 
 def _count_regions(name: str, heads: nn.Module, extractors: nn.Module, regions: int) -> Part:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from crossformer_mm import CrossFormer, cli
-from crossformer_mm.complexity import MAX_PIXELS, RULE, build_model, count, table
+from crossformer_mm.complexity import MAX_PIXELS, RULE, build_model, count, table, usual_shape
 from crossformer_mm.errors import UserError
 
 HEIGHT, WIDTH = 64, 96
@@ -81,6 +81,38 @@ def test_a_cascade_pays_for_each_of_its_stages(narrow_config: Callable[[str], Co
 def test_retinanet(narrow_config: Callable[[str], Config]) -> None:
     model = build_model(narrow_config('retinanet_crossformer_pp_s'))
     assert list(costs(model)) == ['backbone', 'neck', 'bbox_head', 'whole model']
+
+
+@pytest.mark.parametrize(
+    ('name', 'parts'),
+    [
+        ('fpn_crossformer_t', ['backbone', 'neck', 'decode_head']),
+        ('upernet_crossformer_pp_s', ['backbone', 'decode_head', 'auxiliary_head']),
+    ],
+)
+def test_segmentors(name: str, parts: list[str], narrow_segmentor: Callable[[str], Config]) -> None:
+    model = build_model(narrow_segmentor(name))
+    *counted, whole = count(model, HEIGHT, WIDTH)
+    assert [part.name for part in counted] == parts
+    assert all(part.multiply_adds > 0 for part in counted)
+    assert whole.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert not [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+
+
+def test_auxiliary_heads_are_no_part_of_a_prediction(narrow_segmentor: Callable[[str], Config]) -> None:
+    cfg = narrow_segmentor('upernet_crossformer_s')
+    one = costs(build_model(cfg))
+    assert one['whole model'] == one['backbone'] + one['decode_head']
+    cfg.model.auxiliary_head = [cfg.model.auxiliary_head] * 2
+    two = costs(build_model(cfg))
+    assert two['auxiliary_head'] == 2 * one['auxiliary_head']
+    assert two['whole model'] == one['whole model']
+
+
+def test_sizes_are_those_of_papers(config: Callable[[str], Config]) -> None:
+    assert usual_shape(config('mask_rcnn_crossformer_s')) == (800, 1280)
+    assert usual_shape(config('fpn_crossformer_s')) == (1024, 1024)
+    assert usual_shape(Config()) == (800, 1280)
 
 
 def test_heads_count_as_in_papers(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from crossformer_mm import cli
-from crossformer_mm.complexity import RULE, build_model, count, table
+from crossformer_mm.complexity import RULE, build_model, count, table, usual_shape
 from crossformer_mm.run_config import load_config
 
 
@@ -17,9 +17,8 @@ def parser() -> argparse.ArgumentParser:
         '--shape',
         nargs=2,
         type=int,
-        default=(800, 1280),
         metavar=('H', 'W'),
-        help='height and width of the image in pixels (800 1280)',
+        help='height and width of the image in pixels (800 1280 for detectors, 1024 1024 for segmentors)',
     )
     options.add_argument(
         '--cfg-options',
@@ -33,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Run with the parsed options."""
-    height, width = options.shape
-    parts = count(build_model(load_config(options.config, options.cfg_options)), height, width)
+    cfg = load_config(options.config, options.cfg_options)
+    height, width = options.shape or usual_shape(cfg)
+    parts = count(build_model(cfg), height, width)
     print(f'{options.config}, one image of {height}×{width} pixels\n\n{table(parts)}\n\n{RULE}')
 
 
