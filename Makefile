@@ -8,7 +8,7 @@ PYTHON_IN_VENV := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test test-slow test-all lint
+.PHONY: help setup demo demo-short test test-slow test-all lint doctor
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -29,6 +29,9 @@ test-slow: setup ## the slow tests alone
 	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: no test is marked so
 
 test-all: test test-slow ## lint, and all tests
+
+doctor: setup ## what of the installation works, and what to do where it does not
+	$(PYTHON_IN_VENV) tools/doctor.py
 
 lint: setup ## ruff's lint and format
 	$(PYTHON_IN_VENV) -m ruff check .
