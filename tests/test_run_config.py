@@ -8,7 +8,13 @@ import torch
 from mmengine.config import Config
 
 from crossformer_mm.errors import UserError
-from crossformer_mm.run_config import evaluation_config, load_config, training_config, without_notices
+from crossformer_mm.run_config import (
+    evaluation_config,
+    is_first_process,
+    load_config,
+    training_config,
+    without_notices,
+)
 from crossformer_mm.runs import evaluation_parser, training_parser
 
 
@@ -101,6 +107,19 @@ def test_a_launcher_that_did_not_launch(
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=f'--launcher {launcher}: .* start it through .*{start}'):
         train_with('--launcher', launcher)
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variable'),
+    [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK')],
+)
+def test_one_of_several_processes_is_the_first(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, variable: str
+) -> None:
+    assert is_first_process('none')
+    for rank in (0, 1):
+        monkeypatch.setenv(variable, str(rank))
+        assert is_first_process(launcher) == (rank == 0)
 
 
 def test_notices_are_dropped_and_the_rest_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,31 @@ def test_classes_after_an_ignored_zero(narrow: Path, tmp_path: Path) -> None:
     assert '    1  class 0 ' in log
 
 
+def test_the_dumped_config_needs_no_options(trained: Path, tmp_path: Path) -> None:
+    assert train(trained / 'run' / 'narrow.py', '--work-dir', tmp_path) == 0
+    assert '2 classes: background, rectangle' in log_of(tmp_path)
+
+
+def test_processes_without_gpus_use_bn(narrow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config.fromfile(narrow)
+    cfg.launcher = 'none'
+    assert runs.set_norms(cfg) == []  # the runner of one process does it
+    assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'
+    cfg.launcher = 'pytorch'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert 'SyncBN is replaced by BN' in ' '.join(runs.set_norms(cfg))
+    assert cfg.model.decode_head.norm_cfg.type == cfg.model.auxiliary_head.norm_cfg.type == 'BN'
+    assert runs.set_norms(cfg) == []
+
+
+def test_gpus_keep_sync_bn(narrow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config.fromfile(narrow)
+    cfg.launcher = 'pytorch'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert runs.set_norms(cfg) == []
+    assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'
+
+
 def clear(path: Path) -> None:
     for file in path.iterdir():
         file.unlink()
