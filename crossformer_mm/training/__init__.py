@@ -1,8 +1,8 @@
 """What keeps a training going: loops that replay, checkpoints written whole, and stops that say why.
 
-Rooms, from leaf to root: ``replay`` (what is random, from the iteration alone), ``loops``, ``finite``
-(losses), ``checkpoints``, ``memory`` (what to do when it runs out). Importing this registers the loops and
-hooks with mmengine.
+Rooms, from leaf to root: ``workers`` (processes), ``replay`` (what is random, from the iteration alone),
+``loops``, ``finite`` (losses), ``checkpoints``, ``memory`` (what to do when it runs out). Importing this
+registers the loops and hooks with mmengine.
 """
 
 from .checkpoints import WholeCheckpointHook
