@@ -1,10 +1,10 @@
-"""A small generated data set in COCO's format: circles, rectangles and triangles on noisy ground.
+"""A small generated data set, in COCO's layout or ADE20K's: circles, rectangles and triangles on noise.
 
 It is what the demo trains on and what the tests read: no download, and truth known to the pixel.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 
 CLASSES = ('circle', 'rectangle', 'triangle')
 SPLITS = ('train2017', 'val2017')
+ADE_SPLITS = ('training', 'validation')
+UNLABELLED = 0  # of label maps; the ground is 1, and the first of CLASSES 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
 
 
@@ -32,13 +34,61 @@ def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192
     Raises:
         ValueError: A count below 1, or a size below 32.
     """
-    if train < 1 or val < 1:
-        raise ValueError(f'train={train}, val={val}: a set needs at least one image of each')
-    if size < 32:
-        raise ValueError(f'size={size}: below 32 pixels there is no room for the shapes')
+    _check_set(train, val, size)
     for split, (name, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
         scenes = (draw_scene(np.random.default_rng([seed, split, i]), size) for i in range(count))
         _write_split(Path(root), name, scenes, size)
+
+
+def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
+    """Write the set in the layout of ADE20K, with label maps.
+
+    ``root`` gets ``images/{training,validation}/``, ``annotations/{training,validation}/`` and
+    ``classes.txt``, to be read with ``--classes classes.txt --reduce-zero-label``: the maps have 0 on the
+    outlines of shapes, which no class can claim, 1 on the ground and 2 to 4 on shapes. Images are of any
+    size, odd ones too.
+
+    Args:
+        root: Folder to write to, made where missing; files of the same names are overwritten.
+        train: Training images.
+        val: Validation images.
+        size: Pixels of the longest side; the shortest has four fifths.
+        seed: Another seed, another set.
+
+    Raises:
+        ValueError: A count below 1, or a size below 32.
+    """
+    _check_set(train, val, size)
+    for split, (name, count) in enumerate(zip(ADE_SPLITS, (train, val), strict=True)):
+        folders = [Path(root, kind, name) for kind in ('images', 'annotations')]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            rng = np.random.default_rng([seed, split, i])
+            image, shapes = draw_scene(rng, size)
+            height, width = rng.integers(size * 4 // 5, size + 1, 2)
+            labels = draw_labels(shapes, size)[:height, :width]
+            _write_image(folders[0] / f'{i + 1:08}.jpg', image[:height, :width])
+            (folders[1] / f'{i + 1:08}.png').write_bytes(cv2.imencode('.png', labels)[1].tobytes())
+    Path(root, 'classes.txt').write_text('\n'.join(('ground', *CLASSES)) + '\n', encoding='utf-8')
+
+
+def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
+    """Draw the label map of a scene.
+
+    Args:
+        shapes: As :func:`draw_scene` gives them.
+        size: Side of the scene in pixels.
+
+    Returns:
+        ``(size, size)``, uint8: :data:`UNLABELLED` on outlines, 1 on the ground, then :data:`CLASSES`.
+    """
+    labels = np.ones((size, size), np.uint8)
+    for label, outline in shapes:
+        corners = [np.round(outline - 0.5).astype(np.int32)]
+        cv2.fillPoly(labels, corners, label + 2)
+        cv2.polylines(labels, corners, True, UNLABELLED)
+    return labels
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
@@ -65,6 +115,13 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
             shapes.append((label, outline))
     noise = rng.normal(0, 8, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8), shapes
+
+
+def _check_set(train: int, val: int, size: int) -> None:
+    if train < 1 or val < 1:
+        raise ValueError(f'train={train}, val={val}: a set needs at least one image of each')
+    if size < 32:
+        raise ValueError(f'size={size}: below 32 pixels there is no room for the shapes')
 
 
 def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -133,8 +190,7 @@ def _write_split(
     images, annotations = [], []
     for image_id, (image, shapes) in enumerate(scenes, start=1):
         file_name = f'{image_id:012}.jpg'
-        _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        (folder / file_name).write_bytes(encoded.tobytes())
+        _write_image(folder / file_name, image)
         images.append({'id': image_id, 'file_name': file_name, 'height': size, 'width': size})
         for label, outline in shapes:
             record = _annotation(label, outline, size)
@@ -144,6 +200,11 @@ def _write_split(
     path.parent.mkdir(exist_ok=True)
     content = {'images': images, 'annotations': annotations, 'categories': categories}
     path.write_text(json.dumps(content), encoding='utf-8')
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    path.write_bytes(encoded.tobytes())
 
 
 def _annotation(label: int, outline: np.ndarray, size: int) -> dict[str, object]:

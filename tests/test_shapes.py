@@ -1,5 +1,6 @@
 """The generated set: COCO's format, truth to the pixel, the same bytes each time."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from crossformer_mm.shapes import CLASSES, draw_scene, write_coco
+from crossformer_mm.shapes import CLASSES, UNLABELLED, draw_labels, draw_scene, write_ade20k, write_coco
 
 
 @pytest.fixture(scope='module')
@@ -88,11 +89,61 @@ def test_every_class_and_many_sizes_occur() -> None:
     assert min(len(scene) for scene in scenes) >= 1
 
 
+@pytest.fixture(scope='module')
+def ade_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('ade')
+    write_ade20k(root, train=12, val=3, size=96)
+    return root
+
+
+def test_layout_is_ade20ks(ade_root: Path) -> None:
+    names = {'classes.txt'}
+    for split, count in (('training', 12), ('validation', 3)):
+        names |= {f'images/{split}/{i:08}.jpg' for i in range(1, count + 1)}
+        names |= {f'annotations/{split}/{i:08}.png' for i in range(1, count + 1)}
+    assert set(contents(ade_root)) == names
+    assert (ade_root / 'classes.txt').read_text().split() == ['ground', *CLASSES]
+
+
+def test_label_maps_fit_their_images_of_any_size(ade_root: Path) -> None:
+    sizes, values = set(), set()
+    for path in ade_root.glob('annotations/*/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(ade_root / 'images' / path.parent.name / f'{path.stem}.jpg'))
+        assert labels.shape == image.shape[:2]
+        assert all(76 <= side <= 96 for side in labels.shape)
+        sizes.add(labels.shape)
+        values |= set(np.unique(labels))
+        brightest = cv2.GaussianBlur(image.astype(np.float32), (3, 3), 0).max(-1)
+        kernel = np.ones((5, 5), np.uint8)
+        ground = cv2.erode((labels == 1).astype(np.uint8), kernel) == 1
+        assert np.percentile(brightest[ground], 99) < 165
+        for label in range(2, 2 + len(CLASSES)):
+            inside = cv2.erode((labels == label).astype(np.uint8), kernel) == 1
+            assert (brightest[inside] > 165).all()
+    assert values == {UNLABELLED, 1, 2, 3, 4}
+    assert len(sizes) > 6
+    assert any(side % 2 for size in sizes for side in size)
+
+
+def test_outlines_alone_are_unlabelled() -> None:
+    square = np.array([[10, 10], [30, 10], [30, 30], [10, 30]], np.float64)
+    labels = draw_labels([(1, square)], 48)
+    rows, columns = np.nonzero(labels == UNLABELLED)
+    assert len(rows) == 4 * 20
+    assert {rows.min(), rows.max(), columns.min(), columns.max()} == {10, 30}
+    assert (labels[11:30, 11:30] == 3).all()
+    assert (labels == 1).sum() == 48 * 48 - 21 * 21
+
+
+@pytest.mark.parametrize('write', [write_coco, write_ade20k])
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [({'train': 0}, 'train=0'), ({'val': 0}, 'val=0'), ({'size': 31}, 'size=31')],
 )
-def test_impossible_sets_are_refused(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+def test_impossible_sets_are_refused(
+    tmp_path: Path, write: Callable[..., None], arguments: dict[str, int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        write_coco(tmp_path / 'set', **arguments)
+        write(tmp_path / 'set', **arguments)
     assert not (tmp_path / 'set').exists()
