@@ -73,6 +73,26 @@ def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
     return {**getattr(kind, 'METAINFO', {}), **own}
 
 
+def without_annotations(steps: list[Any]) -> list[Any]:
+    """Take the loading of annotations out of a pipeline.
+
+    Args:
+        steps: A pipeline's; those of ``TestTimeAug`` hold lists of steps to choose from.
+
+    Returns:
+        The steps that are left.
+    """
+    left = []
+    for step in steps:
+        if isinstance(step, list | tuple):
+            if kept := without_annotations(step):
+                left.append(kept)
+        elif not str(step['type']).endswith('LoadAnnotations'):
+            inner = step.get('transforms')
+            left.append(step if inner is None else {**step, 'transforms': without_annotations(inner)})
+    return left
+
+
 def set_num_classes(model: Any, count: int) -> None:
     """Give every head of a model's config the number of classes.
 

@@ -91,7 +91,7 @@ def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -
     if any(True for loader in loaders for _ in coco_datasets(cfg, loader)):
         return agree_with_annotations(cfg, loaders, objects)
     if any(True for loader in loaders for _ in map_datasets(cfg, loader)):
-        return agree_with_folders(cfg, loaders)
+        return agree_with_folders(cfg, loaders, objects)
     _check_folders(cfg, loaders)
     return None
 

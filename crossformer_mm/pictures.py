@@ -16,8 +16,24 @@ from matplotlib.patches import Polygon, Rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-PANEL = 2.6  # inches of one image's longer side
+SMALL_PANEL = 2.6  # inches of one image's longer side, where there are many
+PANEL = 6.5  # and where there is one: lines and letters are so many points on it, whatever its pixels
+PIXELS = (800, 2000)  # at least, at most, along that
+LEAST = 0.5  # inches of a side, however thin the image
 TITLE = 0.3  # inches above the images
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Read an image to draw on.
+
+    Args:
+        path: A file that the evaluation has read before.
+
+    Returns:
+        RGB, ``(H, W, 3)``, uint8, turned as its EXIF says.
+    """
+    encoded = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class ResultPictures:
 
     def _save(self, path: Path, image_ids: list[int], pairs: int, scale: float = 1) -> None:
         rows = -(-len(image_ids) // pairs)
-        width, height = 2 * pairs * PANEL * scale, rows * PANEL * scale + TITLE
+        width, height = 2 * pairs * SMALL_PANEL * scale, rows * SMALL_PANEL * scale + TITLE
         figure = Figure(figsize=(width, height))
         figure.subplots_adjust(0, 0, 1, 1 - TITLE / height, wspace=0.03, hspace=0.03)
         panels = figure.subplots(rows, 2 * pairs, squeeze=False)
@@ -73,16 +89,10 @@ class ResultPictures:
         for axes in panels[0, 1::2]:
             axes.set_title(f'prediction (score ≥ {self.score_thr:g})')
         for image_id, (left, right) in zip(image_ids, panels.reshape(-1, 2), strict=False):
-            picture = self._read(image_id)
+            picture = read_picture(self.images / self.coco.imgs[image_id]['file_name'])
             draw_objects(left, picture, self._true_objects(image_id))
             draw_objects(right, picture, self._predicted_objects(image_id))
         figure.savefig(path, dpi=100)
-
-    def _read(self, image_id: int) -> np.ndarray:
-        """The image in RGB, ``(H, W, 3)``."""
-        path = self.images / self.coco.imgs[image_id]['file_name']
-        encoded = np.frombuffer(path.read_bytes(), np.uint8)
-        return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def _true_objects(self, image_id: int) -> list[DrawnObject]:
         annotations = self.coco.loadAnns(self.coco.getAnnIds(image_id))

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
 from .coco_config import coco_evaluators
-from .config_parts import LOADERS
+from .config_parts import LOADERS, joined, without_annotations
 from .data_config import DataOptions, agree_with_data, point_to_data
 from .errors import UserError
+from .segmentation_config import map_datasets
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # The variable that a launcher numbers its processes by, and what starts it.
@@ -117,6 +119,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument('config', help='the config file')
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
+    add_data_options(parser)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torchrun sets the variable instead; older launchers pass the option, in either spelling.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the data lies, and ``--cfg-options``.
+
+    Args:
+        parser: The tool's parser, which gets them.
+    """
     data = parser.add_argument_group(
         'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
     )
@@ -140,7 +154,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     labels.add_argument(
         '--reduce-zero-label',
         action=argparse.BooleanOptionalAction,
-        help="0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)",
+        help='0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -149,9 +163,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings to change in the config, e.g. train_cfg.max_epochs=24',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun sets the variable instead; older launchers pass the option, in either spelling.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def data_options(options: argparse.Namespace) -> DataOptions:
+    """What of :func:`add_data_options` says where the data lies.
+
+    Args:
+        options: What a tool parsed.
+
+    Returns:
+        The options by themselves.
+    """
+    return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
 def training_config(options: argparse.Namespace) -> Config:
@@ -212,10 +235,17 @@ def evaluation_config(options: argparse.Namespace) -> Config:
     Raises:
         UserError: The config, an option or the data does not work.
     """
-    _check_outputs(options)
     cfg = _common_config(options, ('test_dataloader',), objects=not options.format_only)
+    folders = [joined(data, data.data_prefix.img_path) for data in map_datasets(cfg, 'test_dataloader')]
+    _check_outputs(options, label_maps=bool(folders))
     cfg.load_from, cfg.resume = None, False
     cfg.model.backbone.init_cfg = None
+    if options.tta:
+        set_test_time_augmentation(cfg)
+    if folders:
+        common = os.path.commonpath([Path(folder).absolute() for folder in folders])
+        _set_segmentation_outputs(cfg, options, common)
+        return cfg
     if options.show_dir:
         # mmdet joins a relative folder with the last one again at every batch
         folder = str(Path(options.show_dir).absolute())
@@ -225,13 +255,36 @@ def evaluation_config(options: argparse.Namespace) -> Config:
     return cfg
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
+def set_test_time_augmentation(cfg: Config) -> None:
+    """Test each image at several scales, flipped and not, as the config's ``tta_pipeline`` says.
+
+    Args:
+        cfg: The config, changed in place: the model becomes the ``module`` of its ``tta_model``.
+
+    Raises:
+        UserError: The config does not say how.
+    """
+    if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
+        raise UserError(
+            f'--tta: {cfg.filename} has no tta_pipeline and tta_model; the segmentation configs have them'
+        )
+    for dataset in map_datasets(cfg, 'test_dataloader'):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _check_outputs(options: argparse.Namespace, label_maps: bool) -> None:
     """Refuse what would fail after the whole data set has been predicted."""
     if options.format_only and not options.out:
-        raise UserError('--format-only needs --out NAME.json, where the results go')
+        where = 'DIR' if label_maps else 'NAME.json'
+        raise UserError(f'--format-only needs --out {where}, where the results go')
     if options.format_only and options.plots:
         raise UserError('--plots draws an evaluation, which --format-only leaves out; take one of them')
-    if options.out:
+    if options.out and label_maps:
+        if options.out.endswith('.json'):
+            raise UserError(f'--out {options.out}: label maps go into a folder; give its name')
+        _check_folder('--out', Path(options.out))
+    elif options.out:
         if options.out.endswith('/') or Path(options.out).is_dir():
             raise UserError(f'--out {options.out}: is a folder; give a name in it, such as results.json')
         _check_folder('--out', Path(options.out).parent)
@@ -250,6 +303,28 @@ def _check_folder(option: str, folder: Path) -> None:
         raise UserError(f'{option}: no permission to write in {folder}; choose another place')
 
 
+def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace, image_dir: str) -> None:
+    datasets = list(map_datasets(cfg, 'test_dataloader'))
+    written = {Path(place).resolve() for place in (options.out, options.show_dir) if place}
+    for place in (joined(dataset, folder) for dataset in datasets for folder in dataset.data_prefix.values()):
+        if Path(place).resolve() in written:
+            raise UserError(f'{place} holds the data; choose another place for what is written')
+    if options.out or options.plots:
+        evaluator = cfg.test_evaluator
+        if not isinstance(evaluator, dict) or evaluator.type != 'SegmentationReport':
+            raise UserError(
+                '--out and --plots need the evaluator SegmentationReport, and the config has another'
+            )
+        evaluator.update(image_dir=image_dir, out_dir=options.out, plots_dir=options.plots)
+        evaluator.format_only = options.format_only
+    if options.format_only:
+        for dataset in datasets:
+            dataset.pipeline = without_annotations(dataset.pipeline)
+    if options.show_dir:
+        hook = {'type': 'SegmentPicturesHook', 'folder': options.show_dir, 'image_dir': image_dir}
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
+
+
 def _set_outputs(evaluator: ConfigDict, options: argparse.Namespace) -> None:
     if options.out:
         evaluator.outfile_prefix = options.out.removesuffix('.json')
@@ -266,19 +341,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
     cfg.work_dir = (
         options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(options.config).stem))
     )
-    point_to_data(
-        cfg,
-        DataOptions(
-            data_root=options.data_root,
-            train_ann=options.train_ann,
-            val_ann=options.val_ann,
-            train_images=options.train_images,
-            val_images=options.val_images,
-            classes=options.classes,
-            ignore_label=options.ignore_label,
-            reduce_zero_label=options.reduce_zero_label,
-        ),
-    )
+    point_to_data(cfg, data_options(options))
     agree_with_data(cfg, loaders, objects)
     allow_no_workers(cfg)
     check_launcher(options.launcher)

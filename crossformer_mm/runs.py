@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 
 from .checkpoint import install_reader, load_model, read_checkpoint
 from .checkpoint.classes import dataset_meta_of
@@ -172,15 +174,23 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add_options(parser)
     parser.add_argument('checkpoint', help='the weights to evaluate')
     parser.add_argument(
-        '--out', metavar='NAME.json', help='write NAME.bbox.json and NAME.segm.json, as COCO has results'
+        '--out',
+        metavar='PLACE',
+        help='detection: NAME.json, for NAME.bbox.json and NAME.segm.json as COCO has results;'
+        ' segmentation: a folder, for a label map an image (PNG, in the numbering of the annotations)',
     )
     parser.add_argument(
         '--format-only',
         action='store_true',
-        help='write the files of --out alone; the annotation file needs no annotations (COCO test-dev)',
+        help='write the files of --out alone, which needs no annotations and no label maps',
     )
     parser.add_argument(
-        '--plots', metavar='DIR', help='draw precision over recall and the confusion matrix (PNG)'
+        '--plots',
+        metavar='DIR',
+        help='draw the confusion matrix and precision over recall, or the IoU of each class (PNG)',
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='segmentation: test at several scales, flipped and not'
     )
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
     return parser
@@ -203,11 +213,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
     check_weights(cfg, options.checkpoint)
     warnings = set_norms(cfg)
-    labels = _check_labels(cfg, ('test_dataloader',))
+    labels = [] if options.format_only else _check_labels(cfg, ('test_dataloader',))
     with _processes(cfg):
         runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
-        load_model(runner.model, options.checkpoint)
+        load_model(_network(runner.model), options.checkpoint)
         return runner.test()
 
 
@@ -259,7 +269,14 @@ def check_weights(cfg: Config, path: str) -> None:
         UserError: Tensors are missing, unexpected or of another shape; the message names them.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    check_model(MODELS.build(cfg.model), path)
+    check_model(_network(MODELS.build(cfg.model)), path)
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """The network itself, without what shares it among processes or shows it several views."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def check_pretrained(cfg: Config) -> None:

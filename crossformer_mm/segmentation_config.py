@@ -99,12 +99,13 @@ def read_classes(word: str) -> tuple[str, ...]:
     return names
 
 
-def agree_with_folders(cfg: Config, loaders: Sequence[str]) -> tuple[str, ...]:
+def agree_with_folders(cfg: Config, loaders: Sequence[str], maps: bool = True) -> tuple[str, ...]:
     """Check the folders that a run reads, and set what depends on its classes.
 
     Args:
         cfg: The config, changed in place: the heads' ``num_classes``.
         loaders: The data loaders that the run uses; their folders must exist.
+        maps: Whether the run needs label maps, which a prediction alone does not.
 
     Returns:
         The class names.
@@ -113,7 +114,7 @@ def agree_with_folders(cfg: Config, loaders: Sequence[str]) -> tuple[str, ...]:
         UserError: Folders are missing, or nothing says what the classes are.
     """
     datasets = [dataset for loader in loaders for dataset in map_datasets(cfg, loader)]
-    folders = [joined(dataset, folder) for dataset in datasets for folder in dataset.data_prefix.values()]
+    folders = [joined(dataset, folder) for dataset in datasets for folder in _folders(dataset, maps)]
     missing = [folder for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
     if missing:
         raise UserError(f'no data at {", ".join(missing)}; {_WHERE_ELSE}')
@@ -140,13 +141,17 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     reports = []
     for loader in loaders:
         for dataset in map_datasets(cfg, loader):
-            report = _inspect(cfg, dataset)
+            report = inspect_folder(cfg, dataset)
             if report.problems:
                 more = len(report.problems) - 1
                 others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
                 raise UserError(f'{report.problems[0]}{others}')
             reports.append(report)
     return reports
+
+
+def _folders(dataset: ConfigDict, maps: bool) -> list[str]:
+    return list(dataset.data_prefix.values()) if maps else [dataset.data_prefix.img_path]
 
 
 def _set_dataset(
@@ -204,8 +209,16 @@ def _names_in(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _inspect(cfg: Config, dataset: ConfigDict) -> LabelReport:
-    """Inspect exactly what the toolbox would read."""
+def inspect_folder(cfg: Config, dataset: ConfigDict) -> LabelReport:
+    """Read the label maps of a dataset, exactly those that the toolbox would.
+
+    Args:
+        cfg: The config.
+        dataset: One of its :func:`map_datasets`.
+
+    Returns:
+        What was found.
+    """
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
     images, maps = built.data_prefix['img_path'], built.data_prefix['seg_map_path']

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on COCO-format data: see --help."""
+"""Evaluate a checkpoint: see --help."""
 
 import argparse
 

@@ -10,6 +10,8 @@ custom_imports = dict(
         'crossformer_mm.label_map_dataset',
         'crossformer_mm.loading',
         'crossformer_mm.mixed_precision',
+        'crossformer_mm.segment_pictures',
+        'crossformer_mm.segmentation_report',
         'crossformer_mm.training',
     ],
     allow_failed_imports=False,

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
 from ..checkpoint.classes import dataset_meta_of
-from ..config_parts import dataset_meta, palette, set_num_classes
+from ..config_parts import dataset_meta, palette, set_num_classes, without_annotations
 from ..errors import UserError
 from ..mixed_precision import keep_boxes_in_float32
 from ..run_config import load_config
@@ -157,7 +157,7 @@ def _inferencer_class(cfg: Config) -> type[BaseInferencer]:
 def _prepare_pipeline(cfg: Config) -> None:
     """The inferencers put arrays in the place of the toolboxes' own loader alone, and have no annotations."""
     steps = cfg.test_dataloader.dataset.pipeline
-    steps = [step for step in steps if not step.type.endswith('LoadAnnotations')]
+    steps = without_annotations(steps)
     for step in steps:
         if step.type.endswith('LoadNamedImage'):
             step.type = 'LoadImageFromFile'

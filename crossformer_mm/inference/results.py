@@ -7,6 +7,8 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 
+from ..label_maps import label_array
+
 
 def object_records(
     sample: BaseDataElement, classes: Sequence[str], size: tuple[int, int], score_thr: float
@@ -57,10 +59,9 @@ def label_map(sample: BaseDataElement, size: tuple[int, int]) -> np.ndarray:
         size: The image's height and width; what lies beyond is cut off.
 
     Returns:
-        A label a pixel, ``(H, W)``, uint8, or uint16 where there are more than 256.
+        A label a pixel, ``(H, W)``.
     """
-    labels = sample.pred_sem_seg.data[0, : size[0], : size[1]].cpu().numpy()
-    return labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+    return label_array(sample.pred_sem_seg.data)[: size[0], : size[1]]
 
 
 def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,9 @@ from mmengine.structures import BaseDataElement
 
 from ..checkpoint.write import write_whole
 from ..errors import UserError
+from ..label_maps import write_label_map
 from ..progress import progress_bar
+from ..segment_pictures import SegmentedImage, save_pairs
 from . import drawing, results
 from .images import NoImageError, find_files, name_outputs, read_image, widen
 from .inferencer import is_segmentor, open_inferencer, predict
@@ -60,8 +62,12 @@ class Results:
         """Write ``results.json``."""
         content = {**self.about, 'images': self.images, 'skipped': self.skipped}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        # the bytes of a file's name that are not UTF-8 become JSON's escapes
-        _write_bytes(self.folder / JSON, f'{text}\n'.encode(errors='backslashreplace'))
+
+        def save(part: Path) -> None:
+            # the bytes of a file's name that are not UTF-8 become JSON's escapes
+            part.write_bytes(f'{text}\n'.encode(errors='backslashreplace'))
+
+        write_whole(self.folder / JSON, save, overwrite=True)
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -160,20 +166,14 @@ def _write_segments(
     segments = results.segment_records(labels, found.about['classes'])
     colours = inferencer.model.dataset_meta['palette']
     picture, label_map = f'{PICTURES}/{name}.png', f'{LABEL_MAPS}/{name}.png'
-    _write_bytes(found.folder / label_map, cv2.imencode('.png', labels)[1].tobytes())
+    write_label_map(found.folder / label_map, labels)
+    drawn = SegmentedImage(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, labels)
     write_whole(
         found.folder / picture,
-        lambda path: drawing.save_segments(path, image, labels, segments, colours),
+        lambda path: save_pairs(path, [drawn], found.about['classes'], colours),
         overwrite=True,
     )
     return {'picture': picture, 'label_map': label_map, 'segments': segments}
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    def save(part: Path) -> None:
-        part.write_bytes(content)
-
-    write_whole(path, save, overwrite=True)
 
 
 def _make_folders(folder: Path, names: list[str]) -> None:

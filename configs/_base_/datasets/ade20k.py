@@ -59,5 +59,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
+val_evaluator = dict(type='SegmentationReport')
+test_evaluator = dict(type='SegmentationReport', classwise=True)
