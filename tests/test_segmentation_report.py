@@ -1,0 +1,159 @@
+"""Evaluating segmentation: the numbers, the files that are written, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from crossformer_mm import cli, runs
+from crossformer_mm.config_parts import set_num_classes
+from crossformer_mm.label_maps import png_name, values_of_classes
+from crossformer_mm.segmentation_report import class_scores, class_table, count_confusions
+
+NAMES = ('sky', 'road', 'moon')  # the moon never occurs
+
+
+@pytest.fixture(scope='module')
+def folder(narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``narrow.py``, weights for three classes and for two, and images whose maps count from 1."""
+    folder = tmp_path_factory.mktemp('report')
+    (folder / 'names.txt').write_text('\n'.join(NAMES))
+    rng = np.random.default_rng(0)
+    for place, size in (('a', (45, 71)), ('town/a', (40, 40))):
+        labels = rng.integers(0, 3, size, np.uint8)
+        labels[0, :5] = 255
+        for kind, values in (('images', rng.integers(0, 255, (*size, 3), np.uint8)), ('annotations', labels)):
+            path = folder / 'data' / kind / 'validation' / f'{place}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), values)
+    cfg = narrow_segmentor('fpn_crossformer_t')
+    cfg.dump(folder / 'narrow.py')
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    for count in (3, 2):
+        set_num_classes(cfg.model, count)
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, folder / f'{count}.pth')
+    return folder
+
+
+@pytest.fixture
+def test(folder: Path, tmp_path: Path) -> Callable[..., tuple[int, dict[str, float]]]:
+    """``tools/test.py`` in this process: its exit status and numbers."""
+
+    def call(*words: str | Path, weights: str = '3.pth') -> tuple[int, dict[str, float]]:
+        numbers: dict[str, float] = {}
+        known = [folder / 'narrow.py', folder / weights, '--data-root', folder / 'data']
+        known += ['--classes', folder / 'names.txt', '--work-dir', tmp_path / 'work']
+        status = cli.run(
+            runs.evaluation_parser(),
+            lambda options: numbers.update(runs.evaluate(options)),
+            list(map(str, (*known, *words))),
+        )
+        return status, numbers
+
+    return call
+
+
+def by_hand(truths: Path, written: Path) -> float:
+    """mIoU of PNG files, in percent."""
+    counts = np.zeros((3, 3))
+    for path in truths.rglob('*.png'):
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(int) - 1
+        found = cv2.imread(str(written / path.relative_to(truths)), cv2.IMREAD_UNCHANGED).astype(int) - 1
+        assert found.shape == truth.shape
+        for row in range(3):
+            for column in range(3):
+                counts[row, column] += ((truth == row) & (found == column)).sum()
+    ious = [
+        counts[i, i] / (counts[i].sum() + counts[:, i].sum() - counts[i, i])
+        for i in range(3)
+        if counts[i].sum() + counts[:, i].sum()
+    ]
+    return 100 * float(np.mean(ious))
+
+
+@pytest.mark.parametrize('tta', [(), ('--tta',)])
+def test_numbers_are_those_of_the_files(
+    test: Callable[..., tuple[int, dict]], folder: Path, tmp_path: Path, tta: tuple[str, ...]
+) -> None:
+    places = {'--out': tmp_path / 'out', '--show-dir': tmp_path / 'show', '--plots': tmp_path / 'plots'}
+    words = [word for pair in places.items() for word in pair]
+    status, numbers = test('--reduce-zero-label', *words, *tta)
+    assert status == 0
+    truths = folder / 'data' / 'annotations' / 'validation'
+    assert numbers['mIoU'] == pytest.approx(by_hand(truths, tmp_path / 'out'))
+    assert 'Acc/moon' not in numbers
+    assert {'mAcc', 'aAcc', 'IoU/sky', 'Acc/road'} <= set(numbers)
+    for name in ('a.png', 'town/a.png'):
+        height, width = cv2.imread(str(tmp_path / 'show' / name)).shape[:2]
+        assert width > 1.5 * height
+    assert {path.name for path in (tmp_path / 'plots').iterdir()} == {'iou.png', 'confusion_matrix.png'}
+
+
+def test_label_maps_without_any_truth(
+    test: Callable[..., tuple[int, dict]], folder: Path, tmp_path: Path
+) -> None:
+    words = ['--format-only', '--val-ann', 'nowhere', '--out', tmp_path / 'out']
+    assert test(*words, '--show-dir', tmp_path / 'show') == (0, {})
+    for name in ('a.png', 'town/a.png'):
+        labels = cv2.imread(str(tmp_path / 'out' / name), cv2.IMREAD_UNCHANGED)
+        assert set(np.unique(labels)) <= {0, 1, 2}
+        assert (tmp_path / 'show' / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--format-only'], '--format-only needs --out DIR'),
+        (['--out', 'r.json'], 'label maps go into a folder'),
+        (['--out', 'file'], '--out: file is a file, not a folder'),
+        (['--out', 'DATA/images/validation'], 'holds the data'),
+        (
+            ['--out', 'o', '--cfg-options', 'test_evaluator.type=IoUMetric'],
+            'need the evaluator SegmentationReport',
+        ),
+    ],
+)
+def test_what_cannot_be(
+    test: Callable[..., tuple[int, dict]],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    status, _ = test(*[word.replace('DATA', str(folder / 'data')) for word in words])
+    error = capsys.readouterr().err
+    assert (status, error.count('\n')) == (1, 1)
+    assert message in error
+    assert not (tmp_path / 'work').exists()
+
+
+def test_weights_for_other_classes(test: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _ = test(weights='2.pth')
+    assert status == 1
+    assert 'decode_head.conv_seg.weight (2×' in capsys.readouterr().err
+
+
+def test_scores_leave_out_what_never_occurs() -> None:
+    truth, found = torch.tensor([[0, 0, 1, 255]]), torch.tensor([[0, 1, 1, 2]])
+    counts = count_confusions(truth, found, 3, 255).numpy()
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    ious, accuracies = class_scores(counts)
+    np.testing.assert_allclose(ious, [50, 50, np.nan])
+    np.testing.assert_allclose(accuracies, [50, 100, np.nan])
+    assert '| moon  | –' in class_table(counts, NAMES)
+
+
+def test_values_are_the_datas_own() -> None:
+    meta = {'classes': ('a', 'b'), 'reduce_zero_label': True, 'label_map': {0: 255, 1: 1, 5: 0}}
+    assert values_of_classes(meta).tolist() == [6, 2]
+    assert png_name('/data/images/town/a.jpg', '/data/images') == Path('town/a.png')
