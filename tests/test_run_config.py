@@ -12,6 +12,7 @@ from crossformer_mm.run_config import (
     evaluation_config,
     is_first_process,
     load_config,
+    make_resumable,
     training_config,
     without_notices,
 )
@@ -49,6 +50,58 @@ def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
     assert train_with('--auto-scale-lr').auto_scale_lr == {'enable': True, 'base_batch_size': 16}
     with pytest.raises(UserError, match='which batch its learning rate is for'):
         train_with('--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
+
+
+def test_auto_scaling_reckons_with_accumulation(train_with: Callable[..., Config]) -> None:
+    """mmengine multiplies by the images of an iteration over these: 4 × 2 over 16 is 2 over 4."""
+    assert train_with('--auto-scale-lr', '--accumulate', '4').auto_scale_lr.base_batch_size == 4
+
+
+def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
+    words = ['--batch-size', '3', '--accumulate', '4', '--clip-grad', '0.5', '--with-cp']
+    cfg = train_with(*words)
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.optim_wrapper.accumulative_counts == 4
+    assert cfg.optim_wrapper.clip_grad == {'max_norm': 0.5}
+    assert cfg.model.backbone.with_cp
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--batch-size', '0'], '--batch-size 0: at least 1'),
+        (['--accumulate', '-1'], '--accumulate -1: at least 1'),
+        (['--stop-on-nan', '-1'], '--stop-on-nan -1: at least 0'),
+        (['--clip-grad', '0'], r'--clip-grad 0\.0: a number above 0'),
+        (['--clip-grad', 'nan'], '--clip-grad nan: a number above 0'),
+    ],
+)
+def test_numbers_that_make_no_sense(
+    train_with: Callable[..., Config], words: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train_with(*words)
+
+
+def test_loop_and_checkpoints_are_those_that_survive(train_with: Callable[..., Config]) -> None:
+    cfg = train_with()
+    assert cfg.train_cfg.type == 'ResumableEpochLoop'
+    assert cfg.default_hooks.checkpoint.type == 'WholeCheckpointHook'
+    assert cfg.custom_hooks[-1] == {'type': 'FiniteLossHook', 'patience': 1}
+    assert all(hook.type != 'FiniteLossHook' for hook in train_with('--stop-on-nan', '0').custom_hooks)
+
+
+def test_loops_and_hooks_of_other_kinds_stay() -> None:
+    cfg = Config({'train_cfg': {'by_epoch': False, 'max_iters': 2}})
+    make_resumable(cfg)
+    assert cfg.train_cfg == {'type': 'ResumableIterLoop', 'max_iters': 2}
+    assert cfg.default_hooks.checkpoint == {'type': 'WholeCheckpointHook', 'interval': 1}
+    cfg = Config({'train_cfg': {'type': 'Mine'}, 'default_hooks': {'checkpoint': {'type': 'Other'}}})
+    make_resumable(cfg)
+    assert (cfg.train_cfg.type, cfg.default_hooks.checkpoint.type) == ('Mine', 'Other')
+    cfg = Config({'train_cfg': {'type': 'Mine'}, 'default_hooks': {'checkpoint': None}})
+    make_resumable(cfg)
+    assert cfg.default_hooks.checkpoint is None
 
 
 def test_mixed_precision(train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
