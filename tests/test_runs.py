@@ -118,6 +118,7 @@ def test_results_without_evaluation_for_images_without_annotations(
         (['--out', '.'], '--out .: is a folder; give a name in it'),
         (['--plots', 'file'], '--plots: file is a file, not a folder'),
         (['--show-dir', 'file/deeper/still'], '--show-dir: file is a file, not a folder'),
+        (['--tta'], 'has no tta_pipeline and tta_model'),
     ],
 )
 def test_outputs_that_cannot_be(

@@ -95,10 +95,11 @@ def test_numbers_are_those_of_the_files(
     assert {path.name for path in (tmp_path / 'plots').iterdir()} == {'iou.png', 'confusion_matrix.png'}
 
 
+@pytest.mark.parametrize('tta', [(), ('--tta',)])
 def test_label_maps_without_any_truth(
-    test: Callable[..., tuple[int, dict]], folder: Path, tmp_path: Path
+    test: Callable[..., tuple[int, dict]], folder: Path, tmp_path: Path, tta: tuple[str, ...]
 ) -> None:
-    words = ['--format-only', '--val-ann', 'nowhere', '--out', tmp_path / 'out']
+    words = [*tta, '--format-only', '--val-ann', 'nowhere', '--out', tmp_path / 'out']
     assert test(*words, '--show-dir', tmp_path / 'show') == (0, {})
     for name in ('a.png', 'town/a.png'):
         labels = cv2.imread(str(tmp_path / 'out' / name), cv2.IMREAD_UNCHANGED)
@@ -141,6 +142,14 @@ def test_weights_for_other_classes(test: Callable, capsys: pytest.CaptureFixture
     status, _ = test(weights='2.pth')
     assert status == 1
     assert 'decode_head.conv_seg.weight (2×' in capsys.readouterr().err
+
+
+def test_weights_of_a_detector(test: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({'state_dict': {'roi_head.bbox_head.fc_cls.weight': torch.ones(4, 8)}}, tmp_path / 'box.pth')
+    status, _ = test(weights=str(tmp_path / 'box.pth'))
+    error = capsys.readouterr().err
+    assert (status, error.count('\n')) == (1, 1)
+    assert 'unexpected: roi_head.bbox_head.fc_cls.weight' in error
 
 
 def test_scores_leave_out_what_never_occurs() -> None:
