@@ -27,20 +27,22 @@ def cells(name: str) -> list[str]:
 
 def test_every_config_has_a_line() -> None:
     demos = {path.stem for path in CONFIGS.glob('demo*.py')}
-    detectors = {
-        path.stem for path in CONFIGS.glob('*.py') if 'rcnn' in path.stem or 'retinanet' in path.stem
-    }
-    assert set(ROWS) == set(config_names(CONFIGS)) == detectors - demos
+    models = {path.stem for path in CONFIGS.glob('*.py')}
+    assert set(ROWS) == set(config_names(CONFIGS)) == models - demos
     assert set(ROWS) >= set(PUBLISHED)
 
 
-@pytest.mark.parametrize('name', ['retinanet_crossformer_pp_s', 'mask_rcnn_crossformer_s_g14'])
+@pytest.mark.parametrize(
+    'name',
+    ['retinanet_crossformer_pp_s', 'mask_rcnn_crossformer_s_g14', 'upernet_crossformer_pp_b'],
+)
 def test_lines_are_up_to_date(name: str) -> None:
     assert row(CONFIGS, name) == ROWS[name]
 
 
-def test_explanations_are_up_to_date() -> None:
-    assert explained_row(CONFIGS, 'cascade_mask_rcnn_crossformer_s_3x') in PAGE.splitlines()
+@pytest.mark.parametrize('name', ['cascade_mask_rcnn_crossformer_s_3x', 'upernet_crossformer_s'])
+def test_explanations_are_up_to_date(name: str) -> None:
+    assert explained_row(CONFIGS, name) in PAGE.splitlines()
 
 
 @pytest.mark.slow
@@ -52,14 +54,13 @@ def test_page_is_up_to_date() -> None:
 def test_parameters_agree_to_the_printed_digit(name: str) -> None:
     here, _, published, *_ = cells(name)
     if PUBLISHED[name].misprint:
-        assert published == '40.8 (a misprint)'
-        assert here == '33.0'
+        assert (here, published) in [('33.0', '40.8 (a misprint)'), ('83.6', '83.7 (a misprint)')]
     else:
         assert here == published
 
 
 def test_multiply_adds_are_explained() -> None:
-    """Counted, padding and rest come within 3 % of each published figure; without the rest, within 9 %."""
+    """Counted, padding and rest come within 3 % of each published figure; without the rest, within 11 %."""
     lines = [line.split('|')[1:-1] for line in PAGE.splitlines() if line.endswith('% |')]
     assert len(lines) == sum(published.multiply_adds is not None for published in PUBLISHED.values())
     for name, groups, *figures, difference in lines:
@@ -68,7 +69,7 @@ def test_multiply_adds_are_explained() -> None:
         assert (groups.strip(), published) == (known.groups, known.multiply_adds)
         assert abs((here + padding + rest) / published - 1) < 0.03
         assert abs(float(difference.strip(' %'))) < 3
-        assert abs((here + padding) / published - 1) < 0.09
+        assert abs((here + padding) / published - 1) < 0.11
 
 
 def test_padding_of_the_published_code() -> None:
