@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -322,6 +323,7 @@ def check_resumable(path: str | Path) -> dict[str, Any]:
 @contextmanager
 def _explained(cfg: Config) -> Iterator[None]:
     """Say in one line what to do where a run stops for what the user can mend."""
+    told, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said below, and once
     try:
         yield
     except UserError:
@@ -339,6 +341,8 @@ def _explained(cfg: Config) -> Iterator[None]:
                 ' there: make room, and go on with --resume'
             ) from error
         raise
+    finally:
+        logging.raiseExceptions = told
 
 
 @contextmanager
