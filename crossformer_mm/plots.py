@@ -16,11 +16,15 @@ from .errors import UserError
 
 Row = dict[str, Any]
 
+PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores, of 100; the others are of 1
 LINES = {  # a score's ending: name in the legend, line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
     'segm_mAP': ('mask mAP', 'C1-'),
     'segm_mAP_50': ('mask mAP at IoU 0.5', 'C1:'),
+    'mIoU': ('mIoU', 'C2-'),
+    'mAcc': ('mean accuracy of a class', 'C2:'),
+    'aAcc': ('accuracy of all pixels', 'C7:'),
 }
 
 
@@ -82,14 +86,17 @@ def _draw(work_dir: Path, train: list[Row], val: list[Row]) -> Path:
 
 
 def _scores(row: Row) -> dict[str, float]:
-    """The scores that are drawn, by their ending (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
-    return {key.split('/')[-1]: row[key] for key in row if key.split('/')[-1] in LINES}
+    """The scores that are drawn, 0 to 1, by their ending (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
+    found = {key.split('/')[-1]: row[key] for key in row if key.split('/')[-1] in LINES}
+    return {key: score / 100 if key in PERCENT else score for key, score in found.items()}
 
 
 def _draw_losses(axes: Axes, rows: list[Row]) -> None:
     steps = [row['step'] for row in rows]
-    for key in (key for key in rows[0] if key.startswith('loss_')):
-        axes.plot(steps, [row.get(key) for row in rows], linewidth=1, label=key.removeprefix('loss_'))
+    # detectors log loss_cls, segmentors decode.loss_ce
+    for key in (key for key in rows[0] if key.split('.')[-1].startswith('loss_')):
+        label = key.replace('loss_', '', 1)
+        axes.plot(steps, [row.get(key) for row in rows], linewidth=1, label=label)
     axes.plot(steps, [row['loss'] for row in rows], 'k-', label='sum')
     axes.set(title='Training loss', xlabel='iteration', ylim=(0, None))
     axes.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from crossformer_mm.errors import UserError
-from crossformer_mm.plots import CurvesHook, plot_curves, read_scalars
+from crossformer_mm.plots import CurvesHook, _scores, plot_curves, read_scalars
 
 
 def write_run(work_dir: Path, name: str, rows: list[dict[str, Any]]) -> Path:
@@ -43,6 +43,17 @@ FIRST = [train_row(1, 5, 3.0), val_row(1, 0.1), train_row(2, 10, 2.0), val_row(2
 def test_one_run_is_read_in_order(tmp_path: Path) -> None:
     write_run(tmp_path, '20260101_000000', FIRST)
     assert read_scalars(tmp_path) == (FIRST[::2], FIRST[1::2])
+
+
+def test_scores_in_percent_are_drawn_as_shares() -> None:
+    row = {'mIoU': 81.5, 'aAcc': 95.0, 'coco/bbox_mAP': 0.4, 'step': 5, 'IoU.sky': 90.0}
+    assert _scores(row) == {'mIoU': 0.815, 'aAcc': 0.95, 'bbox_mAP': 0.4}
+
+
+def test_a_segmentors_log_is_drawn(tmp_path: Path) -> None:
+    train = {'decode.loss_ce': 1.0, 'aux.loss_ce': 0.5, 'loss': 1.5, 'step': 5}
+    write_run(tmp_path, '20260101_000000', [train, {'mIoU': 40.0, 'step': 5}])
+    assert cv2.imread(str(plot_curves(tmp_path))) is not None
 
 
 def test_a_resumed_run_goes_on_where_it_resumed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ custom_imports = dict(
         'crossformer_mm.label_map_dataset',
         'crossformer_mm.loading',
         'crossformer_mm.mixed_precision',
+        'crossformer_mm.plots',
         'crossformer_mm.segment_pictures',
         'crossformer_mm.segmentation_report',
         'crossformer_mm.training',
@@ -42,3 +43,4 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
+custom_hooks = [dict(type='CurvesHook')]
