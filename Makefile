@@ -8,7 +8,7 @@ PYTHON_IN_VENV := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test test-slow test-all lint doctor
+.PHONY: help setup demo demo-seg demo-short test test-slow test-all lint doctor
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -19,8 +19,12 @@ setup: ## make .venv with the pinned stack (10 minutes the first time)
 demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs/demo/
 	$(PYTHON_IN_VENV) tools/demo.py
 
-demo-short: setup ## the demo for a few iterations: that it runs, not what it reaches
+demo-seg: setup ## the same with Semantic FPN and label maps, into work_dirs/demo-seg/
+	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn
+
+demo-short: setup ## both demos for a few iterations: that they run, not what they reach
 	$(PYTHON_IN_VENV) tools/demo.py --short
+	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn --short
 
 test: lint ## lint, and all tests but the slow ones
 	$(PYTEST)
