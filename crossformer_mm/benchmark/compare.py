@@ -1,12 +1,11 @@
 """Networks side by side, in every setting that is asked for."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from mmengine.utils import ProgressBar
-
+from ..progress import progress_bar
 from .machine import product
 from .memory import peak_of_case
 from .subjects import Subject
@@ -60,20 +59,20 @@ def compare(
     """
     timed = len(subjects) * (1 + warm_up + rounds) + rounds if rounds else 0
     tasks = timed + len(subjects) * memory
-    progress = ProgressBar(len(settings) * tasks, file=sys.stderr)
     records = []
-    for setting in settings:
-        record: dict[str, Any] = {'setting': asdict(setting)}
-        record['subjects'] = {subject.label: {} for subject in subjects}
-        if rounds:
-            _add_times(record, subjects, setting, rounds, warm_up, progress)
-        if memory:
-            for subject in subjects:
-                peak = peak_of_case(setting.case(subject), threads)
-                record['subjects'][subject.label]['peak_bytes'] = peak
-                progress.update()
-        records.append(record)
-    print(file=sys.stderr)
+    with progress_bar() as bar:
+        advance = partial(bar.advance, bar.add_task('runs', total=len(settings) * tasks))
+        for setting in settings:
+            record: dict[str, Any] = {'setting': asdict(setting)}
+            record['subjects'] = {subject.label: {} for subject in subjects}
+            if rounds:
+                _add_times(record, subjects, setting, rounds, warm_up, advance)
+            if memory:
+                for subject in subjects:
+                    peak = peak_of_case(setting.case(subject), threads)
+                    record['subjects'][subject.label]['peak_bytes'] = peak
+                    advance()
+            records.append(record)
     return records
 
 
@@ -83,18 +82,18 @@ def _add_times(
     setting: Setting,
     rounds: int,
     warm_up: int,
-    progress: ProgressBar,
+    advance: Callable[[], None],
 ) -> None:
     steps = {subject.label: Workload(setting.case(subject)) for subject in subjects}
     for label, step in steps.items():
         record['subjects'][label]['multiply_adds'] = step.count()
-        progress.update()
+        advance()
         for _ in range(warm_up):
             step()
-            progress.update()
+            advance()
     multiply, multiply_adds = product(setting.dtype, setting.device)
     multiply()
-    times = time_rounds({**steps, PRODUCT: multiply}, rounds, setting.device, progress.update)
+    times = time_rounds({**steps, PRODUCT: multiply}, rounds, setting.device, advance)
     record['product'] = {'seconds': times.pop(PRODUCT), 'multiply_adds': multiply_adds}
     for label, seconds in times.items():
         record['subjects'][label]['seconds'] = seconds

@@ -1,18 +1,16 @@
 """Pictures of what was measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .report import growth, setting_name
+from .report import Record, growth, setting_name
 from .timing import growth_exponent, spread
 
-Record = dict[str, Any]
-
-BARS = {'seconds': 'seconds', 'peak_bytes': 'peak memory, MB'}
+QUANTITIES = {'seconds': 'seconds', 'peak_bytes': 'peak memory, MB'}
 
 
 def plot_comparison(records: Sequence[Record], path: Path) -> None:
@@ -25,21 +23,77 @@ def plot_comparison(records: Sequence[Record], path: Path) -> None:
     if growth(records):
         figure = Figure(figsize=(7, 5), layout='constrained')
         _draw_growth(figure.subplots(), records)
-    else:
-        panels = list(_panels(records))
-        figure = Figure(figsize=(max(4 * len(panels), 5), 3.5), layout='constrained')
-        for axes, (record, key) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
+        figure.savefig(path, dpi=100)
+        return
+    measured = [found for record in records for found in record['subjects'].values()]
+    keys = [key for key in QUANTITIES if all(key in found for found in measured)]
+    figure, grid = _grid(len(keys), len(records))
+    for row, key in zip(grid, keys, strict=True):
+        for axes, record in zip(row, records, strict=True):
             _draw_bars(axes, record, key)
     figure.savefig(path, dpi=100)
 
 
-def _panels(records: Iterable[Record]) -> Iterable[tuple[Record, str]]:
+def plot_sizes(records: Sequence[Record], path: Path) -> None:
+    """Draw the time of a million pixels, at many sizes beside one.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.sizes.measure_sizes` returned.
+        path: The picture to write.
+    """
+    figure, grid = _grid(1, len(records))
+    for axes, record in zip(grid[0], records, strict=True):
+        places = np.arange(len(record['subjects']))
+        for shift, name, legend in ((0, 'many', 'many sizes'), (0.4, 'one', 'one size')):
+            medians = [spread(found[name]).median for found in record['subjects'].values()]
+            axes.bar(places + shift, medians, width=0.4, label=legend)
+        axes.set_xticks(places + 0.2, list(record['subjects']))
+        _finish(axes, record, 'seconds for a million pixels')
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def plot_operators(records: Sequence[Record], path: Path) -> None:
+    """Draw the time by kind of operator, a bar a network.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.operators.measure_operators` returned.
+        path: The picture to write.
+    """
+    figure, grid = _grid(1, len(records), width=5)
+    for axes, record in zip(grid[0], records, strict=True):
+        subjects = record['subjects']
+        bottom = np.zeros(len(subjects))
+        for kind in dict.fromkeys(kind for seconds in subjects.values() for kind in seconds):
+            heights = np.array([seconds.get(kind, 0.0) for seconds in subjects.values()])
+            axes.bar(list(subjects), heights, bottom=bottom, label=kind)
+            bottom += heights
+        _finish(axes, record, 'seconds')
+        axes.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=100)
+
+
+def plot_pipeline(records: Sequence[Record], path: Path) -> None:
+    """Draw images a second over worker processes, a line a config.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.pipeline.measure_pipeline` returned.
+        path: The picture to write.
+    """
+    figure = Figure(figsize=(5, 3.5), layout='constrained')
+    axes = figure.subplots()
     for record in records:
-        for key in BARS:
-            if any(found.get(key) for found in record['subjects'].values()):
-                yield record, key
+        rates = [found['images_per_second'] for found in record['workers'].values()]
+        axes.plot(list(map(int, record['workers'])), rates, 'o-', label=record['config'])
+    axes.set(xlabel='worker processes', ylabel='images/s', ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def _grid(rows: int, columns: int, width: float = 4) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(max(width * columns, 5), 3.5 * rows), layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _draw_bars(axes: Axes, record: Record, key: str) -> None:
@@ -51,8 +105,12 @@ def _draw_bars(axes: Axes, record: Record, key: str) -> None:
             axes.bar(label, seen.median, yerr=[[low], [high]], capsize=4, color=f'C{i}')
         else:
             axes.bar(label, found[key] / 1e6, color=f'C{i}')
-    axes.set(title=setting_name(record['setting']), ylabel=BARS[key])
-    axes.title.set_fontsize(9)
+    _finish(axes, record, QUANTITIES[key])
+
+
+def _finish(axes: Axes, record: Record, unit: str) -> None:
+    axes.set(ylabel=unit)
+    axes.set_title(setting_name(record['setting']), fontsize=9)
     axes.tick_params(axis='x', rotation=20)
     axes.grid(axis='y', alpha=0.3)
 

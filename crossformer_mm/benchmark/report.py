@@ -1,9 +1,10 @@
 """Tables of what was measured, for a terminal and for Markdown alike."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .pipeline import stall_ratio
 from .timing import growth_exponent, median_ratio, ratio_of_medians, spread
 
 Record = dict[str, Any]
@@ -127,3 +128,73 @@ def _growth(records: Iterable[Record]) -> list[list[str]]:
     for (label, setting), (pixels, seconds) in growth(records).items():
         rows.append([label, setting, str(len(pixels)), f'{growth_exponent(pixels, seconds):.3f}'])
     return rows
+
+
+def sizes_table(records: Iterable[Record], against: str | None) -> str:
+    """The table of many sizes in a row against one.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.sizes.measure_sizes` returned.
+        against: Has no part in this: every network is measured by itself.
+
+    Returns:
+        The lines.
+    """
+    columns = ['s a million pixels, many sizes', 'one size', 'ratio', 'ratio by round']
+    rows = [['network', *columns]]
+    for record in records:
+        rows.append([f'*{setting_name(record["setting"])}*', *[''] * len(columns)])
+        for label, found in record['subjects'].items():
+            pair = (found['many'], found['one'])
+            cells = [f'{spread(times).median:.3f}' for times in pair]
+            rows.append([label, *cells, f'{ratio_of_medians(*pair):.2f}', f'{median_ratio(*pair):.2f}'])
+    return layout(rows)
+
+
+def operators_table(records: Iterable[Record], against: str | None) -> str:
+    """The tables of time by kind of operator, one a setting.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.operators.measure_operators` returned.
+        against: Has no part in this.
+
+    Returns:
+        The lines.
+    """
+    return '\n\n'.join(layout(_operator_rows(record)) for record in records)
+
+
+def _operator_rows(record: Record) -> list[list[str]]:
+    subjects = record['subjects']
+    totals = {label: sum(seconds.values()) for label, seconds in subjects.items()}
+    kinds = Counter()
+    for seconds in subjects.values():
+        kinds.update(seconds)
+    rows = [[f'{setting_name(record["setting"])}: s', *subjects]]
+    for kind, _ in kinds.most_common():
+        cells = (
+            f'{seconds.get(kind, 0):.3f} ({seconds.get(kind, 0) / totals[label]:.0%})'
+            for label, seconds in subjects.items()
+        )
+        rows.append([kind, *cells])
+    return [*rows, ['all', *(f'{total:.3f}' for total in totals.values())]]
+
+
+def pipeline_table(records: Iterable[Record], against: str | None) -> str:
+    """The table of images a second by worker processes.
+
+    Args:
+        records: What :func:`~crossformer_mm.benchmark.pipeline.measure_pipeline` returned.
+        against: Has no part in this.
+
+    Returns:
+        The lines.
+    """
+    steps = ['paced step s', 'median with wait', '95th percentile / median']
+    rows = [['config', 'workers', 'images/s', *steps]]
+    for record in records:
+        for workers, found in record['workers'].items():
+            cells = [f'{found["step_seconds"]:.3f}', f'{spread(found["seconds"]).median:.3f}']
+            pace = f'{stall_ratio(found["seconds"]):.2f}'
+            rows.append([record['config'], workers, f'{found["images_per_second"]:.1f}', *cells, pace])
+    return layout(rows)

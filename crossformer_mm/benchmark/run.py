@@ -3,24 +3,37 @@
 import argparse
 import json
 import re
+import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import UserError
 from ..model_zoo import GROUPS
+from . import plot, report
 from .compare import Setting, compare
 from .machine import describe
-from .plot import plot_comparison
-from .report import comparison
+from .operators import measure_operators
+from .pipeline import measure_pipeline
+from .sizes import measure_sizes
 from .subjects import SWINS, VARIANTS, Subject, parse_subject
 from .workload import DTYPES, MODES
 
+LEAST = {'batch': 1, 'rounds': 1, 'warm_up': 0, 'threads': 1, 'images': 1, 'workers': 0}
 SIZE = re.compile(r'(\d+)(?:x(\d+))?')
 LARGEST_SIDE = 16384
 HEADER = ('cpu', 'cores', 'threads', 'features', 'gpu', 'cuda', 'python', 'versions', 'date')
+
+
+class Study(NamedTuple):
+    """A kind of measurement: how it is made, laid out and drawn."""
+
+    measure: Callable[[argparse.Namespace], list[report.Record]]
+    table: Callable[[Sequence[report.Record], str | None], str]
+    draw: Callable[[Sequence[report.Record], Path], None]
 
 
 def benchmark_parser() -> argparse.ArgumentParser:
@@ -30,6 +43,13 @@ def benchmark_parser() -> argparse.ArgumentParser:
         epilog=f'Networks: t s b l pp_s pp_b pp_l pp_h, {" ".join(SWINS)}, or a config of a whole model'
         " (a file, or mmdet::PATH for one of MMDetection's own). NAME+VARIANT changes one of them:"
         f' {" ".join(VARIANTS)}.',
+    )
+    parser.add_argument(
+        '--study',
+        choices=STUDIES,
+        default='compare',
+        help='compare; operators: where the time goes; sizes: images of many sizes in a row;'
+        ' pipeline: how fast the training pipelines of configs load images (compare)',
     )
     parser.add_argument('subjects', nargs='+', metavar='NETWORK', help='what to measure')
     parser.add_argument('--against', metavar='NETWORK', help='what to measure them by')
@@ -47,6 +67,10 @@ def benchmark_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--rounds', type=int, default=7, help='timed rounds (7)')
     parser.add_argument('--warm-up', type=int, default=1, help='rounds before, at least 0 (1)')
+    parser.add_argument(
+        '--workers', type=int, nargs='+', default=[0, 1, 2, 4], help='pipeline: worker processes (0 1 2 4)'
+    )
+    parser.add_argument('--images', type=int, default=500, help='pipeline: images to load (500)')
     parser.add_argument('--threads', type=int, help="CPU threads (PyTorch's choice)")
     parser.add_argument('--device', default='cpu', help='cpu, or cuda (cpu)')
     parser.add_argument(
@@ -69,29 +93,27 @@ def benchmark(options: argparse.Namespace) -> None:
         UserError: An option or a network does not work.
     """
     check_options(options)
-    subjects = find_subjects(options)
-    against = variants_of(options.against, options)[0].label if options.against else None
     if options.threads:
         torch.set_num_threads(options.threads)
-    records = compare(
-        subjects,
-        find_settings(options),
-        options.rounds if 'time' in options.measure else 0,
-        options.warm_up,
-        'memory' in options.measure,
-        options.threads,
-    )
+    study = STUDIES[options.study]
     result = {
-        'command': ' '.join(['python', *sys.argv]),
+        'command': command(options.out),
+        'study': options.study,
         'machine': describe(options.device),
-        'against': against,
-        'records': records,
+        'against': variants_of(options.against, options)[0].label if options.against else None,
+        'records': study.measure(options),
     }
     print(header(result['machine']))
-    print(comparison(records, against))
+    print(study.table(result['records'], result['against']))
     write(result, options.out)
-    plot_comparison(records, options.out.with_suffix('.png'))
+    study.draw(result['records'], options.out.with_suffix('.png'))
     print(f'\nwrote {options.out.with_suffix(".json")}, {options.out.with_suffix(".png")}')
+
+
+def command(out: Path) -> str:
+    """The command line without where it wrote to."""
+    words = [word for word in sys.argv[1:] if word not in ('--out', str(out))]
+    return shlex.join(['python', 'tools/benchmark.py', *words])
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -100,10 +122,11 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         UserError: One cannot; the message names it.
     """
-    for name, least in (('batch', 1), ('rounds', 1), ('warm_up', 0), ('threads', 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f'--{name.replace("_", "-")} {value}: must be at least {least}')
+    for name, least in LEAST.items():
+        values = getattr(options, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < least:
+                raise UserError(f'--{name.replace("_", "-")} {value}: must be at least {least}')
     if not re.fullmatch(r'cpu|cuda(:\d+)?', options.device):
         raise UserError(f'--device {options.device}: give cpu, cuda or cuda:N')
     if options.device != 'cpu' and not torch.cuda.is_available():
@@ -169,3 +192,34 @@ def write(result: dict[str, Any], stem: Path) -> None:
     """Write a result as JSON, into a folder that is made where missing."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix('.json').write_text(json.dumps(result, indent=1), encoding='utf-8')
+
+
+def _compare(options: argparse.Namespace) -> list[report.Record]:
+    return compare(
+        find_subjects(options),
+        find_settings(options),
+        options.rounds if 'time' in options.measure else 0,
+        options.warm_up,
+        'memory' in options.measure,
+        options.threads,
+    )
+
+
+def _measure_operators(options: argparse.Namespace) -> list[report.Record]:
+    return measure_operators(find_subjects(options), find_settings(options))
+
+
+def _measure_sizes(options: argparse.Namespace) -> list[report.Record]:
+    return measure_sizes(find_subjects(options), find_settings(options), options.rounds)
+
+
+def _measure_pipeline(options: argparse.Namespace) -> list[report.Record]:
+    return measure_pipeline(options.subjects, options.workers, options.images)
+
+
+STUDIES = {
+    'compare': Study(_compare, report.comparison, plot.plot_comparison),
+    'operators': Study(_measure_operators, report.operators_table, plot.plot_operators),
+    'sizes': Study(_measure_sizes, report.sizes_table, plot.plot_sizes),
+    'pipeline': Study(_measure_pipeline, report.pipeline_table, plot.plot_pipeline),
+}

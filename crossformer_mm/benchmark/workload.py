@@ -128,6 +128,8 @@ class Workload:
     def _whole_inputs(self) -> dict[str, Any]:
         case = self.case
         if hasattr(self.model, 'decode_head'):
+            # In training, it would pad every image to the config's crop.
+            self.model.data_preprocessor.size = (case.height, case.width)
             return _segmentor_inputs(case)
         from mmdet.testing import demo_mm_inputs  # a segmentor does without MMDetection
 

@@ -1,0 +1,85 @@
+"""Where the time goes: by kinds of operators, from PyTorch's profiler."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from ..progress import progress_bar
+from .compare import Setting
+from .subjects import Subject
+from .workload import Workload
+
+STEPS = 2
+# The first that an operator's name matches.
+KINDS = {
+    'convolution': 'conv|slow_conv',
+    'attention': r'attend|scaled_dot_product|attention|bmm|softmax',
+    'linear layers': r'::(addmm|mm|linear|mkldnn_linear\w*|matmul)(_|$)|gemm',
+    'norms': 'norm',
+    'GELU': 'gelu',
+    'copies': r'copy|clone|contiguous|cat|stack|index|gather|roll|pad|flip|_groups|shuffle',
+    'fills': 'fill|zero|ones|empty|new_',
+    'optimizer': 'adam|foreach|optimizer',
+    'elementwise': r'::(add|sub|mul|div|neg|relu|threshold|where|sqrt|sum|mean|bernoulli)',
+}
+OTHER = 'other'
+
+
+def kind_of(operator: str) -> str:
+    """The kind of operator that a profiler's name belongs to."""
+    name = operator.lower()
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), OTHER)
+
+
+def measure_operators(subjects: Sequence[Subject], settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Profile networks.
+
+    Args:
+        subjects: The networks.
+        settings: What to run them at.
+
+    Returns:
+        A record a setting, as plain data: ``setting``, and ``subjects`` by label, with the seconds of a step
+        by kind of operator. A GPU's are those of its kernels.
+
+    Raises:
+        UserError: A network does not build.
+    """
+    records = []
+    with progress_bar() as bar:
+        task = bar.add_task('profiling', total=len(settings) * len(subjects))
+        for setting in settings:
+            record: dict[str, Any] = {'setting': asdict(setting), 'subjects': {}}
+            for subject in subjects:
+                step = Workload(setting.case(subject))
+                step()
+                record['subjects'][subject.label] = profile_step(step, setting.device)
+                bar.advance(task)
+            records.append(record)
+    return records
+
+
+def profile_step(step: Workload, device: str = 'cpu') -> dict[str, float]:
+    """Profile a step that has run before.
+
+    Args:
+        step: What to run.
+        device: Where it runs.
+
+    Returns:
+        Seconds of one step by kind of operator, the largest first.
+    """
+    cuda = device != 'cpu'
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
+    with profile(activities=activities) as profiler:
+        for _ in range(STEPS):
+            step()
+    seconds: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        microseconds = event.self_device_time_total if cuda else event.self_cpu_time_total
+        seconds[kind_of(event.key)] += microseconds / 1e6 / STEPS
+    return dict(seconds.most_common())
