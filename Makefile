@@ -8,7 +8,7 @@ PYTHON_IN_VENV := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-short test test-slow test-all lint doctor
+.PHONY: help setup demo demo-seg demo-short test test-slow test-all lint doctor bench
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -40,3 +40,6 @@ doctor: setup ## what of the installation works, and what to do where it does no
 lint: setup ## ruff's lint and format
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
+
+bench: setup ## times of CrossFormer-S beside Swin-T, in two minutes; all: tools/performance_page.py --all
+	$(PYTHON_IN_VENV) tools/benchmark.py s --against swin_t --mode inference train --size 512x640 --rounds 5
