@@ -32,7 +32,6 @@ def describe(device: str = 'cpu') -> dict[str, Any]:
         'cores': len(os.sched_getaffinity(0)),
         'threads': torch.get_num_threads(),
         'features': [name for name in FEATURES if name in _cpu_fields().get('flags', '').split()],
-        'system': platform.platform(aliased=True),
         'python': platform.python_version(),
         'versions': _versions(),
         'date': datetime.date.today().isoformat(),

@@ -21,8 +21,8 @@ KINDS = {
     'linear layers': r'::(addmm|mm|linear|mkldnn_linear\w*|matmul)(_|$)|gemm',
     'norms': 'norm',
     'GELU': 'gelu',
-    'copies': r'copy|clone|contiguous|cat|stack|index|gather|roll|pad|flip|_groups|shuffle',
-    'fills': 'fill|zero|ones|empty|new_',
+    'copies': r'copy|clone|contiguous|::_?(cat|stack|index|gather|roll|flip)|_pad|_groups|shuffle',
+    'fills': r'fill|zero|::(ones|empty|new_)',
     'optimizer': 'adam|foreach|optimizer',
     'elementwise': r'::(add|sub|mul|div|neg|relu|threshold|where|sqrt|sum|mean|bernoulli)',
 }

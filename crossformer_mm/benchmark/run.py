@@ -5,21 +5,20 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import UserError
-from ..model_zoo import GROUPS
 from . import plot, report
 from .compare import Setting, compare
 from .machine import describe
 from .operators import measure_operators
 from .pipeline import measure_pipeline
 from .sizes import measure_sizes
-from .subjects import SWINS, VARIANTS, Subject, parse_subject
+from .subjects import GROUPS, SWINS, VARIANTS, Subject, parse_subject
 from .workload import DTYPES, MODES
 
 LEAST = {'batch': 1, 'rounds': 1, 'warm_up': 0, 'threads': 1, 'images': 1, 'workers': 0}
@@ -179,13 +178,17 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def header(machine: dict[str, Any]) -> str:
     """The machine and the versions in a few lines."""
-    return '\n'.join(f'{name}: {_words(machine[name])}' for name in HEADER if machine.get(name)) + '\n'
+    return '\n'.join(f'{name}: {value}' for name, value in words_of(machine)) + '\n'
 
 
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ', '.join(f'{name} {version}' for name, version in value.items())
-    return ' '.join(value) if isinstance(value, list) else str(value)
+def words_of(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts of a machine that are there, by name, in words."""
+    for name in HEADER:
+        value = machine.get(name)
+        if isinstance(value, dict):
+            yield name, ', '.join(f'{package} {version}' for package, version in value.items())
+        elif value:
+            yield name, ' '.join(value) if isinstance(value, list) else str(value)
 
 
 def write(result: dict[str, Any], stem: Path) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 from ..complexity import build_model
 from ..crossformer import ARCHS, CrossFormer
 from ..errors import UserError
-from ..model_zoo import GROUPS
 from ..run_config import load_config, without_notices
 
 # As published and as in MMDetection's configs.
@@ -20,6 +19,11 @@ SWINS: dict[str, dict[str, Any]] = {
     'swin_t': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path_rate=0.2),
     'swin_s': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24), drop_path_rate=0.2),
     'swin_b': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path_rate=0.3),
+}
+GROUPS: dict[str, dict[str, Any]] = {  # the papers' settings
+    'standard': {'group_sizes': (7, 7, 7, 7), 'intervals': (8, 4, 2, 1)},
+    'large': {'group_sizes': (14, 14, 7, 7), 'intervals': (16, 8, 2, 1)},
+    'progressive': {'group_sizes': (4, 4, 14, 7), 'intervals': (4, 2, 1, 1)},
 }
 CHECKPOINTED, COMPILED = 'cp', 'compile'
 VARIANTS = (*GROUPS, CHECKPOINTED, COMPILED)
