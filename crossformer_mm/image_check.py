@@ -1,11 +1,9 @@
-"""Decode the images of a data set in several processes, and find those that two sets share."""
+"""Decode the images of a data set, several at a time, and find those that two sets share."""
 
-import multiprocessing
 import os
-import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,21 +27,14 @@ def image_faults(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Ite
     Yields:
         For each, what is wrong with it, or None. A bar on stderr shows how far it is, if there are many.
     """
-    pool = ProcessPoolExecutor(
-        len(os.sched_getaffinity(0)), multiprocessing.get_context('fork'), initializer=_prepare
-    )
+    # Decoding frees Python's lock, and forked processes hang where OpenCV has had threads before.
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
-        found = pool.map(image_fault, paths, sizes, chunksize=16)
+        found = pool.map(image_fault, paths, sizes)
         with progress_bar(disable=len(paths) < _WORTH_A_BAR) as progress:
             yield from progress.track(found, total=len(paths), description='decode images')
     finally:  # after Ctrl-C, before all are decoded
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
-    cv2.setNumThreads(1)
-    Image.MAX_IMAGE_PIXELS = None  # aerial images are no attack
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
@@ -57,22 +48,31 @@ def image_fault(path: Path, size: tuple[int, int]) -> str | None:
         What is wrong with it; None if nothing is.
     """
     try:
+        found = _decoded_size(path)
+    except Exception as error:  # decoders raise anything on broken files
+        return f'{path} cannot be decoded: {str(error).partition(chr(10))[0]:.80}'
+    if found != size:
+        return f'{path} has {found[1]}×{found[0]} pixels, its annotations say {size[1]}×{size[0]}'
+    return None
+
+
+def _decoded_size(path: Path) -> tuple[int, int]:
+    """Height and width as OpenCV would load it, which turns photographs as their EXIF says."""
+    try:
         with Image.open(path) as image:
             width, height = image.size
             if image.format in ('JPEG', 'MPO'):
                 turned = image.getexif().get(_ORIENTATION) in _TURNED
                 image.draft(None, (width // 8, height // 8))  # all is read, little of it computed
-            else:
-                turned = False
-                if cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is None:
-                    return f'{path} cannot be decoded by OpenCV, which training loads it with'
+                image.load()
+                return (width, height) if turned else (height, width)
             image.load()
-    except Exception as error:  # decoders raise anything on broken files
-        return f'{path} cannot be decoded: {str(error).partition(chr(10))[0]:.80}'
-    found = (width, height) if turned else (height, width)
-    if found != size:
-        return f'{path} has {found[1]}×{found[0]} pixels, its annotations say {size[1]}×{size[0]}'
-    return None
+    except Image.DecompressionBombError:
+        pass  # aerial images are no attack
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError('OpenCV, which training loads it with, does not read it')
+    return pixels.shape[:2]
 
 
 def shared_images(first: Sequence[Path], second: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
