@@ -16,74 +16,146 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.library import custom_op, register_autograd
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from .grouping import Run, find_groups, offset_index
+
+Biases = dict[tuple[int, int], Tensor]  # by a group's rows and columns: (h, N, N)
 
 
 def attend_plain(
     qkv: Tensor, table: Tensor, B: int, H: int, W: int, G: int, I: int, dropout: float = 0.0
 ) -> Tensor:
     """:func:`attend` in operations that autograd knows, and with dropout of the attention weights."""
+    runs = find_groups(B, H, W, G, I).runs
+    return attend_runs(qkv, runs, pairwise_biases(table, runs), dropout)
+
+
+def attend_runs(qkv: Tensor, runs: Sequence[Run], biases: Biases, dropout: float = 0.0) -> Tensor:
+    """Attention inside the groups of ``runs``, whose tokens ``qkv`` holds: (T, 3C) → (T, C)."""
     out = []
-    for run, (q, k, v) in _runs(qkv, table, find_groups(B, H, W, G, I).runs):
+    for run, (q, k, v) in _split_heads(qkv, runs, biases):
         # (h, N, N) → (1, h, N, N): the fused kernel for CPUs takes no mask of three dimensions.
-        bias = pairwise_bias(table, run).to(qkv.dtype)[None]
+        bias = biases[run.shape].to(q.dtype)[None]
         part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         # (count, h, N, d) → (count·N, C)
         out.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(out)
 
 
-def pairwise_bias(table: Tensor, run: Run) -> Tensor:
-    """Biases of offsets, (2R − 1, 2S − 1, h) → of the pairs of tokens of a group, (h, N, N)."""
-    bias = table.flatten(0, 1).index_select(0, _offsets(table, run))
-    return bias.view(run.tokens, run.tokens, -1).permute(2, 0, 1)
+def attend_runs_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    runs: Sequence[Run],
+    biases: Biases,
+    grad_biases: Biases,
+    attended: Tensor | None = None,
+) -> Tensor:
+    """The gradient of :func:`attend_runs` in ``qkv``, from ``grad`` (T, C) of its output.
+
+    Args:
+        grad: (T, C).
+        qkv: (T, 3C).
+        runs: The groups.
+        biases: Of each shape of group.
+        grad_biases: Gets the gradients of ``biases`` added, float32 at least.
+        attended: Gets what :func:`attend_runs` gave, where that is wanted again.
+
+    Returns:
+        (T, 3C).
+    """
+    grad_qkv = torch.empty_like(qkv)
+    start = 0
+    for run, (q, k, v) in _split_heads(qkv, runs, biases):
+        rows = slice(start, start + run.count * run.tokens)
+        # (count·N, C) → (count, h, N, d)
+        grad_out = grad[rows].view(run.count, run.tokens, -1, q.shape[-1]).transpose(1, 2)
+        weights = _attention_weights(q, k, biases[run.shape])
+        if attended is not None:
+            attended[rows].view(run.count, run.tokens, -1, q.shape[-1]).copy_(
+                (weights.to(v.dtype) @ v).transpose(1, 2)
+            )
+        grads, grad_bias = _attend_run_backward(grad_out, weights, q, k, v)
+        grad_biases[run.shape] += grad_bias
+        # three of (count, h, N, d) → (count, N, 3, h, d)
+        out = grad_qkv[rows].view(run.count, run.tokens, 3, -1, q.shape[-1])
+        torch.stack([g.transpose(1, 2) for g in grads], dim=2, out=out)
+        start = rows.stop
+    return grad_qkv
 
 
-def _offsets(table: Tensor, run: Run) -> Tensor:
-    return _on(offset_index(run.rows, run.columns, *table.shape[:2]), table.device)
+def pairwise_biases(table: Tensor, runs: Sequence[Run]) -> Biases:
+    """Biases of offsets, (2R − 1, 2S − 1, h) → of the pairs of tokens of each shape of group, (h, N, N)."""
+    biases = {}
+    for run in runs:
+        bias = table.flatten(0, 1).index_select(0, _offsets(table, run))
+        biases[run.shape] = bias.view(run.tokens, run.tokens, -1).permute(2, 0, 1)
+    return biases
 
 
-def _runs(qkv: Tensor, table: Tensor, runs: tuple[Run, ...]) -> Iterator[tuple[Run, Tensor]]:
-    """Each run with its q, k and v: (T, 3C) → (3, count, h, N, d)."""
-    parts = qkv.split([run.count * run.tokens for run in runs])
-    for run, part in zip(runs, parts, strict=True):
-        yield run, part.view(run.count, run.tokens, 3, table.shape[2], -1).permute(2, 0, 3, 1, 4)
+def zero_biases(biases: Biases) -> Biases:
+    """What :func:`attend_runs_backward` adds gradients to: zeros, float32 at least."""
+    return {
+        shape: torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
+        for shape, bias in biases.items()
+    }
 
 
-def _on(array: np.ndarray, device: torch.device) -> Tensor:
+def table_gradient(table: Tensor, grad_biases: Biases) -> Tensor:
+    """The gradient of :func:`pairwise_biases` in ``table``."""
+    grad = torch.zeros_like(table)
+    for shape, grad_bias in grad_biases.items():
+        # (h, N, N) → (N·N, h)
+        pairs = grad_bias.flatten(1).T.to(table.dtype)
+        grad.view(-1, table.shape[2]).index_add_(0, _offsets(table, Run(1, *shape)), pairs)
+    return grad
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor on a device; on the CPU it shares the array's memory."""
     return torch.from_numpy(array).to(device)
 
 
-def _attend_run_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Of one run, all (count, h, N, d): the gradients of q, k and v, and of the bias, (h, N, N).
+def _offsets(table: Tensor, run: Run) -> Tensor:
+    return on_device(offset_index(run.rows, run.columns, *table.shape[:2]), table.device)
 
-    Logits and weights are float32 at least, as in the fused kernels of the forward pass.
-    """
-    scale = q.shape[-1] ** -0.5
+
+def _split_heads(qkv: Tensor, runs: Sequence[Run], biases: Biases) -> Iterator[tuple[Run, Tensor]]:
+    """Each run with its q, k and v: (T, 3C) → (3, count, h, N, d)."""
+    parts = qkv.split([run.count * run.tokens for run in runs])
+    for run, part in zip(runs, parts, strict=True):
+        heads = biases[run.shape].shape[0]
+        yield run, part.view(run.count, run.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d + bias), (count, h, N, N); float32 at least, as in the fused kernels."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    weights = torch.softmax((q @ k.mT).to(wide) * scale + bias, dim=-1)
-    grad_weights = (grad @ v.mT).to(wide)
-    grad_logits = weights * (grad_weights - (weights * grad_weights).sum(-1, keepdim=True))
-    grad_v = weights.to(q.dtype).mT @ grad
+    return torch.softmax(torch.add(bias, (q @ k.mT).to(wide), alpha=q.shape[-1] ** -0.5), dim=-1)
+
+
+def _attend_run_backward(
+    grad: Tensor, weights: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Of one run, all (count, h, N, d): the gradients of q, k and v, and of the bias, (h, N, N)."""
+    grad_weights = (grad @ v.mT).to(weights.dtype)
+    grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     grad_bias = grad_logits.sum(0)
-    grad_logits = (grad_logits * scale).to(q.dtype)
+    grad_logits = (grad_logits * q.shape[-1] ** -0.5).to(q.dtype)
+    grad_v = weights.to(q.dtype).mT @ grad
     return (grad_logits @ k, grad_logits.mT @ q, grad_v), grad_bias
 
 
 @custom_op('crossformer_mm::to_groups', mutates_args=())
 def to_groups(x: Tensor, B: int, H: int, W: int, G: int, I: int) -> Tensor:
     """Put tokens into the order of their groups: (T, C) of (B, H, W) maps → (T, C)."""
-    return x.index_select(0, _on(find_groups(B, H, W, G, I).order, x.device))
+    return x.index_select(0, on_device(find_groups(B, H, W, G, I).order, x.device))
 
 
 @custom_op('crossformer_mm::from_groups', mutates_args=())
 def from_groups(x: Tensor, B: int, H: int, W: int, G: int, I: int) -> Tensor:
     """Undo :func:`to_groups`: (T, C) → (T, C) of (B, H, W) maps."""
-    return x.index_select(0, _on(find_groups(B, H, W, G, I).inverse, x.device))
+    return x.index_select(0, on_device(find_groups(B, H, W, G, I).inverse, x.device))
 
 
 @custom_op('crossformer_mm::attend', mutates_args=())
@@ -111,22 +183,10 @@ def attend_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, B: int, H: int, W: int, G: int, I: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients of :func:`attend` in ``qkv`` and ``table``, from ``grad`` (T, C) of its output."""
-    heads = table.shape[2]
-    grad_qkv, grad_table = torch.empty_like(qkv), torch.zeros_like(table)
-    start = 0
-    for run, part in _runs(qkv, table, find_groups(B, H, W, G, I).runs):
-        rows = slice(start, start + run.count * run.tokens)
-        # (count·N, C) → (count, h, N, d)
-        grad_out = grad[rows].view(run.count, run.tokens, heads, -1).transpose(1, 2)
-        grad_part, grad_bias = _attend_run_backward(grad_out, *part, pairwise_bias(table, run))
-        # three of (count, h, N, d) → (count, N, 3, h, d)
-        out = grad_qkv[rows].view(run.count, run.tokens, 3, heads, -1)
-        torch.stack([g.transpose(1, 2) for g in grad_part], dim=2, out=out)
-        # (h, N, N) → (N·N, h)
-        grad_bias = grad_bias.flatten(1).T.to(table.dtype)
-        grad_table.view(-1, heads).index_add_(0, _offsets(table, run), grad_bias)
-        start = rows.stop
-    return grad_qkv, grad_table
+    runs = find_groups(B, H, W, G, I).runs
+    biases = pairwise_biases(table, runs)
+    grad_biases = zero_biases(biases)
+    return attend_runs_backward(grad, qkv, runs, biases, grad_biases), table_gradient(table, grad_biases)
 
 
 def _keep_size(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -181,3 +241,13 @@ def attend_backward_flops(
 ) -> int:
     """Operations of :func:`attend_backward`: q kᵀ again, then two products for each of the forward's."""
     return 2 * 5 * _product(qkv, size)
+
+
+def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of PyTorch's fused attention on CPUs, which its FLOP counter leaves out; takes shapes."""
+    groups, heads, tokens, dims = q
+    return 2 * groups * heads * tokens * k[2] * (dims + v[3])
+
+
+if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
+    register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(attention_flops)

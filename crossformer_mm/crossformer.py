@@ -8,7 +8,7 @@ head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C
 outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from .arch import (
 from .attention import attend, attend_plain, from_groups, to_groups
 from .checkpoint import load_backbone
 from .checkpoint.names import DERIVED_BUFFERS
+from .chunked import add_attention, add_mlp, in_autocast_dtype, suits_chunks
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -52,8 +53,32 @@ class DropPath(nn.Module):
         """(B, ...) → (B, ...); what is kept is scaled so that the mean stays."""
         if not self.training or self.rate == 0:
             return x
-        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.rate)
-        return x * (kept / (1 - self.rate) if self.rate < 1 else kept)
+        return x * (self._draw(x) * self._scale).view(-1, *[1] * (x.dim() - 1))
+
+    def add(self, x: Tensor, add_branch: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """x + branch(x), without computing what is dropped.
+
+        Args:
+            x: (B, ...).
+            add_branch: A function of images and a factor, to the images with factor · branch(images) added.
+
+        Returns:
+            (B, ...).
+        """
+        if not self.training or self.rate == 0:
+            return add_branch(x, 1.0)
+        kept = self._draw(x).nonzero().flatten()
+        if len(kept) == len(x):
+            return add_branch(x, self._scale)
+        return x.index_copy(0, kept, add_branch(x.index_select(0, kept), self._scale))
+
+    def _draw(self, x: Tensor) -> Tensor:
+        """(B), 1 for each image that keeps its branch and 0 for the others."""
+        return x.new_empty(x.shape[0]).bernoulli_(1 - self.rate)
+
+    @property
+    def _scale(self) -> float:
+        return 1 / (1 - self.rate) if self.rate < 1 else 1.0
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:g}'
@@ -88,12 +113,42 @@ class CrossScaleConvs(nn.ModuleList):
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
+class StemConvs(CrossScaleConvs):
+    """Stage 1's convolutions; on CPUs in training, of stride 1 on cells of stride × stride pixels.
+
+    Exact, and for the gradients of the weights four times as fast: 232 → 49 ms, forward and backward, for
+    2×3×512×640 float32 images on two x86-64 cores. Forward alone the images as they are are no slower.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
+        if not (torch.is_grad_enabled() and x.device.type == 'cpu') or torch.compiler.is_compiling():
+            return super().forward(x)
+        s = self.stride
+        x = F.pad(x, (0, -x.shape[3] % s, 0, -x.shape[2] % s))
+        # A kernel of one stride starts at a multiple of the stride, the others half a stride before one.
+        aligned, shifted = (self._cells(F.pad(x, (offset,) * 4)) for offset in (0, s // 2))
+        maps = []
+        for conv in self:
+            width = conv.kernel_size[0] // s  # in cells
+            weight = F.pixel_unshuffle(conv.weight, s)
+            if width == 1:
+                maps.append(F.conv2d(aligned, weight, conv.bias))
+            else:
+                maps.append(F.conv2d(shifted, weight, conv.bias, padding=width // 2 - 1))
+        return torch.cat([map.permute(0, 2, 3, 1) for map in maps], dim=-1)
+
+    def _cells(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, 3·stride², H/stride, W/stride), channels last in memory."""
+        return F.pixel_unshuffle(x, self.stride).contiguous(memory_format=torch.channels_last)
+
+
 class PatchEmbed(nn.Module):
     """Stage 1's embedding: from pixels to tokens of 4×4 pixels, each seen at four scales."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
-        self.projs = CrossScaleConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
+        self.projs = StemConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
         self.norm = nn.LayerNorm(embed_dims)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -183,20 +238,25 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dims, dims)
         self.proj_drop = nn.Dropout(drop_rate)
 
+    def grouping(self, H: int, W: int) -> tuple[int, int]:
+        """G and I on a map of H × W tokens, which is one group where that is no larger than a group."""
+        if min(H, W) <= self.group_size:
+            return max(H, W), 1
+        if self.adaptive:
+            return self.group_size, -(-max(H, W) // self.group_size)
+        return self.group_size, self.interval
+
+    def biases(self, H: int, W: int) -> Tensor:
+        """The biases of all offsets in the largest group of a map of H × W tokens."""
+        one_group = min(H, W) <= self.group_size
+        return self.pos(H, W) if one_group else self.pos(self.group_size, self.group_size)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         B, H, W, C = x.shape
-        largest = (self.group_size, self.group_size)
-        group_size, interval = self.group_size, self.interval
-        if min(H, W) <= self.group_size:  # the whole map is one group
-            largest = (H, W)
-            group_size, interval = max(H, W), 1
-        elif self.adaptive:
-            interval = -(-max(H, W) // self.group_size)
-        size = (B, H, W, group_size, interval)
+        size, table = (B, H, W, *self.grouping(H, W)), self.biases(H, W)
         # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C)
         qkv = self.qkv(to_groups(x.reshape(-1, C), *size))
-        table = self.pos(*largest)
         if self.training and self.attn_drop_rate:
             out = attend_plain(qkv, table, *size, dropout=self.attn_drop_rate)
         else:
@@ -234,16 +294,38 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dims)
         self.mlp = MLP(dims, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
+        self.dropout = max(drop_rate, attn.attn_drop_rate)
         self.ex_conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims) if cooled else None
         self.ex_ln = nn.LayerNorm(dims) if cooled else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        plain = not (self.training and self.dropout)
+        if plain and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers)):
+            x = self.drop_path.add(in_autocast_dtype(x), self._add_attention)
+            x = self.drop_path.add(x, self._add_mlp)
+        else:
+            x = x + self.drop_path(self.attn(self.norm1(x)))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.ex_conv is not None:
             x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return x
+
+    @property
+    def _attention_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.norm1, self.attn.qkv, self.attn.proj
+
+    @property
+    def _mlp_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.norm2, self.mlp.fc1, self.mlp.fc2
+
+    def _add_attention(self, x: Tensor, scale: float) -> Tensor:
+        B, H, W, C = x.shape
+        size, table = (B, H, W, *self.attn.grouping(H, W)), self.attn.biases(H, W)
+        return add_attention(x.reshape(-1, C), scale, size, table, self._attention_layers).view_as(x)
+
+    def _add_mlp(self, x: Tensor, scale: float) -> Tensor:
+        return add_mlp(x.reshape(-1, x.shape[-1]), scale, self._mlp_layers).view_as(x)
 
 
 class Stage(nn.Module):

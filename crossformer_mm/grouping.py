@@ -10,6 +10,7 @@ group samples a macro-window of (G·I)×(G·I) tokens every I rows and columns (
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ class Run(NamedTuple):
     def tokens(self) -> int:
         """N, the tokens of one group."""
         return self.rows * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of one group."""
+        return self.rows, self.columns
 
 
 class Groups(NamedTuple):
@@ -90,6 +96,32 @@ def find_groups(batch: int, height: int, width: int, group_size: int, interval: 
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
     return Groups(order, inverse, tuple(runs))
+
+
+def split_runs(runs: Sequence[Run], tokens: int) -> Iterator[list[Run]]:
+    """Cut runs into pieces of whole groups.
+
+    Args:
+        runs: The groups, in the order of the layout.
+        tokens: How many a piece holds at most; a piece of a single group may hold more.
+
+    Yields:
+        The runs of each piece.
+    """
+    piece, room = [], tokens
+    for run in runs:
+        left = run.count
+        while left:
+            count = min(left, max(room // run.tokens, 0 if piece else 1))
+            if count:
+                piece.append(run._replace(count=count))
+                room -= count * run.tokens
+                left -= count
+            if left:
+                yield piece
+                piece, room = [], tokens
+    if piece:
+        yield piece
 
 
 @lru_cache(maxsize=64)

@@ -36,11 +36,19 @@ def assert_outputs_close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], t
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
 
 
+@pytest.fixture(params=['in chunks', 'layer by layer'])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways through a block on a CPU; GPUs take the second."""
+    if request.param == 'layer by layer':
+        monkeypatch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
+    return request.param
+
+
 # The published network
 
 
 @pytest.mark.parametrize('name', BACKBONE)
-def test_reference_outputs(name):
+def test_reference_outputs(name, path):
     case = BACKBONE[name]
     model = reference_network(case)
     assert sum(p.numel() for p in model.parameters()) == case['params']
@@ -53,7 +61,7 @@ def test_reference_outputs(name):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('name', [name for name, case in BACKBONE.items() if 'grads' in case])
-def test_reference_gradients(name, with_cp):
+def test_reference_gradients(name, with_cp, path):
     case = BACKBONE[name]
     model = reference_network(case)
     for stage in model.layers:
@@ -207,17 +215,21 @@ class LiveMemory(TorchDispatchMode):
         return out
 
 
-def test_checkpointing_needs_less_than_half_the_activation_memory():
-    peaks = []
-    for with_cp in (False, True):
-        model = narrow(with_cp=with_cp)
-        images = torch.randn(2, 3, 256, 320)
-        with LiveMemory() as memory:
-            sum(output.mean() for output in model(images)).backward()
-        peaks.append(memory.peak)
-    gradients = 4 * sum(p.numel() for p in model.parameters())
-    assert peaks[1] > 2 * gradients  # so that it is the activations which are compared
-    assert peaks[1] < 0.5 * peaks[0]
+def activation_memory(**settings: object) -> int:
+    """Bytes at most alive in a training step, less the gradients that are left at its end."""
+    model = narrow(**settings)
+    images = torch.randn(2, 3, 256, 320)
+    with LiveMemory() as memory:
+        sum(output.mean() for output in model(images)).backward()
+    return memory.peak - 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_chunks_and_checkpointing_each_need_less_than_half_the_activation_memory(monkeypatch):
+    in_chunks = activation_memory()
+    monkeypatch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
+    layer_by_layer = activation_memory()
+    assert in_chunks < 0.5 * layer_by_layer
+    assert activation_memory(with_cp=True) < 0.5 * layer_by_layer
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -230,6 +242,21 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert out.mean().item() == pytest.approx(1, abs=0.05)
     assert layer.eval()(x) is x
     assert DropPath(1.0).train()(x).abs().sum() == 0
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.5, 1.0])
+def test_branches_that_are_dropped_are_not_computed(rate):
+    x, layer, seen = torch.randn(8, 3, 2), DropPath(rate).train(), []
+
+    def add_square(images: Tensor, scale: float) -> Tensor:
+        seen.append(len(images))
+        return images + scale * images.square()
+
+    torch.manual_seed(0)
+    out = layer.add(x, add_square)
+    torch.manual_seed(0)
+    torch.testing.assert_close(out, x + layer(x.square()))
+    assert seen == [{0.0: 8, 0.5: len(x) - (out == x).all(-1).all(-1).sum(), 1.0: 0}[rate]]
 
 
 def test_drop_paths_rise_linearly_over_all_blocks():

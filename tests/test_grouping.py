@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crossformer_mm.grouping import axis_groups, find_groups, offset_index
+from crossformer_mm.grouping import Run, axis_groups, find_groups, offset_index, split_runs
 
 SIZES = [(1, 1), (1, 9), (5, 1), (7, 7), (8, 13), (23, 31), (56, 56), (57, 60), (3, 120)]
 
@@ -43,6 +43,19 @@ def test_a_run_holds_rectangles_in_raster_order():
         assert (row == row[:, :, :1]).all() and (column == column[:, :1, :]).all()
         assert (np.diff(row, axis=1) == 2).all() and (np.diff(column, axis=2) == 2).all()
         start += tokens.size
+
+
+@pytest.mark.parametrize('tokens', [1, 9, 10, 27, 100, 10**6])
+@pytest.mark.parametrize('counts', [(), (0,), (1,), (20,), (7, 1, 30)])
+def test_split_runs_keeps_groups_whole_and_in_order(tokens, counts):
+    runs = [Run(count, 3, columns) for count, columns in zip(counts, (3, 2, 1), strict=False)]
+    pieces = list(split_runs(runs, tokens))
+    assert [r.shape for p in pieces for r in p for _ in range(r.count)] == [
+        r.shape for r in runs for _ in range(r.count)
+    ]
+    for piece in pieces:
+        assert 0 < sum(r.count * r.tokens for r in piece) <= max(tokens, piece[0].tokens)
+    assert len(pieces) <= sum(-(-r.count // max(tokens // r.tokens, 1)) for r in runs)
 
 
 @pytest.mark.parametrize(('rows', 'columns', 'table'), [(3, 2, (5, 3)), (2, 2, (5, 5)), (1, 4, (1, 7))])
