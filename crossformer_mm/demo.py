@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -180,7 +181,7 @@ DEMOS = {
     ),
     'semantic_fpn': Demo(
         config='configs/demo_semantic_fpn.py',
-        write=write_ade20k,
+        write=partial(write_ade20k, size=128),
         data_options=lambda data: ['--classes', str(data / 'classes.txt'), '--reduce-zero-label'],
         length=('train_cfg.max_iters', 'param_scheduler.1.T_max', 'default_hooks.checkpoint.interval'),
         checkpoint='iter_{}.pth',
@@ -188,7 +189,7 @@ DEMOS = {
         draw=_draw_segments,
         scores={'mIoU': 'mIoU'},
         unit=100,
-        full=Recipe(images=240, length=700, val_images=32, least=0.80),
-        short=Recipe(images=64, length=100, val_images=16, least=0.25),
+        full=Recipe(images=480, length=1100, val_images=32, least=0.80),
+        short=Recipe(images=64, length=250, val_images=16, least=0.28),
     ),
 }
