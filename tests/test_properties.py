@@ -1,0 +1,214 @@
+"""The grouping and the backbone over sizes, settings, dtypes and batches that are drawn at random."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crossformer_mm import CrossFormer, chunked
+from crossformer_mm.grouping import Run, axis_groups, find_groups, split_runs
+
+SIDES = st.integers(1, 90)
+SIZES = st.one_of(
+    st.tuples(SIDES, SIDES), st.tuples(SIDES, st.integers(1, 4)), st.tuples(st.integers(1, 4), SIDES)
+)
+GROUP_SIZES, INTERVALS = st.integers(1, 15), st.integers(1, 9)
+PER_STAGE = st.tuples(*[GROUP_SIZES] * 4), st.tuples(*[INTERVALS] * 4)
+
+
+def drawn(examples: int) -> settings:
+    """The same examples in every run, so many; a fixture may serve them all."""
+    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=examples, derandomize=True, deadline=None, suppress_health_check=health)
+
+
+# Grouping
+
+
+@drawn(200)
+@given(st.integers(1, 300), GROUP_SIZES, INTERVALS)
+def test_every_position_is_in_one_group_of_even_steps(length: int, group_size: int, interval: int) -> None:
+    by_length = axis_groups(length, group_size, interval)
+    groups = [group for same in by_length for group in same]
+    assert sorted(np.concatenate(groups)) == list(range(length))
+    assert {len(group) for group in groups} <= set(range(1, group_size + 1))
+    assert len({same.shape[1] for same in by_length}) == len(by_length) <= 3
+    assert all(set(np.diff(group)) <= {interval} for group in groups)
+
+
+@drawn(100)
+@given(st.integers(0, 3), SIZES, GROUP_SIZES, INTERVALS)
+def test_groups_lay_each_token_out_once(batch: int, size: tuple, group_size: int, interval: int) -> None:
+    groups = find_groups(batch, *size, group_size, interval)
+    tokens = batch * size[0] * size[1]
+    assert np.array_equal(np.sort(groups.order), np.arange(tokens))
+    assert np.array_equal(groups.order[groups.inverse], np.arange(tokens))
+    assert sum(run.count * run.tokens for run in groups.runs) == tokens
+    assert len(groups.runs) <= 9
+    window = group_size * interval
+    for group in groups_of(groups.order, groups.runs):
+        image, token = np.divmod(group, size[0] * size[1])
+        row, column = np.divmod(token, size[1])
+        for same in (image, row // window, row % interval, column // window, column % interval):
+            assert len(set(same)) == 1
+
+
+def groups_of(order: np.ndarray, runs: tuple[Run, ...]) -> Iterator[np.ndarray]:
+    """The tokens of each group."""
+    lengths = [run.tokens for run in runs for _ in range(run.count)]
+    return iter(np.split(order, np.cumsum(lengths)[:-1])) if lengths else iter(())
+
+
+RUNS = st.lists(st.builds(Run, st.integers(0, 40), st.integers(1, 9), st.integers(1, 9)), max_size=9)
+
+
+@drawn(300)
+@given(RUNS, st.integers(1, 400))
+def test_pieces_are_full_and_hold_the_groups_in_order(runs: list[Run], tokens: int) -> None:
+    pieces = list(split_runs(runs, tokens))
+    shapes = [[run.shape for run in piece for _ in range(run.count)] for piece in pieces]
+    assert [*itertools.chain(*shapes)] == [run.shape for run in runs for _ in range(run.count)]
+    sizes = [[rows * columns for rows, columns in piece] for piece in shapes]
+    assert all(sum(piece) <= tokens or len(piece) == 1 for piece in sizes)
+    # nothing that had room in a piece is left for the next
+    assert all(sum(piece) + following[0] > tokens for piece, following in itertools.pairwise(sizes))
+
+
+# The backbone
+
+
+def network(groups: tuple, intervals: tuple, adaptive: bool, **more: object) -> CrossFormer:
+    """Two blocks a stage, so that each has long distance attention too, and an ACL in the third."""
+    torch.manual_seed(0)
+    arch = {'embed_dims': 16, 'depths': (2, 2, 4, 2), 'num_heads': (1, 2, 2, 4), 'acl': True}
+    return CrossFormer(arch, groups, intervals, adaptive, **more)
+
+
+def step(model: CrossFormer, images: Tensor) -> list[Tensor]:
+    """The outputs, and the gradients of all of them in the images and the weights."""
+    torch.manual_seed(1)  # of the branches that are dropped
+    images = images.clone().requires_grad_()
+    outputs = model(images)
+    loss = sum(output.square().mean() for output in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [images, *model.parameters()])]
+
+
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, outputs: int = 4) -> None:
+    """Outputs to the largest of each, gradients to that of the image's or 1 % of the largest of all."""
+    scale = max(t.abs().max().item() for t in theirs[outputs:])
+    for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert a.dtype == b.dtype and a.isfinite().all()
+        largest = max(b.abs().max().item(), 0 if place < outputs else 1e-2 * scale)
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.double, 1e-10), (torch.float, 2e-4)])
+@drawn(12)
+@given(
+    batch=st.integers(1, 3),
+    size=SIZES,
+    groups=PER_STAGE[0],
+    intervals=PER_STAGE[1],
+    adaptive=st.booleans(),
+    train=st.booleans(),
+    chunk=st.sampled_from([1, 7, 60, 4096]),
+)
+@example(1, (1, 1), (1,) * 4, (1,) * 4, True, True, 1)
+@example(2, (90, 89), (7,) * 4, (8, 4, 2, 1), False, True, 60)
+def test_chunks_change_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    tolerance: float,
+    batch: int,
+    size: tuple[int, int],
+    groups: tuple,
+    intervals: tuple,
+    adaptive: bool,
+    train: bool,
+    chunk: int,
+) -> None:
+    model = network(groups, intervals, adaptive, drop_path_rate=0.5).to(dtype).train(train)
+    images = torch.randn(batch, 3, *size, dtype=dtype)
+    with monkeypatch.context() as patch:
+        patch.setattr(chunked, 'CHUNK', chunk)
+        ours = step(model, images)
+        patch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
+        theirs = step(model, images)
+    strides = (4, 8, 16, 32)
+    assert [t.shape[2:] for t in ours[:4]] == [tuple(-(-side // s) for side in size) for s in strides]
+    assert_near(ours, theirs, tolerance)
+
+
+@drawn(12)
+@given(
+    size=SIZES,
+    groups=PER_STAGE[0],
+    intervals=PER_STAGE[1],
+    adaptive=st.booleans(),
+    train=st.booleans(),
+    in_chunks=st.booleans(),
+)
+@example((71, 1), (7,) * 4, (8, 4, 2, 1), False, True, True)  # oneDNN leaves a single column unwritten
+def test_bfloat16_is_finite_and_near(
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    groups: tuple,
+    intervals: tuple,
+    adaptive: bool,
+    train: bool,
+    in_chunks: bool,
+) -> None:
+    model = network(groups, intervals, adaptive).train(train)
+    torch.manual_seed(2)
+    images = torch.randn(2, 3, *size)
+    with monkeypatch.context() as patch:
+        if not in_chunks:
+            patch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
+        exact = step(model, images)
+        with torch.autocast('cpu', torch.bfloat16):
+            ours = step(model, images)
+    assert all(tensor.isfinite().all() for tensor in ours)
+    for a, b in zip(ours[:4], exact[:4], strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=0, atol=0.05 * b.abs().max().item())
+
+
+@drawn(15)
+@given(
+    size=SIZES,
+    groups=PER_STAGE[0],
+    intervals=PER_STAGE[1],
+    adaptive=st.booleans(),
+    train=st.booleans(),
+    in_chunks=st.booleans(),
+)
+def test_images_of_a_batch_do_not_mix(
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    groups: tuple,
+    intervals: tuple,
+    adaptive: bool,
+    train: bool,
+    in_chunks: bool,
+) -> None:
+    model = network(groups, intervals, adaptive, drop_path_rate=0.0).train(train)
+    images = torch.randn(3, 3, *size)
+    images[1] = float('nan')  # what reaches another image shows
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(chunked, 'CHUNK', 50)
+        if not in_chunks:
+            patch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
+        together, alone = model(images), model(images[2:])
+    for maps, own in zip(together, alone, strict=True):
+        assert maps[1].isnan().any()
+        assert maps[[0, 2]].isfinite().all()
+        torch.testing.assert_close(maps[2:], own, rtol=0, atol=1e-5 * own.abs().max().item())
+
+
+def test_a_batch_of_no_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'\(0, 3, 70, 90\): expected .* at least one image'):
+        network((7,) * 4, (8, 4, 2, 1), False)(torch.zeros(0, 3, 70, 90))
