@@ -106,7 +106,7 @@ class CrossScaleConvs(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
         if x.device.type == 'cpu' and not torch.compiler.is_compiling() and x.shape[3] <= self.stride:
-            # In bfloat16, oneDNN leaves parts of a tall map of one column unwritten. So make two, and drop one.
+            # In bfloat16, oneDNN leaves parts of a tall map of one column unwritten: make two, drop one.
             return self._convolve(F.pad(x, (0, self.stride)))[:, :, :-1]
         return self._convolve(x)
 
