@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -20,7 +21,7 @@ from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_backbone, check_model
 from .checkpoint.names import shorten
 from .checkpoint.resume import latest_whole, missing_parts
-from .config_parts import replace_sync_bn
+from .config_parts import build_network, building, replace_sync_bn
 from .crossformer import CrossFormer
 from .data_config import classes_of
 from .errors import UserError
@@ -93,7 +94,8 @@ def train(options: argparse.Namespace) -> None:
     warnings = [*set_start(cfg), *start_warnings(cfg), *set_norms(cfg)]
     labels = _check_labels(cfg, ('train_dataloader', 'val_dataloader'))
     with _processes(cfg), _explained(cfg):
-        runner = Runner.from_cfg(cfg)
+        with building(cfg):
+            runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
         with ended_workers(runner):
             runner.train()
@@ -270,7 +272,7 @@ def check_weights(cfg: Config, path: str) -> None:
         UserError: Tensors are missing, unexpected or of another shape; the message names them.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    check_model(_network(MODELS.build(cfg.model)), path)
+    check_model(_network(build_network(cfg, cfg.model)), path)
 
 
 def _network(model: nn.Module) -> nn.Module:
@@ -293,7 +295,7 @@ def check_pretrained(cfg: Config) -> None:
     if not init_cfg or init_cfg.get('type') != 'Pretrained':
         return
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = MODELS.build(cfg.model.backbone)
+    backbone = build_network(cfg, cfg.model.backbone)
     if isinstance(backbone, CrossFormer):
         check_backbone(backbone, init_cfg.checkpoint)
 
@@ -347,15 +349,36 @@ def _explained(cfg: Config) -> Iterator[None]:
 
 @contextmanager
 def _processes(cfg: Config) -> Iterator[None]:
-    """Join the other processes where MMEngine does not: without a GPU, which it asks CUDA for first."""
-    on_cpu = cfg.launcher != 'none' and not torch.cuda.is_available()
-    if on_cpu:
-        torch.distributed.init_process_group('gloo')
-    try:
+    """Join the other processes, as MMEngine does on GPUs alone, and end with the first that fails."""
+    if cfg.launcher == 'none':
         yield
-    finally:
+        return
+    # Waiting for the others, a process is not in Python, where Terminated would be raised.
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    on_cpu = not torch.cuda.is_available()
+    try:
         if on_cpu:
+            torch.distributed.init_process_group('gloo')
+        yield
+    except RuntimeError as error:
+        if not lost_process(error):
+            raise
+        raise UserError(
+            'another process ended, and this one with it; look for the error of that one'
+        ) from error
+    finally:
+        if on_cpu and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        signal.signal(signal.SIGTERM, handler)
+
+
+def lost_process(error: RuntimeError) -> bool:
+    """Whether an error only says that another process is gone, as gloo words it.
+
+    Args:
+        error: From an operation that several processes share.
+    """
+    return 'gloo' in str(error) and 'Connection' in str(error)
 
 
 def _check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
