@@ -20,6 +20,7 @@ from .coco_config import coco_evaluators
 from .config_parts import LOADERS, joined, without_annotations
 from .data_config import DataOptions, agree_with_data, point_to_data
 from .errors import UserError
+from .outputs import check_folder
 from .segmentation_config import map_datasets
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
@@ -193,6 +194,8 @@ def training_config(options: argparse.Namespace) -> Config:
     cfg = _common_config(options, ('train_dataloader', 'val_dataloader'))
     make_resumable(cfg)
     stop_on_nan(cfg, options.stop_on_nan)
+    if cfg.launcher != 'none':
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'AgreementHook'}]
     if options.batch_size:
         cfg.train_dataloader.batch_size = options.batch_size
     if options.accumulate:
@@ -283,24 +286,14 @@ def _check_outputs(options: argparse.Namespace, label_maps: bool) -> None:
     if options.out and label_maps:
         if options.out.endswith('.json'):
             raise UserError(f'--out {options.out}: label maps go into a folder; give its name')
-        _check_folder('--out', Path(options.out))
+        check_folder('--out', options.out)
     elif options.out:
         if options.out.endswith('/') or Path(options.out).is_dir():
             raise UserError(f'--out {options.out}: is a folder; give a name in it, such as results.json')
-        _check_folder('--out', Path(options.out).parent)
+        check_folder('--out', Path(options.out).parent)
     for option, folder in (('--show-dir', options.show_dir), ('--plots', options.plots)):
         if folder:
-            _check_folder(option, Path(folder))
-
-
-def _check_folder(option: str, folder: Path) -> None:
-    """Check that a folder can be written to, or made."""
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f'{option}: {folder} is a file, not a folder; choose another place')
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'{option}: no permission to write in {folder}; choose another place')
+            check_folder(option, folder)
 
 
 def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace, image_dir: str) -> None:
@@ -341,6 +334,9 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
     cfg.work_dir = (
         options.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(options.config).stem))
     )
+    check_folder('--work-dir', cfg.work_dir)
+    _check_parts(cfg)
+    _check_loaders(cfg, loaders)
     point_to_data(cfg, data_options(options))
     agree_with_data(cfg, loaders, objects)
     allow_no_workers(cfg)
@@ -350,6 +346,21 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
     if options.launcher != 'none' and not torch.cuda.is_available():
         distribute_on_cpu(cfg)
     return cfg
+
+
+def _check_parts(cfg: Config) -> None:
+    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
+        raise UserError(
+            f'{cfg.filename} has no model with a backbone; give a config such as those in configs/'
+        )
+
+
+def _check_loaders(cfg: Config, loaders: Sequence[str]) -> None:
+    for name in loaders:
+        loader = cfg.get(name) or {}
+        for key, least in (('batch_size', 1), ('num_workers', 0)):
+            if loader.get(key, least) < least:
+                raise UserError(f'{name}.{key}={loader[key]}: at least {least}')
 
 
 def allow_no_workers(cfg: Config) -> None:

@@ -27,7 +27,7 @@ class FiniteLossHook(Hook):
             with float16 it does not, since the scaler leaves out updates that overflow.
     """
 
-    priority = 'HIGH'  # before the checkpoint's hook, and the logger's
+    priority = 'HIGHEST'  # before the checkpoint's hook, the logger's, and the mean of several processes
 
     def __init__(self, patience: int = 1) -> None:
         self.patience = patience
