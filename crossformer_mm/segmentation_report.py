@@ -67,14 +67,14 @@ class SegmentationReport(BaseMetric):
             if self.out_dir:
                 self._write(sample['img_path'], label_array(predicted))
             if self.format_only:
-                self.results.append(None)  # MMEngine warns where there is nothing
+                self.results.append(())  # to be counted; MMEngine leaves out None
                 continue
             truth = sample['gt_sem_seg']['data'].to(predicted.device)
             counts = count_confusions(truth, predicted, classes, self.ignore_index).flatten()
             cells = counts.nonzero()[:, 0]  # few: the whole of 150 × 150 an image would fill the memory
             self.results.append((cells.cpu().numpy(), counts[cells].cpu().numpy()))
 
-    def compute_metrics(self, results: list[tuple[np.ndarray, np.ndarray] | None]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
         """Evaluate all predictions.
 
         Args:
