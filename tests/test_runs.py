@@ -3,10 +3,8 @@
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -253,24 +251,6 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     assert 'no weights are loaded' not in log
     weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
-
-
-def test_two_processes_share_the_work_without_a_gpu(narrow: Path, coco_root: Path, tmp_path: Path) -> None:
-    subprocess.run(
-        ['bash', TOOLS / 'dist_train.sh', narrow, '2', '--data-root', coco_root, '--work-dir', tmp_path],
-        check=True,
-        env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())},
-    )
-    log = log_of(tmp_path)
-    assert re.search(r'Epoch\(train\) +\[1\]\[2/2\]', log)  # 6 images in steps of 2 × 2
-    assert len(re.findall(r'Average (Precision|Recall)', log)) == 24
-    assert (tmp_path / 'epoch_1.pth').exists()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,0 +1,401 @@
+"""Two processes on CPUs: the training of one, evaluation of each image once, and how they end together."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from crossformer_mm import cli, runs
+from crossformer_mm.config_parts import set_num_classes
+from crossformer_mm.errors import UserError
+from crossformer_mm.launch import failure_line, launch, launcher_parser, meeting_place
+from crossformer_mm.shapes import write_ade20k
+from crossformer_mm.training.processes import running_statistics
+
+TESTS = Path(__file__).parent
+TOOLS = TESTS.parent / 'tools'
+VAL = 'annotations/instances_val2017.json'
+SEED = 'randomness.seed=1'
+
+
+def start(folder: Path, tool: str, *words: Any) -> subprocess.Popen:
+    """Run a script of ``tools/``, from ``folder``; what it says goes to ``err.txt`` there."""
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(TESTS), 'OMP_NUM_THREADS': '1'}
+    for name in ('NNODES', 'PORT'):
+        environment.pop(name, None)
+    with (folder / 'err.txt').open('w') as err:
+        command = ['bash', TOOLS / tool, *words]
+        return subprocess.Popen(
+            list(map(str, command)), cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=err
+        )
+
+
+def distributed(folder: Path, tool: str, *words: Any, status: int = 0) -> str:
+    """Run a script of ``tools/`` to its end and check its exit status; returns what it said on stderr."""
+    folder.mkdir(exist_ok=True)
+    process = start(folder, tool, *words)
+    try:
+        process.wait(timeout=240)
+    except subprocess.TimeoutExpired:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        raise
+    said = (folder / 'err.txt').read_text()
+    assert process.returncode == status, said
+    return said
+
+
+def train(*words: Any) -> None:
+    """``tools/train.py`` in this process."""
+    assert cli.run(runs.training_parser(), runs.train, list(map(str, words))) == 0
+
+
+def evaluate(*words: Any) -> dict[str, float]:
+    """The numbers of ``tools/test.py`` in this process."""
+    return runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+
+
+def scalars(work_dir: Path) -> list[dict[str, Any]]:
+    """What the latest run there logged."""
+    lines = max(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    return list(map(json.loads, lines))
+
+
+def losses(work_dir: Path) -> list[dict[str, float]]:
+    """The losses of each iteration of the latest run there."""
+    return [
+        {name: value for name, value in row.items() if 'loss' in name}
+        for row in scalars(work_dir)
+        if 'loss' in row
+    ]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def without_chance(part: Any) -> None:
+    """Switch off what is drawn in a step, where the number of processes would change the draws."""
+    if isinstance(part, dict):
+        part.update({name: 0.0 for name in ('drop_path_rate', 'dropout_ratio') if name in part})
+        if part.get('type') == 'RandomFlip':
+            part['prob'] = 0.0
+        if part.get('type') == 'RandomSampler':
+            part['num'] = 100_000  # all of them
+        for value in part.values():
+            without_chance(value)
+    elif isinstance(part, list):
+        for value in part:
+            without_chance(value)
+
+
+def log_all(cfg: Config) -> None:
+    cfg.default_hooks.logger.interval = 1
+    cfg.log_processor.window_size = 1
+
+
+@pytest.fixture(scope='module')
+def detector(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow Mask R-CNN as a file, with two images a process, that logs each iteration."""
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    cfg.train_cfg.update(max_epochs=1, val_interval=1)
+    cfg.train_dataloader.batch_size = 2
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    log_all(cfg)
+    path = tmp_path_factory.mktemp('config') / 'detector.py'
+    cfg.dump(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def segmentor(narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow Semantic FPN as a file, four iterations of four images, without data and chance."""
+    cfg = narrow_segmentor('fpn_crossformer_s')
+    cfg.train_cfg.update(max_iters=4, val_interval=4)
+    cfg.default_hooks.checkpoint.interval = 2
+    cfg.model.backbone.drop_path_rate = 0.0
+    without_chance(cfg.model)
+    log_all(cfg)
+    path = tmp_path_factory.mktemp('config') / 'segmentor.py'
+    cfg.dump(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def maps(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Options for a set of label maps: 9 images to train on, 3 to validate."""
+    root = tmp_path_factory.mktemp('maps')
+    write_ade20k(root, train=9, val=3, size=64)
+    return ['--data-root', root, '--classes', root / 'classes.txt', '--reduce-zero-label']
+
+
+def test_a_detector_in_two_processes(detector: Path, coco_root: Path, tmp_path: Path) -> None:
+    """It trains, and validates three images as one process does."""
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    distributed(tmp_path, 'dist_train.sh', detector, 2, *words)
+    assert len(losses(tmp_path / 'work')) == 2  # 6 images in steps of 2 × 2
+    alone = evaluate(detector, tmp_path / 'work' / 'epoch_1.pth', *words)
+    together = scalars(tmp_path / 'work')[-1]
+    shared = [name for name in alone if name in together]  # the test reports each class as well
+    assert len(shared) == 24
+    assert [together[name] for name in shared] == pytest.approx([alone[name] for name in shared])
+
+
+@pytest.mark.slow
+def test_a_segmentor_trains_in_two_processes_as_in_one(
+    segmentor: Path, maps: list[Any], tmp_path: Path
+) -> None:
+    """Augmented alike, with a norm that sees images one by one: BN on CPUs sees a process's own."""
+    norm = ['model.decode_head.norm_cfg.type=GN', 'model.decode_head.norm_cfg.num_groups=4']
+    one = [segmentor, *maps, '--work-dir', tmp_path / 'one', '--batch-size', 4]
+    two = [segmentor, 2, *maps, '--work-dir', tmp_path / 'two', '--batch-size', 2]
+    train(*one, '--cfg-options', SEED, *norm)
+    distributed(tmp_path, 'dist_train.sh', *two, '--cfg-options', SEED, *norm)
+    assert len(losses(tmp_path / 'one')) == 4
+    for alone, together in zip(losses(tmp_path / 'one'), losses(tmp_path / 'two'), strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
+    torch.testing.assert_close(
+        weights(tmp_path / 'two' / 'iter_4.pth'),
+        weights(tmp_path / 'one' / 'iter_4.pth'),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.slow
+def test_a_detector_in_two_processes_trains_as_one_that_accumulates(
+    detector: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    """Step by step, one image a process against two images an update: losses are means a process."""
+    cfg = Config.fromfile(detector)
+    without_chance(cfg.model)
+    cfg.model.backbone.drop_path_rate = 0.0
+    without_chance(cfg.train_dataloader)
+    cfg.param_scheduler = []  # it counts steps
+    cfg.train_dataloader.batch_size = 1
+    cfg.dump(tmp_path / 'config.py')
+    data = ['--data-root', coco_root]
+    one = [tmp_path / 'config.py', *data, '--work-dir', tmp_path / 'one', '--accumulate', 2]
+    two = [tmp_path / 'config.py', 2, *data, '--work-dir', tmp_path / 'two']
+    train(*one, '--cfg-options', SEED)
+    distributed(tmp_path, 'dist_train.sh', *two, '--cfg-options', SEED)
+    alone, together = losses(tmp_path / 'one'), losses(tmp_path / 'two')
+    assert (len(alone), len(together)) == (6, 3)
+    for first, second, both in zip(alone[::2], alone[1::2], together, strict=True):
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        assert both == pytest.approx(mean, rel=1e-4)
+    torch.testing.assert_close(
+        *(weights(tmp_path / name / 'epoch_1.pth') for name in ('one', 'two')), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_bn_agrees_and_a_resumed_run_goes_on_the_same(
+    segmentor: Path, maps: list[Any], tmp_path: Path
+) -> None:
+    """The checkpoint scores what the validation said, in one process too; --resume comes to the same bits."""
+    words = [segmentor, 2, *maps, '--batch-size', 2, '--work-dir']
+    distributed(tmp_path, 'dist_train.sh', *words, tmp_path / 'whole', '--cfg-options', SEED)
+    validated = scalars(tmp_path / 'whole')[-1]
+    alone = evaluate(segmentor, tmp_path / 'whole' / 'iter_4.pth', *maps, '--work-dir', tmp_path / 'alone')
+    assert {name: validated[name] for name in ('mIoU', 'mAcc', 'aAcc')} == {
+        name: pytest.approx(alone[name]) for name in ('mIoU', 'mAcc', 'aAcc')
+    }
+    (tmp_path / 'resumed').mkdir()
+    shutil.copy(tmp_path / 'whole' / 'iter_2.pth', tmp_path / 'resumed')
+    distributed(tmp_path, 'dist_train.sh', *words, tmp_path / 'resumed', '--resume')
+    assert losses(tmp_path / 'resumed') == losses(tmp_path / 'whole')[2:]
+    torch.testing.assert_close(
+        weights(tmp_path / 'resumed' / 'iter_4.pth'),
+        weights(tmp_path / 'whole' / 'iter_4.pth'),
+        rtol=0,
+        atol=0,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('images', [1, 3])
+def test_a_detector_is_evaluated_on_each_image_once(
+    detector: Path, coco_root: Path, tmp_path: Path, images: int
+) -> None:
+    """Odd numbers of images, and one image, in two processes."""
+    data = json.loads((coco_root / VAL).read_text())
+    data['images'] = data['images'][:images]
+    kept = {image['id'] for image in data['images']}
+    data['annotations'] = [one for one in data['annotations'] if one['image_id'] in kept]
+    annotations = tmp_path / 'few.json'
+    annotations.write_text(json.dumps(data))
+    save_untrained(detector, tmp_path / 'weights.pth', classes=3)
+    words = ['--data-root', coco_root, '--val-ann', annotations, '--out', tmp_path / 'found.json']
+    assert_evaluated_alike(tmp_path, detector, words, written=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('images', [1, 3])
+def test_a_segmentor_is_evaluated_on_each_image_once(segmentor: Path, tmp_path: Path, images: int) -> None:
+    """Odd numbers of images, and one image, in two processes."""
+    root = tmp_path / 'maps'
+    write_ade20k(root, train=1, val=images, size=64)
+    save_untrained(segmentor, tmp_path / 'weights.pth', classes=4)
+    words = ['--data-root', root, '--classes', root / 'classes.txt', '--reduce-zero-label']
+    words += ['--out', tmp_path / 'found']
+    assert_evaluated_alike(tmp_path, segmentor, words, written=images)
+    words += ['--format-only', '--work-dir', tmp_path / 'formatted']
+    distributed(tmp_path, 'dist_test.sh', segmentor, tmp_path / 'weights.pth', 2, *words)
+    assert f'{images} label maps: written to' in next((tmp_path / 'formatted').glob('*/*.log')).read_text()
+
+
+def save_untrained(config: Path, path: Path, classes: int) -> None:
+    """Write the weights that a model starts from."""
+    cfg = Config.fromfile(config)
+    set_num_classes(cfg.model, classes)
+    init_default_scope(cfg.default_scope)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, path)
+
+
+def assert_evaluated_alike(folder: Path, config: Path, words: list[Any], written: int) -> None:
+    """Check that two processes come to the numbers of one, and write as many files, the same ones."""
+    words = [*words, '--work-dir', folder / 'work']
+    alone = evaluate(config, folder / 'weights.pth', *words)
+    files = {path: path.read_bytes() for path in sorted(folder.glob('found*/*')) or folder.glob('found.*')}
+    assert len(files) == written
+    for path in files:
+        path.unlink()
+    distributed(folder, 'dist_test.sh', config, folder / 'weights.pth', 2, *words)
+    together = json.loads(max(folder.glob('work/*/*.json')).read_text())
+    assert {name: together[name] for name in alone} == {
+        name: pytest.approx(value, nan_ok=True) for name, value in alone.items()
+    }
+    assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('how', 'first', 'last'),
+    [
+        ('killed', '', 'process 1 was ended by SIGKILL, as the system does when memory runs out'),
+        ('bug', 'ZeroDivisionError: in the second process', 'process 1 ended with status 1'),
+        ('mistake', 'error: in the second process', 'process 1 ended with status 1'),
+    ],
+)
+def test_a_process_that_fails_ends_the_run(
+    detector: Path, coco_root: Path, tmp_path: Path, how: str, first: str, last: str
+) -> None:
+    """Soon, with its error and one last line, and without a process left."""
+    cfg = Config.fromfile(detector)
+    cfg.custom_imports.imports.append('failing')
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'FailingHook', 'how': how}]
+    cfg.train_cfg.max_epochs = 1000
+    cfg.train_dataloader.num_workers = 1
+    cfg.dump(tmp_path / 'config.py')
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    began = time.monotonic()
+    said = distributed(tmp_path, 'dist_train.sh', tmp_path / 'config.py', 2, *words, status=1)
+    assert time.monotonic() - began < 90
+    assert first in said
+    assert said.splitlines()[-1].startswith(f'error: {last}')
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_refusal_by_the_first_process_ends_the_others(
+    segmentor: Path, maps: list[Any], tmp_path: Path
+) -> None:
+    """The first alone reads the label maps, while the others wait to meet it."""
+    words = [*maps[:-1], '--no-reduce-zero-label', '--work-dir', tmp_path / 'work']
+    began = time.monotonic()
+    said = distributed(tmp_path, 'dist_train.sh', segmentor, 2, *words, status=1)
+    assert time.monotonic() - began < 25  # torchrun waits for thirty seconds before it kills
+    assert 'Traceback' not in said
+    first, last = [line for line in said.splitlines() if line.startswith('error: ')]
+    assert 'which is none of the 4 classes' in first
+    assert last.startswith('error: process 0 ended with status 1')
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.slow
+def test_two_runs_at_once(detector: Path, coco_root: Path, tmp_path: Path) -> None:
+    """Each finds a port of its own."""
+    folders = [tmp_path / name for name in ('one', 'two')]
+    for folder in folders:
+        folder.mkdir()
+    words = [detector, 2, '--data-root', coco_root, '--work-dir']
+    processes = [start(folder, 'dist_train.sh', *words, folder) for folder in folders]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    assert all((folder / 'epoch_1.pth').exists() for folder in folders)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """What still runs with a path from there in its command line."""
+    return [
+        process.pid
+        for process in psutil.process_iter(['cmdline'])
+        if any(str(folder) in word for word in process.info['cmdline'] or [])
+    ]
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ('train', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
+        ('train config.py', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
+        ('test config.py weights.pth', 'tools/dist_test.sh takes CONFIG CHECKPOINT PROCESSES [options]'),
+        ('train --work-dir w config.py 2', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
+        ('train config.py 0', '0: not a number of processes; it comes after CONFIG'),
+        (
+            'test config.py 2 weights.pth',
+            'weights.pth: not a number of processes; it comes after CONFIG CHECKPO',
+        ),
+    ],
+)
+def test_words_that_start_no_processes(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        launch(launcher_parser().parse_args(words.split()))
+
+
+def test_processes_meet_at_a_free_port_or_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT'):
+        monkeypatch.delenv(name, raising=False)
+    assert meeting_place()[0] == '--standalone'
+    monkeypatch.setenv('PORT', '1234')
+    assert meeting_place()[-2:] == ['--master_port', '1234']
+    monkeypatch.delenv('PORT')
+    monkeypatch.setenv('NNODES', '2')
+    monkeypatch.setenv('MASTER_ADDR', 'first')
+    assert ' '.join(meeting_place()) == ('--nnodes 2 --node_rank 0 --master_addr first --master_port 29500')
+
+
+@pytest.mark.parametrize(
+    ('codes', 'line'),
+    [
+        ([1, -signal.SIGTERM], 'process 0 ended with status 1,'),
+        ([-signal.SIGTERM, 3], 'process 1 ended with status 3,'),
+        ([1, -signal.SIGKILL], 'process 1 was ended by SIGKILL, as the system does'),
+        ([-signal.SIGABRT, -signal.SIGTERM], 'process 0 was ended by SIGABRT, and the run with it'),
+    ],
+)
+def test_the_process_that_failed_first_is_named(codes: list[int], line: str) -> None:
+    """And not one that the launcher ended, or that lost the other."""
+    failures = {rank: SimpleNamespace(exitcode=code, timestamp=7) for rank, code in enumerate(codes)}
+    assert failure_line(failures).startswith(line)
+
+
+def test_bn_that_collects_is_agreed_on() -> None:
+    frozen = nn.BatchNorm2d(3).eval()
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.SyncBatchNorm(2), nn.LayerNorm(2), nn.ModuleList([frozen]))
+    assert running_statistics(model) == [model[0].running_mean, model[0].running_var]
