@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .config_parts import build_network
 from .crossformer import IMAGE_CHANNELS
 from .errors import UserError
 
@@ -62,12 +63,7 @@ def build_model(cfg: Config) -> nn.Module:
         raise UserError(
             f'{cfg.filename} has no model with a backbone; give a config such as those in configs/'
         )
-    try:
-        model = MODELS.build(cfg.model)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition('\n')[0]
-        raise UserError(f'{cfg.filename}: its model does not build: {reason}') from error
-    return revert_sync_batchnorm(model).eval()
+    return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:

@@ -3,12 +3,50 @@
 import colorsys
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+from .errors import UserError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
+    """Build a config's model, or a part of it; the registries' default scope is the caller's to set.
+
+    Args:
+        cfg: The config.
+        part: What of it to build, with its ``type``.
+
+    Returns:
+        The model or the part.
+
+    Raises:
+        UserError: It does not build.
+    """
+    with building(cfg):
+        return MODELS.build(part)
+
+
+@contextmanager
+def building(cfg: Config) -> Iterator[None]:
+    """Name the config where its model does not build: an unknown type, an argument that is not allowed.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        yield
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = str(error.args[0] if error.args else error).strip().partition('\n')[0]
+        raise UserError(f'{cfg.filename}: its model does not build: {reason}') from error
 
 
 def datasets_of(cfg: Config, loader: str) -> Iterator[ConfigDict]:

@@ -121,8 +121,8 @@ def _check_kind(cfg: Config, options: DataOptions) -> None:
         )
     if options != DataOptions() and not coco and not maps:
         raise UserError(
-            '--data-root, --train-ann and their like are for COCO-format data and label maps, and this config'
-            f' reads neither; {_OTHER_FORMATS}'
+            '--data-root, --train-ann and their like are for COCO-format data and label maps, and'
+            f' {cfg.filename} reads neither; {_OTHER_FORMATS}'
         )
 
 

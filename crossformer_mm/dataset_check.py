@@ -16,6 +16,7 @@ from .data_config import agree_with_data, point_to_data
 from .dataset_plots import plot_boxes, plot_classes, plot_labels, save_samples
 from .errors import UserError
 from .image_check import image_faults, shared_images
+from .outputs import check_folder
 from .run_config import add_data_options, data_options, load_config
 from .segmentation_config import inspect_folder, map_datasets
 
@@ -82,6 +83,7 @@ def check_dataset(options: argparse.Namespace) -> int:
     cfg = load_config(options.config, options.cfg_options)
     point_to_data(cfg, data_options(options))
     if options.out:
+        check_folder('--out', options.out)
         options.out.mkdir(parents=True, exist_ok=True)
     coco = any(True for loader in LOADERS for _ in coco_datasets(cfg, loader))
     errors = _check_coco(cfg, options) if coco else _check_maps(cfg, options)

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_backbone, check_model
 from .checkpoint.names import shorten
 from .checkpoint.resume import latest_whole, missing_parts
-from .config_parts import build_network, building, replace_sync_bn
+from .config_parts import build_network, replace_sync_bn
 from .crossformer import CrossFormer
 from .data_config import classes_of
 from .errors import UserError
@@ -94,8 +95,7 @@ def train(options: argparse.Namespace) -> None:
     warnings = [*set_start(cfg), *start_warnings(cfg), *set_norms(cfg)]
     labels = _check_labels(cfg, ('train_dataloader', 'val_dataloader'))
     with _processes(cfg), _explained(cfg):
-        with building(cfg):
-            runner = Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
         with ended_workers(runner):
             runner.train()
@@ -113,6 +113,7 @@ def set_start(cfg: Config) -> list[str]:
     Raises:
         UserError: The checkpoint or the pretrained weights cannot be used.
     """
+    check_builds(cfg)
     check_pretrained(cfg)
     if not cfg.get('resume'):
         return []
@@ -280,6 +281,21 @@ def _network(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def check_builds(cfg: Config) -> None:
+    """Check that a config's model builds, before the run makes its work folder.
+
+    Args:
+        cfg: The config of the run.
+
+    Raises:
+        UserError: It does not.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with warnings.catch_warnings():  # the run builds it again, and warns then
+        warnings.simplefilter('ignore')
+        build_network(cfg, cfg.model)
 
 
 def check_pretrained(cfg: Config) -> None:

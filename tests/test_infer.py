@@ -277,7 +277,7 @@ BAD = {
     'negative_threshold': (['--score-thr', '-0.1'], r'--score-thr -0\.1: scores are between 0 and 1'),
     'no_threshold': (['--score-thr', 'nan'], '--score-thr nan: scores are between 0 and 1'),
     'empty_batch': (['--batch-size', '0'], '--batch-size 0: at least 1'),
-    'out_is_a_file': (['--out', 'empty.py'], r'--out empty\.py: empty\.py is a file; give a folder'),
+    'out_is_a_file': (['--out', 'empty.py'], r'--out empty\.py: empty\.py is a file, not a folder'),
     'out_under_a_file': (['--out', 'empty.py/a/b'], r'--out empty\.py/a/b: empty\.py is a file'),
     'bad_setting': (['--cfg-options', 'modle.x=1'], 'nothing is called modle; did you mean model'),
     'nothing_matches': (['--', 'gone/*.jpg'], r'no files at gone/\*\.jpg; give images, folders or patterns'),

@@ -112,10 +112,10 @@ def test_results_without_evaluation_for_images_without_annotations(
     [
         (['--format-only'], '--format-only needs --out NAME.json'),
         (['--format-only', '--out', 'r.json', '--plots', 'p'], '--plots draws an evaluation'),
-        (['--out', 'file/r.json'], '--out: file is a file, not a folder'),
+        (['--out', 'file/r.json'], '--out file: file is a file, not a folder'),
         (['--out', '.'], '--out .: is a folder; give a name in it'),
-        (['--plots', 'file'], '--plots: file is a file, not a folder'),
-        (['--show-dir', 'file/deeper/still'], '--show-dir: file is a file, not a folder'),
+        (['--plots', 'file'], '--plots file: file is a file, not a folder'),
+        (['--show-dir', 'file/deeper/still'], '--show-dir file/deeper/still: file is a file, not a folder'),
         (['--tta'], 'has no tta_pipeline and tta_model'),
     ],
 )

@@ -112,7 +112,7 @@ def test_label_maps_without_any_truth(
     [
         (['--format-only'], '--format-only needs --out DIR'),
         (['--out', 'r.json'], 'label maps go into a folder'),
-        (['--out', 'file'], '--out: file is a file, not a folder'),
+        (['--out', 'file'], '--out file: file is a file, not a folder'),
         (['--out', 'DATA/images/validation'], 'holds the data'),
         (
             ['--out', 'o', '--cfg-options', 'test_evaluator.type=IoUMetric'],

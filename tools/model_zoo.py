@@ -21,6 +21,8 @@ def main(options: argparse.Namespace) -> None:
     """Run with the parsed options."""
     if not options.out.parent.is_dir():
         raise UserError(f'--out {options.out}: there is no folder {options.out.parent}')
+    if options.out.is_dir():
+        raise UserError(f'--out {options.out}: is a folder; give the name of a file')
     options.out.write_text(model_zoo.page(options.configs), encoding='utf-8')
     print(f'wrote {options.out}')
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crossformer_mm import cli
 from crossformer_mm.benchmark.page import SECTIONS, measure, page
+from crossformer_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +23,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     """Run with the parsed options; what is measured goes into a folder of the page's name, beside it."""
+    if not options.out.parent.is_dir():
+        raise UserError(f'--out {options.out}: there is no folder {options.out.parent}; make it first')
     folder = options.out.resolve().with_suffix('')
     measure([*SECTIONS] if options.all else options.sections, folder, ROOT / 'tools' / 'benchmark.py')
     text = page(folder, folder.name)

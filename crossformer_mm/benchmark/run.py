@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UserError
+from ..outputs import check_folder
 from . import plot, report
 from .compare import Setting, compare
 from .machine import describe
@@ -132,8 +133,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f'--device {options.device}: PyTorch sees no GPU here; leave the option out')
     if options.device != 'cpu' and torch.device(options.device).index not in (None, *_gpus()):
         raise UserError(f'--device {options.device}: there are {torch.cuda.device_count()} GPUs')
-    if not options.out.parent.is_dir() and options.out.parent.exists():
-        raise UserError(f'--out {options.out}: {options.out.parent} is a file, not a folder')
+    check_folder('--out', options.out.parent)
 
 
 def _gpus() -> range:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from ..config_parts import build_network
 from ..errors import UserError
 from ..run_config import load_config
 from .load import load_backbone, load_model
@@ -49,7 +50,7 @@ def _build(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{cfg.filename} has no model to verify in')
-    return MODELS.build(cfg.model)
+    return build_network(cfg, cfg.model)
 
 
 @torch.no_grad()

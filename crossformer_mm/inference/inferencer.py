@@ -15,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
 from ..checkpoint.classes import dataset_meta_of
-from ..config_parts import dataset_meta, palette, set_num_classes, without_annotations
+from ..config_parts import building, dataset_meta, palette, set_num_classes, without_annotations
 from ..errors import UserError
 from ..mixed_precision import keep_boxes_in_float32
 from ..run_config import load_config
@@ -91,7 +91,8 @@ def open_inferencer(
     if cfg.get('visualizer'):
         cfg.visualizer.vis_backends = None  # which need a run's folder
     kind = type(base.__name__, (StrictWeights, base), {'__doc__': base.__doc__})
-    return kind(cfg, checkpoint, meta, bf16, device=device, show_progress=False)
+    with building(cfg):
+        return kind(cfg, checkpoint, meta, bf16, device=device, show_progress=False)
 
 
 def check_device(device: str | None) -> str:

@@ -16,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from ..checkpoint.write import write_whole
 from ..errors import UserError
 from ..label_maps import write_label_map
+from ..outputs import check_folder
 from ..progress import progress_bar
 from ..segment_pictures import SegmentedImage, save_pairs
 from . import drawing, results
@@ -106,9 +107,7 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
     if options.batch_size < 1:
         raise UserError(f'--batch-size {options.batch_size}: at least 1')
-    for path in (Path(options.out), *Path(options.out).parents):
-        if path.exists() and not path.is_dir():
-            raise UserError(f'--out {options.out}: {path} is a file; give a folder')
+    check_folder('--out', options.out)
 
 
 def _about(options: argparse.Namespace, inferencer: BaseInferencer) -> dict[str, Any]:
