@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm.config_parts import set_num_classes
+from crossformer_mm.errors import UserError
 from crossformer_mm.shapes import CLASSES, write_coco
 
 TOOLS = Path(__file__).parents[1] / 'tools'
@@ -146,6 +148,11 @@ OTHERS = [
     ('convert_checkpoint good.pth', 'gone/out.pth'),
     ('convert_checkpoint good.pth', f'{NOWHERE}/out.pth'),
     ('convert_checkpoint good.pth', 'mine.pth'),
+    ('doctor', '--fast'),
+    ('dist_run', 'sleep'),
+    ('dist_run', 'train'),
+    ('dist_run train narrow.py', 'none'),
+    ('dist_run test narrow.py good.pth', '0'),
     ('demo', 'classifier'),
     ('demo', '--fast'),
 ]
@@ -249,7 +256,35 @@ def test_options(line: str, words: str, refused: Callable[[str, str], str]) -> N
     assert words.split()[0] in line or name in line or value in line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may read and write everything')
+def test_debug_shows_the_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'argv', ['get_flops.py', 'gone.py', '--debug'])
+    with pytest.raises(UserError, match=r'gone\.py: no such config file'):
+        runpy.run_path(str(TOOLS / 'get_flops.py'), run_name='__main__')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('line', 'named'),
+    [
+        ('train.py gone.py', 'gone.py'),
+        ('test.py narrow.py gone.pth --data-root data --work-dir work', 'gone.pth'),
+        ('infer.py gone.png --config narrow.py --checkpoint good.pth --out out', 'gone.png'),
+        ('convert_checkpoint.py gone.pth out.pth', 'gone.pth'),
+        ('dist_train.sh', 'dist_train.sh'),
+        ('dist_test.sh narrow.py good.pth many', 'many'),
+    ],
+)
+def test_tools_as_processes(folder: Path, line: str, named: str) -> None:
+    tool, *words = line.split()
+    start = ['bash'] if tool.endswith('.sh') else [sys.executable]
+    before, own = listing(folder), {**os.environ, 'PYTHON': sys.executable}
+    done = subprocess.run(
+        [*start, TOOLS / tool, *words], cwd=folder, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == ''
+    check(done.returncode, done.stderr, named, before, folder)
+
+
 def test_permissions(folder: Path, refused: Callable[[str, str], str]) -> None:
     closed = folder / 'closed'
     closed.mkdir()
@@ -257,6 +292,8 @@ def test_permissions(folder: Path, refused: Callable[[str, str], str]) -> None:
     try:
         (closed / 'narrow.py').chmod(0)
         closed.chmod(0o555)
+        if os.access(closed / 'narrow.py', os.R_OK):
+            pytest.skip('this user may read and write everything')
         for line in TAKE_CONFIG.values():
             refused(line.format('closed/narrow.py'), 'closed/narrow.py')
         for line in TAKE_CHECKPOINT.values():

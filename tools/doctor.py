@@ -1,5 +1,6 @@
 """Say what of the installation works, and what to do where it does not; status 1 if anything failed."""
 
+import argparse
 import runpy
 from pathlib import Path
 
@@ -7,4 +8,5 @@ from pathlib import Path
 DOCTOR = Path(__file__).resolve().parents[1] / 'crossformer_mm' / 'doctor.py'
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_args()
     raise SystemExit(runpy.run_path(str(DOCTOR))['main']())
