@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.library import custom_op, register_autograd
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils.flop_counter import register_flop_formula
 
 from .grouping import Run, find_groups, offset_index
 
@@ -224,15 +224,15 @@ attend_backward.register_fake(
 )
 
 
-def _product(qkv: Sequence[int], size: Sequence[int]) -> int:
+def product(channels: int, size: Sequence[int]) -> int:
     """Multiply-adds of q kᵀ, or of the weights with v, over all groups: C · Σ N²."""
-    return qkv[1] // 3 * sum(run.count * run.tokens**2 for run in find_groups(*size).runs)
+    return channels * sum(run.count * run.tokens**2 for run in find_groups(*size).runs)
 
 
 @register_flop_formula(torch.ops.crossformer_mm.attend)
 def attend_flops(qkv: Sequence[int], table: Sequence[int], *size: int, **_: Any) -> int:
     """Operations of :func:`attend`, two a multiply-add, for PyTorch's FLOP counter; takes shapes."""
-    return 2 * 2 * _product(qkv, size)
+    return 2 * 2 * product(qkv[1] // 3, size)
 
 
 @register_flop_formula(torch.ops.crossformer_mm.attend_backward)
@@ -240,14 +240,4 @@ def attend_backward_flops(
     grad: Sequence[int], qkv: Sequence[int], table: Sequence[int], *size: int, **_: Any
 ) -> int:
     """Operations of :func:`attend_backward`: q kᵀ again, then two products for each of the forward's."""
-    return 2 * 5 * _product(qkv, size)
-
-
-def attention_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
-    """Operations of PyTorch's fused attention on CPUs, which its FLOP counter leaves out; takes shapes."""
-    groups, heads, tokens, dims = q
-    return 2 * groups * heads * tokens * k[2] * (dims + v[3])
-
-
-if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
-    register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)(attention_flops)
+    return 2 * 5 * product(qkv[1] // 3, size)

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.library import custom_op, register_autograd
+from torch.utils.flop_counter import register_flop_formula
 
 from .attention import (
     attend_runs,
     attend_runs_backward,
     on_device,
     pairwise_biases,
+    product,
     table_gradient,
     zero_biases,
 )
@@ -36,10 +38,10 @@ _in_one_dtype = torch.autocast('cpu', enabled=False)
 def suits_chunks(x: Tensor, block: nn.Module, layers: Iterable[nn.Module]) -> bool:
     """Whether the functions here are the way to compute on ``x``: the one place that decides.
 
-    GPUs have no such caches, and a compiler is given the operations one by one, to fuse as it sees fit. A
-    block with layers that were replaced (adapters, quantisation) or are listened to runs layer by layer.
+    GPUs have no such caches. A block with layers that were replaced (adapters, quantisation) or are listened
+    to runs layer by layer.
     """
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+    if x.device.type != 'cpu':
         return False
     listened = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
     return not listened and all(type(layer) in (nn.LayerNorm, nn.Linear) for layer in layers)
@@ -50,119 +52,167 @@ def in_autocast_dtype(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype('cpu')) if torch.is_autocast_enabled('cpu') else x
 
 
+def weights_of(*layers: nn.LayerNorm | nn.Linear) -> list[Tensor]:
+    """The layers' weights, each followed by its bias, as the operators take them."""
+    return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+
+@custom_op('crossformer_mm::add_mlp', mutates_args=())
+@_in_one_dtype
+def add_mlp(
+    x: Tensor, scale: float, norm_w: Tensor, norm_b: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """x + scale · fc2(gelu(fc1(norm(x)))).
+
+    Args:
+        x: (T, C).
+        scale: What the branch is multiplied with.
+        norm_w: (C), the layer norm's weight.
+        norm_b: (C), its bias.
+        w1: (4C, C), the first linear layer's weight.
+        b1: (4C), its bias.
+        w2: (C, 4C), the second's.
+        b2: (C), its bias.
+
+    Returns:
+        (T, C) of the dtype of ``x``, in which the products are computed.
+    """
+    w1, b1, w2, b2 = _cast((w1, b1, w2, b2), x.dtype)
+    out = torch.empty_like(x)
+    for tokens, result in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
+        normed = _norm(tokens, norm_w, norm_b)[0].to(x.dtype)
+        hidden = F.gelu(F.linear(normed, w1, b1))
+        torch.addmm(b2, hidden, w2.T, beta=scale, alpha=scale, out=result).add_(tokens)
+    return out
+
+
+@custom_op('crossformer_mm::add_mlp_backward', mutates_args=())
+@_in_one_dtype
+def add_mlp_backward(
+    grad: Tensor,
+    x: Tensor,
+    scale: float,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+) -> list[Tensor]:
+    """The gradients of :func:`add_mlp` in ``x`` and the weights, from ``grad`` (T, C) of its output."""
+    sums = _Sums(norm_w, norm_b, w1, b1, w2, b2)
+    w1, b1, w2 = _cast((w1, b1, w2), x.dtype)
+    grad_x = torch.empty_like(x)
+    chunks = (tensor.split(CHUNK) for tensor in (x, grad, grad_x))
+    for tokens, g, result in zip(*chunks, strict=True):
+        normed, *moments = _norm(tokens, norm_w, norm_b)
+        normed = normed.to(x.dtype)
+        hidden = F.linear(normed, w1, b1)
+        grad_out = g * scale
+        sums.add_linear(4, grad_out, F.gelu(hidden))
+        grad_hidden = torch.ops.aten.gelu_backward(grad_out @ w2, hidden)
+        sums.add_linear(2, grad_hidden, normed)
+        torch.add(g, sums.add_norm(0, grad_hidden @ w1, tokens, moments, norm_w, norm_b), out=result)
+    return [grad_x, *sums.totals()]
+
+
+@custom_op('crossformer_mm::add_attention', mutates_args=())
+@_in_one_dtype
 def add_attention(
     x: Tensor,
     scale: float,
-    size: tuple[int, int, int, int, int],
     table: Tensor,
-    layers: tuple[nn.LayerNorm, nn.Linear, nn.Linear],
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w_qkv: Tensor,
+    b_qkv: Tensor,
+    w_proj: Tensor,
+    b_proj: Tensor,
+    B: int,
+    H: int,
+    W: int,
+    G: int,
+    I: int,
 ) -> Tensor:
     """x + scale · proj(attention(qkv(norm(x)))), inside groups of tokens.
 
     Args:
         x: (T, C) of (B, H, W) maps.
         scale: What the branch is multiplied with.
-        size: B, H, W, G, I.
         table: Biases of offsets, as :func:`.attention.attend` takes them.
-        layers: norm, qkv and proj.
+        norm_w: (C), the layer norm's weight.
+        norm_b: (C), its bias.
+        w_qkv: (3C, C), the weight of the linear layer for queries, keys and values, laid out as 3 × h × d.
+        b_qkv: (3C), its bias.
+        w_proj: (C, C), the weight of the linear layer after attention.
+        b_proj: (C), its bias.
+        B: Maps in the batch.
+        H: Rows of a map.
+        W: Columns of a map.
+        G: Group size.
+        I: Interval.
 
     Returns:
         (T, C) of the dtype of ``x``, in which the products are computed.
     """
-    return _AddAttention.apply(x, scale, size, table, *_weights(layers))
+    w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), x.dtype)
+    groups = find_groups(B, H, W, G, I)
+    biases = {shape: bias.to(x.dtype) for shape, bias in pairwise_biases(table, groups.runs).items()}
+    order, inverse = on_device(groups.order, x.device), on_device(groups.inverse, x.device)
+    out = torch.empty_like(x)
+    for rows, runs in _chunks(groups.runs):
+        tokens = x.index_select(0, order[rows])
+        normed = _norm(tokens, norm_w, norm_b)[0].to(x.dtype)
+        attended = attend_runs(F.linear(normed, w_qkv, b_qkv), runs, biases)
+        torch.addmm(b_proj, attended, w_proj.T, beta=scale, alpha=scale, out=out[rows]).add_(tokens)
+    return out.index_select(0, inverse)
 
 
-def add_mlp(x: Tensor, scale: float, layers: tuple[nn.LayerNorm, nn.Linear, nn.Linear]) -> Tensor:
-    """x + scale · fc2(gelu(fc1(norm(x)))), as :func:`add_attention`, with norm, fc1 and fc2 as ``layers``."""
-    return _AddMLP.apply(x, scale, *_weights(layers))
-
-
-class _AddMLP(Function):
-    @staticmethod
-    @_in_one_dtype
-    def forward(ctx: Any, x: Tensor, scale: float, *weights: Tensor) -> Tensor:
-        ctx.scale = scale
-        ctx.save_for_backward(x, *weights)
-        norm, (w1, b1, w2, b2) = weights[:2], _cast(weights[2:], x.dtype)
-        out = torch.empty_like(x)
-        for tokens, result in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
-            normed = _norm(tokens, norm)[0].to(x.dtype)
-            hidden = F.gelu(F.linear(normed, w1, b1))
-            torch.addmm(b2, hidden, w2.T, beta=scale, alpha=scale, out=result).add_(tokens)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    @_in_one_dtype
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        sums = _Sums(weights)
-        norm, (w1, b1, w2, _) = weights[:2], _cast(weights[2:], x.dtype)
-        grad_x = torch.empty_like(x)
-        chunks = (tensor.split(CHUNK) for tensor in (x, grad, grad_x))
-        for tokens, g, result in zip(*chunks, strict=True):
-            normed, *moments = _norm(tokens, norm)
-            normed = normed.to(x.dtype)
-            hidden = F.linear(normed, w1, b1)
-            grad_out = g * ctx.scale
-            sums.add_linear(4, grad_out, F.gelu(hidden))
-            grad_hidden = torch.ops.aten.gelu_backward(grad_out @ w2, hidden)
-            sums.add_linear(2, grad_hidden, normed)
-            torch.add(g, sums.add_norm(0, grad_hidden @ w1, tokens, moments, norm), out=result)
-        return grad_x, None, *sums.totals()
-
-
-class _AddAttention(Function):
-    @staticmethod
-    @_in_one_dtype
-    def forward(ctx: Any, x: Tensor, scale: float, size: tuple, table: Tensor, *weights: Tensor) -> Tensor:
-        ctx.scale, ctx.size = scale, size
-        ctx.save_for_backward(x, table, *weights)
-        norm, (w_qkv, b_qkv, w_proj, b_proj) = weights[:2], _cast(weights[2:], x.dtype)
-        groups = find_groups(*size)
-        biases = {shape: bias.to(x.dtype) for shape, bias in pairwise_biases(table, groups.runs).items()}
-        order, inverse = on_device(groups.order, x.device), on_device(groups.inverse, x.device)
-        out = torch.empty_like(x)
-        for rows, runs in _chunks(groups.runs):
-            tokens = x.index_select(0, order[rows])
-            normed = _norm(tokens, norm)[0].to(x.dtype)
-            attended = attend_runs(F.linear(normed, w_qkv, b_qkv), runs, biases)
-            torch.addmm(b_proj, attended, w_proj.T, beta=scale, alpha=scale, out=out[rows]).add_(tokens)
-        return out.index_select(0, inverse)
-
-    @staticmethod
-    @once_differentiable
-    @_in_one_dtype
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, table, *weights = ctx.saved_tensors
-        sums = _Sums(weights)
-        norm, (w_qkv, b_qkv, w_proj, _) = weights[:2], _cast(weights[2:], x.dtype)
-        groups = find_groups(*ctx.size)
-        biases = pairwise_biases(table, groups.runs)
-        grad_biases = zero_biases(biases)
-        order, inverse = on_device(groups.order, x.device), on_device(groups.inverse, x.device)
-        grad_x = torch.empty_like(x)
-        for rows, runs in _chunks(groups.runs):
-            tokens, g = x.index_select(0, order[rows]), grad.index_select(0, order[rows])
-            normed, *moments = _norm(tokens, norm)
-            normed = normed.to(x.dtype)
-            grad_out = g * ctx.scale
-            grad_attended, qkv = _wide(grad_out @ w_proj), _wide(F.linear(normed, w_qkv, b_qkv))
-            attended = torch.empty_like(grad_attended)
-            grad_qkv = attend_runs_backward(grad_attended, qkv, runs, biases, grad_biases, attended).to(
-                x.dtype
-            )
-            sums.add_linear(4, grad_out, attended.to(x.dtype))
-            sums.add_linear(2, grad_qkv, normed)
-            torch.add(g, sums.add_norm(0, grad_qkv @ w_qkv, tokens, moments, norm), out=grad_x[rows])
-        grad_table = table_gradient(table, grad_biases)
-        return grad_x.index_select(0, inverse), None, None, grad_table, *sums.totals()
+@custom_op('crossformer_mm::add_attention_backward', mutates_args=())
+@_in_one_dtype
+def add_attention_backward(
+    grad: Tensor,
+    x: Tensor,
+    scale: float,
+    table: Tensor,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w_qkv: Tensor,
+    b_qkv: Tensor,
+    w_proj: Tensor,
+    b_proj: Tensor,
+    B: int,
+    H: int,
+    W: int,
+    G: int,
+    I: int,
+) -> list[Tensor]:
+    """The gradients of :func:`add_attention` in ``x``, ``table`` and the weights, from ``grad`` (T, C)."""
+    sums = _Sums(norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj)
+    w_qkv, b_qkv, w_proj = _cast((w_qkv, b_qkv, w_proj), x.dtype)
+    groups = find_groups(B, H, W, G, I)
+    biases = pairwise_biases(table, groups.runs)
+    grad_biases = zero_biases(biases)
+    order, inverse = on_device(groups.order, x.device), on_device(groups.inverse, x.device)
+    grad_x = torch.empty_like(x)
+    for rows, runs in _chunks(groups.runs):
+        tokens, g = x.index_select(0, order[rows]), grad.index_select(0, order[rows])
+        normed, *moments = _norm(tokens, norm_w, norm_b)
+        normed = normed.to(x.dtype)
+        grad_out = g * scale
+        grad_attended, qkv = _wide(grad_out @ w_proj), _wide(F.linear(normed, w_qkv, b_qkv))
+        attended = torch.empty_like(grad_attended)
+        grad_qkv = attend_runs_backward(grad_attended, qkv, runs, biases, grad_biases, attended).to(x.dtype)
+        sums.add_linear(4, grad_out, attended.to(x.dtype))
+        sums.add_linear(2, grad_qkv, normed)
+        torch.add(g, sums.add_norm(0, grad_qkv @ w_qkv, tokens, moments, norm_w, norm_b), out=grad_x[rows])
+    return [grad_x.index_select(0, inverse), table_gradient(table, grad_biases), *sums.totals()]
 
 
 class _Sums:
     """The gradients of a branch's weights, added up over chunks in float32 at least."""
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
+    def __init__(self, *weights: Tensor) -> None:
         self.dtypes = [weight.dtype for weight in weights]
         self.sums = [_wide(torch.zeros_like(weight)) for weight in weights]
 
@@ -176,7 +226,7 @@ class _Sums:
         bias += grad.sum(0)
 
     def add_norm(
-        self, place: int, grad: Tensor, inputs: Tensor, moments: Sequence[Tensor], norm: Sequence[Tensor]
+        self, place: int, grad: Tensor, inputs: Tensor, moments: Sequence[Tensor], *norm: Tensor
     ) -> Tensor:
         """Add a layer norm's, like :meth:`add_linear`; gives the gradient of the norm's inputs."""
         grad_inputs, *grads = torch.ops.aten.native_layer_norm_backward(
@@ -191,7 +241,7 @@ class _Sums:
         return [total.to(dtype) for total, dtype in zip(self.sums, self.dtypes, strict=True)]
 
 
-def _norm(x: Tensor, norm: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _norm(x: Tensor, *norm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Layer norm of (T, C), with the mean and the inverse deviation of each token; float32 at least."""
     return torch.native_layer_norm(_wide(x), x.shape[1:], *map(_wide, norm), NORM_EPS)
 
@@ -205,10 +255,6 @@ def _chunks(runs: Sequence[Run]) -> Iterator[tuple[slice, list[Run]]]:
         start = stop
 
 
-def _weights(layers: Sequence[nn.LayerNorm | nn.Linear]) -> list[Tensor]:
-    return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-
-
 def _wide(tensor: Tensor) -> Tensor:
     """In float32 at least, in which sums over many tokens are exact enough."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -216,3 +262,66 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
+
+
+def _keep_mlp(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, ctx.scale, *weights = inputs
+    ctx.save_for_backward(x, *weights)
+
+
+def _keep_attention(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, ctx.scale, table, *weights = inputs[:9]
+    ctx.size = inputs[9:]
+    ctx.save_for_backward(x, table, *weights)
+
+
+def _mlp_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, *weights = ctx.saved_tensors
+    grad_x, *grads = add_mlp_backward(grad, x, ctx.scale, *weights)
+    return grad_x, None, *grads
+
+
+def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, *tensors = ctx.saved_tensors
+    grad_x, *grads = add_attention_backward(grad, x, ctx.scale, *tensors, *ctx.size)
+    return grad_x, None, *grads, *[None] * len(ctx.size)
+
+
+register_autograd(add_mlp, _mlp_backward, setup_context=_keep_mlp)
+register_autograd(add_attention, _attention_backward, setup_context=_keep_attention)
+
+# What a compiler is told of the operators: the shapes of what they return.
+for operator in (add_mlp, add_attention):
+    operator.register_fake(lambda x, *_: x.new_empty(x.shape))
+add_mlp_backward.register_fake(lambda grad, x, scale, *weights: [t.new_empty(t.shape) for t in (x, *weights)])
+add_attention_backward.register_fake(
+    lambda grad, x, scale, *others: [t.new_empty(t.shape) for t in (x, *others[:7])]
+)
+
+
+@register_flop_formula(torch.ops.crossformer_mm.add_mlp)
+def add_mlp_flops(x: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of :func:`add_mlp`, two a multiply-add, for PyTorch's FLOP counter; takes shapes."""
+    T, C = x
+    return 2 * T * 8 * C * C
+
+
+@register_flop_formula(torch.ops.crossformer_mm.add_mlp_backward)
+def add_mlp_backward_flops(grad: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of :func:`add_mlp_backward`: the first layer again, then two products for each layer."""
+    T, C = grad
+    return 2 * T * 20 * C * C
+
+
+@register_flop_formula(torch.ops.crossformer_mm.add_attention)
+def add_attention_flops(x: Sequence[int], *others: Any, **_: Any) -> int:
+    """Operations of :func:`add_attention`: four products with C × C weights, and attention's two."""
+    T, C = x
+    return 2 * (T * 4 * C * C + 2 * product(C, others[-5:]))
+
+
+@register_flop_formula(torch.ops.crossformer_mm.add_attention_backward)
+def add_attention_backward_flops(grad: Sequence[int], *others: Any, **_: Any) -> int:
+    """Operations of :func:`add_attention_backward`: qkv and attention again, then two for each product."""
+    T, C = grad
+    return 2 * (T * 11 * C * C + 6 * product(C, others[-5:]))

@@ -30,7 +30,7 @@ from .arch import (
 from .attention import attend, attend_plain, from_groups, to_groups
 from .checkpoint import load_backbone
 from .checkpoint.names import DERIVED_BUFFERS
-from .chunked import add_attention, add_mlp, in_autocast_dtype, suits_chunks
+from .chunked import add_attention, add_mlp, in_autocast_dtype, suits_chunks, weights_of
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -306,8 +306,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        plain = not (self.training and self.dropout)
-        if plain and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers)):
+        # Which images a compiled step drops cannot decide what it computes.
+        random = self.training and (self.dropout or (self.drop_path.rate and torch.compiler.is_compiling()))
+        if not random and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers)):
             x = self.drop_path.add(in_autocast_dtype(x), self._add_attention)
             x = self.drop_path.add(x, self._add_mlp)
         else:
@@ -327,11 +328,12 @@ class Block(nn.Module):
 
     def _add_attention(self, x: Tensor, scale: float) -> Tensor:
         B, H, W, C = x.shape
+        weights = weights_of(*self._attention_layers)
         size, table = (B, H, W, *self.attn.grouping(H, W)), self.attn.biases(H, W)
-        return add_attention(x.reshape(-1, C), scale, size, table, self._attention_layers).view_as(x)
+        return add_attention(x.reshape(-1, C), scale, table, *weights, *size).view_as(x)
 
     def _add_mlp(self, x: Tensor, scale: float) -> Tensor:
-        return add_mlp(x.reshape(-1, x.shape[-1]), scale, self._mlp_layers).view_as(x)
+        return add_mlp(x.reshape(-1, x.shape[-1]), scale, *weights_of(*self._mlp_layers)).view_as(x)
 
 
 class Stage(nn.Module):
