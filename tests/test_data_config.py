@@ -122,7 +122,7 @@ def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
 
 def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
     point_to_data(other_kind(tmp_path), DataOptions())
-    with pytest.raises(UserError, match='COCO-format data and label maps, and .* reads neither; '):
+    with pytest.raises(UserError, match=r'COCO-format data and label maps, and .* reads neither; '):
         point_to_data(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
     for option in ({'classes': '3'}, {'ignore_label': 0}, {'reduce_zero_label': False}):
         with pytest.raises(UserError, match="for label maps, and this config reads COCO's annotations"):
