@@ -189,7 +189,7 @@ DEMOS = {
         draw=_draw_segments,
         scores={'mIoU': 'mIoU'},
         unit=100,
-        full=Recipe(images=480, length=1100, val_images=32, least=0.80),
+        full=Recipe(images=480, length=1500, val_images=32, least=0.80),
         short=Recipe(images=64, length=250, val_images=16, least=0.28),
     ),
 }
