@@ -190,6 +190,6 @@ DEMOS = {
         scores={'mIoU': 'mIoU'},
         unit=100,
         full=Recipe(images=480, length=1500, val_images=32, least=0.80),
-        short=Recipe(images=64, length=250, val_images=16, least=0.28),
+        short=Recipe(images=64, length=320, val_images=16, least=0.28),
     ),
 }
