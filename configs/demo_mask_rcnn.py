@@ -1,6 +1,6 @@
 """Mask R-CNN with a narrow CrossFormer on generated shapes, from scratch, in minutes on two cores.
 
-For 144 images of 192×192 and 12 epochs, which this makes, trains on and evaluates:
+For 120 images of 192×192 and 12 epochs, which this makes, trains on and evaluates:
 
     python tools/demo.py
 """

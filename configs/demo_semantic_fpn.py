@@ -1,6 +1,6 @@
 """Semantic FPN with a narrow CrossFormer on generated shapes, from scratch, in minutes on two cores.
 
-For 512 images of about 120×120 and 1500 iterations, which this makes, trains on and evaluates:
+For 480 images of about 120×120 and 1500 iterations, which this makes, trains on and evaluates:
 
     python tools/demo.py semantic_fpn
 """
@@ -41,6 +41,7 @@ train_dataloader = dict(
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 
+randomness = dict(seed=0)  # its score is checked: not by chance
 max_iters = 1500
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 val_cfg = dict(type='ValLoop')
