@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         description='Write the page of speed and memory; sections are measured anew where they are named.'
     )
     options.add_argument('sections', nargs='*', help=f'of {", ".join(SECTIONS)}; none: write the page alone')
-    options.add_argument('--all', action='store_true', help='measure all of them (half an hour)')
+    options.add_argument('--all', action='store_true', help='measure all of them')
     options.add_argument('--out', type=Path, default=ROOT / 'docs' / 'performance.md', help='the page')
     return options
 

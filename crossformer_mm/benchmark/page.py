@@ -36,7 +36,6 @@ class Section:
     text: str = ''
 
 
-# Each takes two minutes or less on two cores.
 SECTIONS = {
     'inference': Section('Inference', (*BACKBONES, *BOTH_DTYPES, *INFERENCE, *TIME, '--rounds', '11')),
     'training_float32': Section('Training step, float32', (*BACKBONES, *TRAINING, *TIME, '--rounds', '9')),
