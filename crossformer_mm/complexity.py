@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config_parts import build_network
+from .config.parts import build_network
 from .crossformer import IMAGE_CHANNELS
 from .errors import UserError
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .checkpoint.names import printable
-from .coco import Problem, Records, check_records, load_json, missing_images
-from .coco_config import annotation_path, coco_datasets, image_folder
-from .data_config import agree_with_data, point_to_data
-from .dataset_plots import plot_boxes, plot_classes, plot_labels, save_samples
+from .config.coco import annotation_path, coco_datasets, image_folder
+from .config.data import agree_with_data, point_to_data
+from .config.run import add_data_options, data_options, load_config
+from .config.segmentation import inspect_folder, map_datasets
+from .data.coco import Problem, Records, check_records, load_json, missing_images
+from .data.image_check import image_faults, shared_images
 from .errors import UserError
-from .image_check import image_faults, shared_images
 from .outputs import check_folder
-from .run_config import add_data_options, data_options, load_config
-from .segmentation_config import inspect_folder, map_datasets
+from .pictures.dataset import plot_boxes, plot_classes, plot_labels, save_samples
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 

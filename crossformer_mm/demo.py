@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .config_parts import palette
+from .config.parts import palette
+from .data.shapes import CLASSES, UNLABELLED, write_ade20k, write_coco
 from .errors import UserError
-from .pictures import SMALL_PANEL, ResultPictures, read_picture
-from .segment_pictures import SegmentedImage, save_pairs
-from .shapes import CLASSES, UNLABELLED, write_ade20k, write_coco
+from .pictures.objects import SMALL_PANEL, ResultPictures, read_picture
+from .pictures.segments import SegmentedImage, save_pairs
 
 SHEET = 8  # images on predictions.png
 

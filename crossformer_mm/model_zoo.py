@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .complexity import RULE, SHAPES, build_model, count, usual_shape
+from .config.run import load_config
 from .crossformer import ARCHS
 from .errors import UserError
 from .published_counts import PublishedCount, count_as_published
-from .run_config import load_config
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTORS = ('fpn', 'upernet')

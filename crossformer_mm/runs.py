@@ -22,13 +22,13 @@ from .checkpoint.classes import dataset_meta_of
 from .checkpoint.load import check_backbone, check_model
 from .checkpoint.names import shorten
 from .checkpoint.resume import latest_whole, missing_parts
-from .config_parts import build_network, replace_sync_bn
+from .config.data import classes_of
+from .config.parts import build_network, replace_sync_bn
+from .config.run import add_options, evaluation_config, is_first_process, training_config
+from .config.segmentation import check_labels
 from .crossformer import CrossFormer
-from .data_config import classes_of
+from .data.label_check import LabelReport
 from .errors import UserError
-from .label_check import LabelReport
-from .run_config import add_options, evaluation_config, is_first_process, training_config
-from .segmentation_config import check_labels
 from .training.memory import memory_advice, ran_out_of_memory
 from .training.workers import ended_workers
 

@@ -11,7 +11,7 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.visualization import Visualizer
 
-from crossformer_mm.shapes import write_coco
+from crossformer_mm.data.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 WIDTH = 16

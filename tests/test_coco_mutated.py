@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from crossformer_mm.coco import check_records
-from crossformer_mm.coco_masks import mask_fault
-from crossformer_mm.data_config import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.data.coco import check_records
+from crossformer_mm.data.coco_masks import mask_fault
 from crossformer_mm.errors import UserError
 
 TRAIN = 'annotations/instances_train2017.json'

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossformer_mm.coco_plots import (
+from crossformer_mm.evaluation.coco_plots import (
     class_names,
     count_confusions,
     draw_precision_recall,

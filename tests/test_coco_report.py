@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mmdet.datasets.api_wrappers import COCO
 
-from crossformer_mm.coco_report import CocoReport, class_table, evaluate
-from crossformer_mm.shapes import CLASSES
+from crossformer_mm.data.shapes import CLASSES
+from crossformer_mm.evaluation.coco_report import CocoReport, class_table, evaluate
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from crossformer_mm.data_config import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
 SHORT = [f'{kind}_crossformer_{arch}' for kind in ('mask_rcnn', 'retinanet') for arch in ARCHS]

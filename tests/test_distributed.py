@@ -21,10 +21,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from crossformer_mm import cli, runs
-from crossformer_mm.config_parts import set_num_classes
+from crossformer_mm.config.parts import set_num_classes
+from crossformer_mm.data.shapes import write_ade20k
 from crossformer_mm.errors import UserError
 from crossformer_mm.launch import failure_line, launch, launcher_parser, meeting_place
-from crossformer_mm.shapes import write_ade20k
 from crossformer_mm.training.processes import running_statistics
 
 TESTS = Path(__file__).parent

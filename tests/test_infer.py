@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from crossformer_mm import cli, runs
-from crossformer_mm.config_parts import palette, set_num_classes
+from crossformer_mm.config.parts import palette, set_num_classes
 from crossformer_mm.errors import UserError
 from crossformer_mm.inference import open_inferencer, predict
 from crossformer_mm.inference.run import infer, inference_parser

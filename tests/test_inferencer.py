@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm import cli
-from crossformer_mm.config_parts import set_num_classes
+from crossformer_mm.config.parts import set_num_classes
 from crossformer_mm.inference import open_inferencer, predict
 from crossformer_mm.inference.run import infer, inference_parser
 

@@ -9,9 +9,9 @@ import pytest
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from crossformer_mm import label_check
-from crossformer_mm.label_check import IGNORED, LabelReport, LabelRule, inspect_labels, value_table
-from crossformer_mm.label_files import find_pairs
+from crossformer_mm.data import label_check
+from crossformer_mm.data.label_check import IGNORED, LabelReport, LabelRule, inspect_labels, value_table
+from crossformer_mm.data.label_files import find_pairs
 
 THREE = LabelRule(('sky', 'road', 'car'))
 THREE_AFTER_ZERO = LabelRule(('sky', 'road', 'car'), reduce_zero_label=True)

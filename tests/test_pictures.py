@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from crossformer_mm.pictures import ResultPictures
-from crossformer_mm.shapes import write_coco
+from crossformer_mm.data.shapes import write_coco
+from crossformer_mm.pictures.objects import ResultPictures
 
 
 @pytest.fixture(scope='module')

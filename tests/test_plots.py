@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from crossformer_mm.errors import UserError
-from crossformer_mm.plots import CurvesHook, _scores, plot_curves, read_scalars
+from crossformer_mm.pictures.curves import CurvesHook, _scores, plot_curves, read_scalars
 
 
 def write_run(work_dir: Path, name: str, rows: list[dict[str, Any]]) -> Path:

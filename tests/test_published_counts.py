@@ -10,9 +10,9 @@ from torch import nn
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.complexity import build_model, count, usual_shape
+from crossformer_mm.config.run import load_config
 from crossformer_mm.model_zoo import GROUPS, PUBLISHED
 from crossformer_mm.published_counts import PublishedCount, count_as_published
-from crossformer_mm.run_config import load_config
 
 TOLERANCE = 0.06  # in units of 10⁹; half a printed digit is 0.05
 COUNTED = [name for name, published in PUBLISHED.items() if published.multiply_adds]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from crossformer_mm.shapes import CLASSES, UNLABELLED, draw_labels, draw_scene, write_ade20k, write_coco
+from crossformer_mm.data.shapes import CLASSES, UNLABELLED, draw_labels, draw_scene, write_ade20k, write_coco
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,7 @@ import argparse
 
 from crossformer_mm import cli
 from crossformer_mm.complexity import RULE, build_model, count, table, usual_shape
-from crossformer_mm.run_config import load_config
+from crossformer_mm.config.run import load_config
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,10 +5,10 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(
     imports=[
         'crossformer_mm',
-        'crossformer_mm.coco_report',
-        'crossformer_mm.loading',
+        'crossformer_mm.evaluation.coco_report',
+        'crossformer_mm.data.loading',
         'crossformer_mm.mixed_precision',
-        'crossformer_mm.plots',
+        'crossformer_mm.pictures.curves',
         'crossformer_mm.training',
     ],
     allow_failed_imports=False,

@@ -7,12 +7,12 @@ default_scope = 'mmseg'
 custom_imports = dict(
     imports=[
         'crossformer_mm',
-        'crossformer_mm.label_map_dataset',
-        'crossformer_mm.loading',
+        'crossformer_mm.data.label_map_dataset',
+        'crossformer_mm.data.loading',
         'crossformer_mm.mixed_precision',
-        'crossformer_mm.plots',
-        'crossformer_mm.segment_pictures',
-        'crossformer_mm.segmentation_report',
+        'crossformer_mm.pictures.curves',
+        'crossformer_mm.pictures.segments',
+        'crossformer_mm.evaluation.segmentation_report',
         'crossformer_mm.training',
     ],
     allow_failed_imports=False,

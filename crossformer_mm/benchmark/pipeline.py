@@ -15,10 +15,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from ..data_config import DataOptions, agree_with_data, point_to_data
+from ..config.data import DataOptions, agree_with_data, point_to_data
+from ..data.shapes import write_coco
 from ..errors import UserError
 from ..progress import progress_bar
-from ..shapes import write_coco
 from .subjects import read_config
 
 HEIGHT, WIDTH = 480, 640  # COCO's most frequent size

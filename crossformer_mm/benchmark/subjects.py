@@ -10,9 +10,9 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from ..complexity import build_model
+from ..config.run import load_config, without_notices
 from ..crossformer import ARCHS, CrossFormer
 from ..errors import UserError
-from ..run_config import load_config, without_notices
 
 # As published and as in MMDetection's configs.
 SWINS: dict[str, dict[str, Any]] = {

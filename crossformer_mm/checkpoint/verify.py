@@ -8,9 +8,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..config_parts import build_network
+from ..config.parts import build_network
+from ..config.run import load_config
 from ..errors import UserError
-from ..run_config import load_config
 from .load import load_backbone, load_model
 
 IMAGE_SIZE = (128, 160)  # height, width

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
-from ..pictures import LEAST, PANEL, PIXELS, DrawnObject, draw_objects
+from ..pictures.objects import LEAST, PANEL, PIXELS, DrawnObject, draw_objects
 
 
 def save_objects(path: Path, image: np.ndarray, records: Sequence[dict[str, Any]]) -> None:

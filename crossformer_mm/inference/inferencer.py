@@ -15,10 +15,10 @@ from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
 from ..checkpoint.classes import dataset_meta_of
-from ..config_parts import building, dataset_meta, palette, set_num_classes, without_annotations
+from ..config.parts import building, dataset_meta, palette, set_num_classes, without_annotations
+from ..config.run import load_config
 from ..errors import UserError
 from ..mixed_precision import keep_boxes_in_float32
-from ..run_config import load_config
 
 
 class StrictWeights:

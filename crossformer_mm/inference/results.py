@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 
-from ..label_maps import label_array
+from ..data.label_maps import label_array
 
 
 def object_records(

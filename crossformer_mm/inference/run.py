@@ -14,11 +14,11 @@ from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
 
 from ..checkpoint.write import write_whole
+from ..data.label_maps import write_label_map
 from ..errors import UserError
-from ..label_maps import write_label_map
 from ..outputs import check_folder
+from ..pictures.segments import SegmentedImage, save_pairs
 from ..progress import progress_bar
-from ..segment_pictures import SegmentedImage, save_pairs
 from . import drawing, results
 from .images import NoImageError, find_files, name_outputs, read_image, widen
 from .inferencer import is_segmentor, open_inferencer, predict

@@ -11,10 +11,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
-from crossformer_mm.config_parts import LOADERS, replace_sync_bn
-from crossformer_mm.data_config import DataOptions, agree_with_data, classes_of, point_to_data
+from crossformer_mm.config.data import DataOptions, agree_with_data, classes_of, point_to_data
+from crossformer_mm.config.parts import LOADERS, replace_sync_bn
+from crossformer_mm.config.segmentation import check_labels, read_classes
 from crossformer_mm.errors import UserError
-from crossformer_mm.segmentation_config import check_labels, read_classes
 
 TRAINING = ('train_dataloader', 'val_dataloader')
 NAMES = ('sky', 'road', 'car')

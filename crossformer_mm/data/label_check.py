@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint.names import printable, shorten
-from .errors import UserError
+from ..checkpoint.names import printable, shorten
+from ..errors import UserError
+from ..progress import progress_bar
 from .label_files import SUFFIXES, Pair, read_label_map, size_of, unpaired
-from .progress import progress_bar
 
 IGNORED = 255  # what MMSegmentation's losses, metrics and padding leave out
 MAPS_READ = 20_000  # of a larger set, evenly spaced ones

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
 
-from .config_parts import palette
-from .confusion_matrix import MANY, plot_matrix, row_shares
+from ..config.parts import palette
+from ..pictures.confusion_matrix import MANY, plot_matrix, row_shares
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 SCORE_THR = 0.3  # of the detections that a confusion matrix counts

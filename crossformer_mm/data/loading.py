@@ -4,7 +4,7 @@ import cv2
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 
-from .errors import UserError
+from ..errors import UserError
 
 
 class UnreadableImageError(UserError):

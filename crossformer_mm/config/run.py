@@ -16,12 +16,12 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from .coco_config import coco_evaluators
-from .config_parts import LOADERS, joined, without_annotations
-from .data_config import DataOptions, agree_with_data, point_to_data
-from .errors import UserError
-from .outputs import check_folder
-from .segmentation_config import map_datasets
+from ..errors import UserError
+from ..outputs import check_folder
+from .coco import coco_evaluators
+from .data import DataOptions, agree_with_data, point_to_data
+from .parts import LOADERS, joined, without_annotations
+from .segmentation import map_datasets
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # The variable that a launcher numbers its processes by, and what starts it.

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
-from .checkpoint.names import printable
-from .coco import Records
-from .coco_masks import mask_fault
-from .label_check import LabelReport
-from .pictures import SMALL_PANEL, DrawnObject, draw_objects, read_picture
+from ..checkpoint.names import printable
+from ..data.coco import Records
+from ..data.coco_masks import mask_fault
+from ..data.label_check import LabelReport
+from .objects import SMALL_PANEL, DrawnObject, draw_objects, read_picture
 
 _BARS = 60  # classes that a plot names
 _SAMPLES, _COLUMNS = 12, 4

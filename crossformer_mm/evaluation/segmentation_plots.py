@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .confusion_matrix import plot_matrix, row_shares
+from ..pictures.confusion_matrix import plot_matrix, row_shares
 
 
 def plot_ious(ious: np.ndarray, names: Sequence[str], path: Path) -> None:

@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .label_maps import label_array, png_name
-from .pictures import LEAST, PANEL, PIXELS, TITLE, read_picture
+from ..data.label_maps import label_array, png_name
+from .objects import LEAST, PANEL, PIXELS, TITLE, read_picture
 
 GAP = 0.08  # inches between images
 LEGEND = 2.4  # inches beside the images

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from .checkpoint.write import write_whole
+from ..checkpoint.write import write_whole
 
 
 def label_array(labels: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .errors import UserError
+from ..errors import UserError
 
 Row = dict[str, Any]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from crossformer_mm.coco_config import annotation_path, coco_datasets
-from crossformer_mm.config_parts import LOADERS, palette, set_num_classes
-from crossformer_mm.data_config import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.config.coco import annotation_path, coco_datasets
+from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.config.parts import LOADERS, palette, set_num_classes
 from crossformer_mm.errors import UserError
 
 TRAINING = ('train_dataloader', 'val_dataloader')

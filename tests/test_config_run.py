@@ -7,8 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from crossformer_mm.errors import UserError
-from crossformer_mm.run_config import (
+from crossformer_mm.config.run import (
     evaluation_config,
     is_first_process,
     load_config,
@@ -16,6 +15,7 @@ from crossformer_mm.run_config import (
     training_config,
     without_notices,
 )
+from crossformer_mm.errors import UserError
 from crossformer_mm.runs import evaluation_parser, training_parser
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .coco_config import agree_with_annotations, coco_datasets
-from .config_parts import LOADERS, dataset_meta, datasets_of, joined
-from .errors import UserError
-from .segmentation_config import agree_with_folders, map_datasets, set_labels
+from ..errors import UserError
+from .coco import agree_with_annotations, coco_datasets
+from .parts import LOADERS, dataset_meta, datasets_of, joined
+from .segmentation import agree_with_folders, map_datasets, set_labels
 
 _OTHER_FORMATS = (
     'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'

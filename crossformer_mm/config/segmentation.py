@@ -12,10 +12,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
-from .config_parts import LOADERS, dataset_meta, datasets_of, joined, kind_of, palette, set_num_classes
-from .errors import UserError
-from .label_check import IGNORED, LabelReport, LabelRule, inspect_labels
-from .label_files import SUFFIXES
+from ..data.label_check import IGNORED, LabelReport, LabelRule, inspect_labels
+from ..data.label_files import SUFFIXES
+from ..errors import UserError
+from .parts import LOADERS, dataset_meta, datasets_of, joined, kind_of, palette, set_num_classes
 
 _OWN = 'LabelMapDataset'
 _PLAIN = ('ADE20KDataset', 'BaseSegDataset', _OWN)  # two folders and nothing else to know

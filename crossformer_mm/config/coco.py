@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from .coco import CocoFile, check_images, read_coco
-from .config_parts import LOADERS, datasets_of, joined, kind_of, palette, set_num_classes
-from .errors import UserError
+from ..data.coco import CocoFile, check_images, read_coco
+from ..errors import UserError
+from .parts import LOADERS, datasets_of, joined, kind_of, palette, set_num_classes
 
 _WHERE_ELSE = (
     'put the data there, or point elsewhere with --data-root DIR (laid out like COCO:'

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .errors import UserError
+from ..errors import UserError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 Pair = tuple[Path, Path]

@@ -12,8 +12,8 @@ from mmseg.registry import METRICS
 from terminaltables import AsciiTable
 from torch import Tensor
 
-from .label_check import IGNORED
-from .label_maps import label_array, png_name, values_of_classes, write_label_map
+from ..data.label_check import IGNORED
+from ..data.label_maps import label_array, png_name, values_of_classes, write_label_map
 from .segmentation_plots import plot_ious, plot_pixels
 
 
