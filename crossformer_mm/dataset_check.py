@@ -85,8 +85,7 @@ def check_dataset(options: argparse.Namespace) -> int:
     if options.out:
         check_folder('--out', options.out)
         options.out.mkdir(parents=True, exist_ok=True)
-    coco = any(True for loader in LOADERS for _ in coco_datasets(cfg, loader))
-    errors = _check_coco(cfg, options) if coco else _check_maps(cfg, options)
+    errors = _check_coco(cfg, options) if any(coco_datasets(cfg, *LOADERS)) else _check_maps(cfg, options)
     print(f'{errors} errors' if errors else 'no errors')
     return min(errors, 1)
 

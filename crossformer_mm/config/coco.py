@@ -11,10 +11,10 @@ from mmengine.config import Config, ConfigDict
 
 from ..data.coco import CocoFile, check_images, read_coco
 from ..errors import UserError
-from .parts import LOADERS, datasets_of, joined, kind_of, palette, set_num_classes
+from .parts import LOADERS, check_present, datasets_of, joined, kind_of, palette, set_num_classes
 
 _WHERE_ELSE = (
-    'put the data there, or point elsewhere with --data-root DIR (laid out like COCO:'
+    'point elsewhere with --data-root DIR (laid out like COCO:'
     ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'
     ' --train-ann FILE, --val-ann FILE, --train-images DIR, --val-images DIR'
 )
@@ -34,8 +34,9 @@ def agree_with_annotations(cfg: Config, loaders: Sequence[str], objects: bool = 
     Raises:
         UserError: Files or folders are missing or not sound, or the annotation files disagree on the classes.
     """
-    datasets = [dataset for loader in loaders for dataset in coco_datasets(cfg, loader)]
-    _check_present(datasets)
+    datasets = list(coco_datasets(cfg, *loaders))
+    wanted = [path for dataset in datasets for path in (annotation_path(dataset), image_folder(dataset))]
+    check_present(wanted, _WHERE_ELSE, Path.exists)
     masks = 'mask_head' in cfg.model.get('roi_head', {})
     paths = dict.fromkeys(map(annotation_path, datasets))
     files = {path: read_coco(path, masks, objects) for path in paths}
@@ -46,17 +47,17 @@ def agree_with_annotations(cfg: Config, loaders: Sequence[str], objects: bool = 
     return classes
 
 
-def coco_datasets(cfg: Config, loader: str) -> Iterator[ConfigDict]:
-    """Find the COCO datasets of a data loader, in wrappers such as ``RepeatDataset`` too.
+def coco_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """Find the COCO datasets of data loaders, in wrappers such as ``RepeatDataset`` too.
 
     Args:
         cfg: The config.
-        loader: ``'train_dataloader'``, ``'val_dataloader'`` or ``'test_dataloader'``.
+        *loaders: Of ``LOADERS``.
 
     Yields:
         The datasets' own configs, to read or to change.
     """
-    for dataset in datasets_of(cfg, loader):
+    for dataset in datasets_of(cfg, *loaders):
         if kind_of(dataset) == 'CocoDataset':
             yield dataset
 
@@ -100,14 +101,6 @@ def image_folder(dataset: ConfigDict) -> str:
     return joined(dataset, dataset.get('data_prefix', {}).get('img', ''))
 
 
-def _check_present(datasets: list[ConfigDict]) -> None:
-    """One message for all that is missing: usually the data is not there at all."""
-    wanted = [path for dataset in datasets for path in (annotation_path(dataset), image_folder(dataset))]
-    missing = [path for path in dict.fromkeys(wanted) if not Path(path).exists()]
-    if missing:
-        raise UserError(f'no data at {", ".join(missing)}; {_WHERE_ELSE}')
-
-
 def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
     """The classes, if all files have the same in the same order, which is the order of labels."""
     first = files[0]
@@ -123,9 +116,8 @@ def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
 
 
 def _set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
-    for loader in LOADERS:
-        for dataset in coco_datasets(cfg, loader):
-            dataset.metainfo = {'classes': classes, 'palette': palette(len(classes))}
+    for dataset in coco_datasets(cfg, *LOADERS):
+        dataset.metainfo = {'classes': classes, 'palette': palette(len(classes))}
     for split in ('val', 'test'):
         paths = [annotation_path(dataset) for dataset in coco_datasets(cfg, f'{split}_dataloader')]
         for evaluator in coco_evaluators(cfg, split):

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mmengine.config import Config
 
 from ..errors import UserError
 from .coco import agree_with_annotations, coco_datasets
-from .parts import LOADERS, dataset_meta, datasets_of, joined
+from .parts import LOADERS, check_present, dataset_meta, datasets_of, joined
 from .segmentation import agree_with_folders, map_datasets, set_labels
 
 _OTHER_FORMATS = (
@@ -88,9 +87,9 @@ def agree_with_data(cfg: Config, loaders: Sequence[str], objects: bool = True) -
     Raises:
         UserError: Files or folders are missing or not sound, or the annotation files disagree on the classes.
     """
-    if any(True for loader in loaders for _ in coco_datasets(cfg, loader)):
+    if any(coco_datasets(cfg, *loaders)):
         return agree_with_annotations(cfg, loaders, objects)
-    if any(True for loader in loaders for _ in map_datasets(cfg, loader)):
+    if any(map_datasets(cfg, *loaders)):
         return agree_with_folders(cfg, loaders, objects)
     _check_folders(cfg, loaders)
     return None
@@ -105,14 +104,13 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     Returns:
         The names; none where the data says none.
     """
-    datasets = [d for loader in LOADERS for d in [*coco_datasets(cfg, loader), *map_datasets(cfg, loader)]]
+    datasets = [*coco_datasets(cfg, *LOADERS), *map_datasets(cfg, *LOADERS)]
     return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
 
 
 def _check_kind(cfg: Config, options: DataOptions) -> None:
     """An option that nothing would read is an error, not silence."""
-    coco = any(True for loader in LOADERS for _ in coco_datasets(cfg, loader))
-    maps = any(True for loader in LOADERS for _ in map_datasets(cfg, loader))
+    coco, maps = any(coco_datasets(cfg, *LOADERS)), any(map_datasets(cfg, *LOADERS))
     of_maps = (options.classes, options.ignore_label, options.reduce_zero_label)
     if coco and of_maps != (None, None, None):
         raise UserError(
@@ -130,11 +128,8 @@ def _check_folders(cfg: Config, loaders: Sequence[str]) -> None:
     """What other formats hold is the toolbox's to read; that their folders are there is checked before."""
     folders = [
         joined(dataset, folder)
-        for loader in loaders
-        for dataset in datasets_of(cfg, loader)
+        for dataset in datasets_of(cfg, *loaders)
         for folder in dataset.get('data_prefix', {}).values()
         if folder
     ]
-    missing = [folder for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f'no data at {", ".join(missing)}; put the data there, or {_OTHER_FORMATS}')
+    check_present(folders, _OTHER_FORMATS)

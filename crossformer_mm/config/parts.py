@@ -2,8 +2,9 @@
 
 import colorsys
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -49,17 +50,17 @@ def building(cfg: Config) -> Iterator[None]:
         raise UserError(f'{cfg.filename}: its model does not build: {reason}') from error
 
 
-def datasets_of(cfg: Config, loader: str) -> Iterator[ConfigDict]:
-    """Find all datasets of a data loader: wrappers such as ``RepeatDataset``, and what they wrap.
+def datasets_of(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """Find all datasets of data loaders: wrappers such as ``RepeatDataset``, and what they wrap.
 
     Args:
         cfg: The config.
-        loader: One of ``LOADERS``; the config may lack it.
+        *loaders: Of ``LOADERS``; the config may lack them.
 
     Yields:
         The datasets' own configs, to read or to change.
     """
-    waiting = [(cfg.get(loader) or {}).get('dataset')]
+    waiting = [(cfg.get(loader) or {}).get('dataset') for loader in loaders]
     while waiting:
         dataset = waiting.pop(0)
         if dataset is None:
@@ -91,6 +92,22 @@ def joined(dataset: ConfigDict, path: str) -> str:
         The joined path.
     """
     return os.path.join(dataset.get('data_root') or '', path)  # noqa: PTH118
+
+
+def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Check that data are where a config says; usually none is, and one message names all that is missing.
+
+    Args:
+        paths: What is wanted, by default folders.
+        remedy: How to say where else they are.
+        is_there: Tells whether a path is what is wanted.
+
+    Raises:
+        UserError: Some are missing.
+    """
+    missing = [path for path in dict.fromkeys(paths) if not is_there(Path(path))]
+    if missing:
+        raise UserError(f'no data at {", ".join(missing)}; put the data there, or {remedy}')
 
 
 def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:

@@ -15,28 +15,37 @@ from mmengine.registry import DATASETS
 from ..data.label_check import IGNORED, LabelReport, LabelRule, inspect_labels
 from ..data.label_files import SUFFIXES
 from ..errors import UserError
-from .parts import LOADERS, dataset_meta, datasets_of, joined, kind_of, palette, set_num_classes
+from .parts import (
+    LOADERS,
+    check_present,
+    dataset_meta,
+    datasets_of,
+    joined,
+    kind_of,
+    palette,
+    set_num_classes,
+)
 
 _OWN = 'LabelMapDataset'
 _PLAIN = ('ADE20KDataset', 'BaseSegDataset', _OWN)  # two folders and nothing else to know
 _WHERE_ELSE = (
-    'put the data there, or point elsewhere with --data-root DIR (laid out like ADE20K: images/training,'
+    'point elsewhere with --data-root DIR (laid out like ADE20K: images/training,'
     ' images/validation, annotations/training, annotations/validation),'
     ' --train-images DIR, --val-images DIR, --train-ann DIR, --val-ann DIR'
 )
 
 
-def map_datasets(cfg: Config, loader: str) -> Iterator[ConfigDict]:
-    """Find the datasets of a data loader that read label maps, in wrappers such as ``RepeatDataset`` too.
+def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """Find the datasets of data loaders that read label maps, in wrappers such as ``RepeatDataset`` too.
 
     Args:
         cfg: The config.
-        loader: ``'train_dataloader'``, ``'val_dataloader'`` or ``'test_dataloader'``.
+        *loaders: Of ``LOADERS``.
 
     Yields:
         The datasets' own configs, to read or to change.
     """
-    for dataset in datasets_of(cfg, loader):
+    for dataset in datasets_of(cfg, *loaders):
         if 'seg_map_path' in dataset.get('data_prefix', {}):
             yield dataset
 
@@ -62,9 +71,8 @@ def set_labels(
         raise UserError(f'--ignore-label {ignore_label}: label maps hold values from 0 to {IGNORED}')
     names = None if classes is None else read_classes(classes)
     reduce = False if names and reduce_zero_label is None else reduce_zero_label
-    for loader in LOADERS:
-        for dataset in map_datasets(cfg, loader):
-            _set_dataset(cfg, dataset, names, ignore_label, reduce)
+    for dataset in map_datasets(cfg, *LOADERS):
+        _set_dataset(cfg, dataset, names, ignore_label, reduce)
     for part in ('model', *LOADERS, 'tta_pipeline', 'val_evaluator', 'test_evaluator'):
         _undo_own_settings(cfg.get(part), reduce)
 
@@ -113,11 +121,9 @@ def agree_with_folders(cfg: Config, loaders: Sequence[str], maps: bool = True) -
     Raises:
         UserError: Folders are missing, or nothing says what the classes are.
     """
-    datasets = [dataset for loader in loaders for dataset in map_datasets(cfg, loader)]
+    datasets = list(map_datasets(cfg, *loaders))
     folders = [joined(dataset, folder) for dataset in datasets for folder in _folders(dataset, maps)]
-    missing = [folder for folder in dict.fromkeys(folders) if not Path(folder).is_dir()]
-    if missing:
-        raise UserError(f'no data at {", ".join(missing)}; {_WHERE_ELSE}')
+    check_present(folders, _WHERE_ELSE)
     classes = dataset_meta(cfg, datasets[0]).get('classes')
     if not classes:
         raise UserError(f'{kind_of(datasets[0])} knows no classes; name them with --classes FILE')
@@ -139,14 +145,13 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
         UserError: Something would keep the run from working; the message names the first place.
     """
     reports = []
-    for loader in loaders:
-        for dataset in map_datasets(cfg, loader):
-            report = inspect_folder(cfg, dataset)
-            if report.problems:
-                more = len(report.problems) - 1
-                others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
-                raise UserError(f'{report.problems[0]}{others}')
-            reports.append(report)
+    for dataset in map_datasets(cfg, *loaders):
+        report = inspect_folder(cfg, dataset)
+        if report.problems:
+            more = len(report.problems) - 1
+            others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
+            raise UserError(f'{report.problems[0]}{others}')
+        reports.append(report)
     return reports
 
 
