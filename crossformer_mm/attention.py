@@ -31,16 +31,18 @@ def attend_plain(
     return attend_runs(qkv, runs, pairwise_biases(table, runs), dropout)
 
 
-def attend_runs(qkv: Tensor, runs: Sequence[Run], biases: Biases, dropout: float = 0.0) -> Tensor:
-    """Attention inside the groups of ``runs``, whose tokens ``qkv`` holds: (T, 3C) → (T, C)."""
-    out = []
+def attend_runs(
+    qkv: Tensor, runs: Sequence[Run], biases: Biases, dropout: float = 0.0, out: Tensor | None = None
+) -> Tensor:
+    """Attention inside the groups of ``runs``, whose tokens ``qkv`` holds: (T, 3C) → (T, C), or ``out``."""
+    parts = []
     for run, (q, k, v) in _split_heads(qkv, runs, biases):
         # (h, N, N) → (1, h, N, N): the fused kernel for CPUs takes no mask of three dimensions.
         bias = biases[run.shape].to(q.dtype)[None]
         part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         # (count, h, N, d) → (count·N, C)
-        out.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
-    return torch.cat(out)
+        parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(parts, out=out)
 
 
 def attend_runs_backward(

@@ -3,8 +3,8 @@
 A branch makes tensors up to four times as wide as the tokens. Over a whole map they leave the caches, and
 above 32 MB the C library gives their memory back to the system and takes it anew, page by page, each time.
 Chunk by chunk they stay small: on two x86-64 cores an MLP of stage 1 at 800×1216 takes 41 ms instead of 88 in
-float32, and 13 instead of 39 in bfloat16. Backward computes them again instead of keeping them, so that a
-block keeps two tensors of its width, not sixteen.
+float32, and 13 instead of 39 in bfloat16. For backward, a branch keeps what would cost a product to compute
+again, ten times a block's width; or its input alone, as activation checkpointing wants.
 
 Letters as in :mod:`.attention`; T = B·H·W tokens.
 """
@@ -60,13 +60,22 @@ def weights_of(*layers: nn.LayerNorm | nn.Linear) -> list[Tensor]:
 @custom_op('crossformer_mm::add_mlp', mutates_args=())
 @_in_one_dtype
 def add_mlp(
-    x: Tensor, scale: float, norm_w: Tensor, norm_b: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> Tensor:
+    x: Tensor,
+    scale: float,
+    keep: bool,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+) -> tuple[Tensor, Tensor]:
     """x + scale · fc2(gelu(fc1(norm(x)))).
 
     Args:
         x: (T, C).
         scale: What the branch is multiplied with.
+        keep: Whether to keep for backward what fc1 gave.
         norm_w: (C), the layer norm's weight.
         norm_b: (C), its bias.
         w1: (4C, C), the first linear layer's weight.
@@ -75,21 +84,22 @@ def add_mlp(
         b2: (C), its bias.
 
     Returns:
-        (T, C) of the dtype of ``x``, in which the products are computed.
+        (T, C) of the dtype of ``x``, in which the products are computed; and what is kept, (T or 0, 4C).
     """
     w1, b1, w2, b2 = _cast((w1, b1, w2, b2), x.dtype)
-    out = torch.empty_like(x)
-    for tokens, result in zip(x.split(CHUNK), out.split(CHUNK), strict=True):
-        normed = _norm(tokens, norm_w, norm_b)[0].to(x.dtype)
-        hidden = F.gelu(F.linear(normed, w1, b1))
-        torch.addmm(b2, hidden, w2.T, beta=scale, alpha=scale, out=result).add_(tokens)
-    return out
+    out, kept = torch.empty_like(x), x.new_empty(len(x) if keep else 0, len(b1))
+    for rows in _slices(len(x)):
+        normed = _norm(x[rows], norm_w, norm_b)[0].to(x.dtype)
+        hidden = torch.addmm(b1, normed, w1.T, out=kept[rows] if keep else None)
+        torch.addmm(b2, F.gelu(hidden), w2.T, beta=scale, alpha=scale, out=out[rows]).add_(x[rows])
+    return out, kept
 
 
 @custom_op('crossformer_mm::add_mlp_backward', mutates_args=())
 @_in_one_dtype
 def add_mlp_backward(
     grad: Tensor,
+    kept: Tensor,
     x: Tensor,
     scale: float,
     norm_w: Tensor,
@@ -99,20 +109,23 @@ def add_mlp_backward(
     w2: Tensor,
     b2: Tensor,
 ) -> list[Tensor]:
-    """The gradients of :func:`add_mlp` in ``x`` and the weights, from ``grad`` (T, C) of its output."""
+    """The gradients of :func:`add_mlp` in ``x`` and the weights, from ``grad`` (T, C) of its first output.
+
+    ``kept`` is its second; what is not there is computed again.
+    """
     sums = _Sums(norm_w, norm_b, w1, b1, w2, b2)
     w1, b1, w2 = _cast((w1, b1, w2), x.dtype)
     grad_x = torch.empty_like(x)
-    chunks = (tensor.split(CHUNK) for tensor in (x, grad, grad_x))
-    for tokens, g, result in zip(*chunks, strict=True):
+    for rows in _slices(len(x)):
+        tokens, g = x[rows], grad[rows]
         normed, *moments = _norm(tokens, norm_w, norm_b)
         normed = normed.to(x.dtype)
-        hidden = F.linear(normed, w1, b1)
+        hidden = kept[rows] if len(kept) else F.linear(normed, w1, b1)
         grad_out = g * scale
         sums.add_linear(4, grad_out, F.gelu(hidden))
         grad_hidden = torch.ops.aten.gelu_backward(grad_out @ w2, hidden)
         sums.add_linear(2, grad_hidden, normed)
-        torch.add(g, sums.add_norm(0, grad_hidden @ w1, tokens, moments, norm_w, norm_b), out=result)
+        torch.add(g, sums.add_norm(0, grad_hidden @ w1, tokens, moments, norm_w, norm_b), out=grad_x[rows])
     return [grad_x, *sums.totals()]
 
 
@@ -121,6 +134,7 @@ def add_mlp_backward(
 def add_attention(
     x: Tensor,
     scale: float,
+    keep: bool,
     table: Tensor,
     norm_w: Tensor,
     norm_b: Tensor,
@@ -133,12 +147,13 @@ def add_attention(
     W: int,
     G: int,
     I: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     """x + scale · proj(attention(qkv(norm(x)))), inside groups of tokens.
 
     Args:
         x: (T, C) of (B, H, W) maps.
         scale: What the branch is multiplied with.
+        keep: Whether to keep for backward what qkv and attention gave.
         table: Biases of offsets, as :func:`.attention.attend` takes them.
         norm_w: (C), the layer norm's weight.
         norm_b: (C), its bias.
@@ -153,25 +168,34 @@ def add_attention(
         I: Interval.
 
     Returns:
-        (T, C) of the dtype of ``x``, in which the products are computed.
+        (T, C) of the dtype of ``x``, in which the products are computed; and what is kept, in the order of
+        the groups, (T or 0, 3C) and (T or 0, C).
     """
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), x.dtype)
     groups = find_groups(B, H, W, G, I)
     biases = {shape: bias.to(x.dtype) for shape, bias in pairwise_biases(table, groups.runs).items()}
     order, inverse = on_device(groups.order, x.device), on_device(groups.inverse, x.device)
-    out = torch.empty_like(x)
+    T = len(x) if keep else 0
+    out, kept_qkv, kept_attended = (
+        torch.empty_like(x),
+        x.new_empty(T, len(b_qkv)),
+        x.new_empty(T, len(b_proj)),
+    )
     for rows, runs in _chunks(groups.runs):
         tokens = x.index_select(0, order[rows])
         normed = _norm(tokens, norm_w, norm_b)[0].to(x.dtype)
-        attended = attend_runs(F.linear(normed, w_qkv, b_qkv), runs, biases)
+        qkv = torch.addmm(b_qkv, normed, w_qkv.T, out=kept_qkv[rows] if keep else None)
+        attended = attend_runs(qkv, runs, biases, out=kept_attended[rows] if keep else None)
         torch.addmm(b_proj, attended, w_proj.T, beta=scale, alpha=scale, out=out[rows]).add_(tokens)
-    return out.index_select(0, inverse)
+    return out.index_select(0, inverse), kept_qkv, kept_attended
 
 
 @custom_op('crossformer_mm::add_attention_backward', mutates_args=())
 @_in_one_dtype
 def add_attention_backward(
     grad: Tensor,
+    kept_qkv: Tensor,
+    kept_attended: Tensor,
     x: Tensor,
     scale: float,
     table: Tensor,
@@ -187,7 +211,10 @@ def add_attention_backward(
     G: int,
     I: int,
 ) -> list[Tensor]:
-    """The gradients of :func:`add_attention` in ``x``, ``table`` and the weights, from ``grad`` (T, C)."""
+    """The gradients of :func:`add_attention` in ``x``, ``table`` and the weights, from ``grad`` (T, C).
+
+    ``kept_qkv`` and ``kept_attended`` are its other outputs; what is not there is computed again.
+    """
     sums = _Sums(norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj)
     w_qkv, b_qkv, w_proj = _cast((w_qkv, b_qkv, w_proj), x.dtype)
     groups = find_groups(B, H, W, G, I)
@@ -200,9 +227,14 @@ def add_attention_backward(
         normed, *moments = _norm(tokens, norm_w, norm_b)
         normed = normed.to(x.dtype)
         grad_out = g * scale
-        grad_attended, qkv = _wide(grad_out @ w_proj), _wide(F.linear(normed, w_qkv, b_qkv))
-        attended = torch.empty_like(grad_attended)
-        grad_qkv = attend_runs_backward(grad_attended, qkv, runs, biases, grad_biases, attended).to(x.dtype)
+        grad_attended = _wide(grad_out @ w_proj)
+        if len(kept_qkv):
+            qkv, attended, again = kept_qkv[rows], kept_attended[rows], None
+        else:
+            qkv = F.linear(normed, w_qkv, b_qkv)
+            attended = again = torch.empty_like(grad_attended)
+        grad_qkv = attend_runs_backward(grad_attended, _wide(qkv), runs, biases, grad_biases, again)
+        grad_qkv = grad_qkv.to(x.dtype)
         sums.add_linear(4, grad_out, attended.to(x.dtype))
         sums.add_linear(2, grad_qkv, normed)
         torch.add(g, sums.add_norm(0, grad_qkv @ w_qkv, tokens, moments, norm_w, norm_b), out=grad_x[rows])
@@ -246,6 +278,11 @@ def _norm(x: Tensor, *norm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.native_layer_norm(_wide(x), x.shape[1:], *map(_wide, norm), NORM_EPS)
 
 
+def _slices(tokens: int) -> Iterator[slice]:
+    """Chunks of rows."""
+    return (slice(start, start + CHUNK) for start in range(0, tokens, CHUNK))
+
+
 def _chunks(runs: Sequence[Run]) -> Iterator[tuple[slice, list[Run]]]:
     """Pieces of a layout, and the rows of it that each is."""
     start = 0
@@ -264,38 +301,57 @@ def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _keep_mlp(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, ctx.scale, *weights = inputs
-    ctx.save_for_backward(x, *weights)
+def _keep_mlp(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, ctx.scale, _, *weights = inputs
+    _save(ctx, output[1:], x, *weights)
 
 
-def _keep_attention(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, ctx.scale, table, *weights = inputs[:9]
-    ctx.size = inputs[9:]
-    ctx.save_for_backward(x, table, *weights)
+def _keep_attention(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, ctx.scale, _, *tensors = inputs[:10]
+    ctx.size = inputs[10:]
+    _save(ctx, output[1:], x, *tensors)
 
 
-def _mlp_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, *weights = ctx.saved_tensors
-    grad_x, *grads = add_mlp_backward(grad, x, ctx.scale, *weights)
-    return grad_x, None, *grads
+def _save(ctx: Any, kept: Sequence[Tensor], *inputs: Tensor) -> None:
+    ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)  # else zeros as large as what is kept
+    ctx.save_for_backward(*kept, *inputs)
 
 
-def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, *tensors = ctx.saved_tensors
-    grad_x, *grads = add_attention_backward(grad, x, ctx.scale, *tensors, *ctx.size)
-    return grad_x, None, *grads, *[None] * len(ctx.size)
+def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
+    kept, x, *weights = ctx.saved_tensors
+    grad_x, *grads = add_mlp_backward(grad, kept, x, ctx.scale, *weights)
+    return grad_x, None, None, *grads
+
+
+def _attention_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
+    *kept, x, table, norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj = ctx.saved_tensors
+    weights = (norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj)
+    grad_x, *grads = add_attention_backward(grad, *kept, x, ctx.scale, table, *weights, *ctx.size)
+    return grad_x, None, None, *grads, *[None] * len(ctx.size)
 
 
 register_autograd(add_mlp, _mlp_backward, setup_context=_keep_mlp)
 register_autograd(add_attention, _attention_backward, setup_context=_keep_attention)
 
+
 # What a compiler is told of the operators: the shapes of what they return.
-for operator in (add_mlp, add_attention):
-    operator.register_fake(lambda x, *_: x.new_empty(x.shape))
-add_mlp_backward.register_fake(lambda grad, x, scale, *weights: [t.new_empty(t.shape) for t in (x, *weights)])
+def _fakes(x: Tensor, keep: bool, *widths: int) -> tuple[Tensor, ...]:
+    T, C = x.shape
+    return x.new_empty(T, C), *(x.new_empty(T if keep else 0, width * C) for width in widths)
+
+
+add_mlp.register_fake(lambda x, scale, keep, *_: _fakes(x, keep, 4))
+add_attention.register_fake(lambda x, scale, keep, *_: _fakes(x, keep, 3, 1))
+add_mlp_backward.register_fake(
+    lambda grad, kept, x, scale, *weights: [t.new_empty(t.shape) for t in (x, *weights)]
+)
 add_attention_backward.register_fake(
-    lambda grad, x, scale, *others: [t.new_empty(t.shape) for t in (x, *others[:7])]
+    lambda grad, qkv, attended, x, scale, *others: [t.new_empty(t.shape) for t in (x, *others[:7])]
 )
 
 
@@ -307,10 +363,10 @@ def add_mlp_flops(x: Sequence[int], *_: Any, **__: Any) -> int:
 
 
 @register_flop_formula(torch.ops.crossformer_mm.add_mlp_backward)
-def add_mlp_backward_flops(grad: Sequence[int], *_: Any, **__: Any) -> int:
-    """Operations of :func:`add_mlp_backward`: the first layer again, then two products for each layer."""
+def add_mlp_backward_flops(grad: Sequence[int], kept: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of :func:`add_mlp_backward`: two products for each layer, and the first layer again."""
     T, C = grad
-    return 2 * T * 20 * C * C
+    return 2 * T * (16 if kept[0] else 20) * C * C
 
 
 @register_flop_formula(torch.ops.crossformer_mm.add_attention)
@@ -321,7 +377,8 @@ def add_attention_flops(x: Sequence[int], *others: Any, **_: Any) -> int:
 
 
 @register_flop_formula(torch.ops.crossformer_mm.add_attention_backward)
-def add_attention_backward_flops(grad: Sequence[int], *others: Any, **_: Any) -> int:
-    """Operations of :func:`add_attention_backward`: qkv and attention again, then two for each product."""
+def add_attention_backward_flops(grad: Sequence[int], kept: Sequence[int], *others: Any, **_: Any) -> int:
+    """Operations of :func:`add_attention_backward`: two a product, q kᵀ again, and what is not kept."""
     T, C = grad
-    return 2 * (T * 11 * C * C + 6 * product(C, others[-5:]))
+    linear, batched = (8, 5) if kept[0] else (11, 6)
+    return 2 * (T * linear * C * C + batched * product(C, others[-5:]))

@@ -292,9 +292,12 @@ class Block(nn.Module):
     around them: it keeps the amplitude of the residual stream from growing with depth.
     """
 
-    def __init__(self, attn: Attention, cooled: bool, drop_rate: float, drop_path_rate: float) -> None:
+    def __init__(
+        self, attn: Attention, cooled: bool, drop_rate: float, drop_path_rate: float, with_cp: bool = False
+    ) -> None:
         super().__init__()
         dims = attn.dims
+        self.with_cp = with_cp
         self.norm1 = nn.LayerNorm(dims)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dims)
@@ -306,17 +309,26 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
+        if self._in_chunks(x):
+            x = self.drop_path.add(in_autocast_dtype(x), self._add_attention)
+            return self._cool(self.drop_path.add(x, self._add_mlp))
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._layer_by_layer, x, use_reentrant=False)
+        return self._layer_by_layer(x)
+
+    def _in_chunks(self, x: Tensor) -> bool:
         # Which images a compiled step drops cannot decide what it computes.
         random = self.training and (self.dropout or (self.drop_path.rate and torch.compiler.is_compiling()))
-        if not random and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers)):
-            x = self.drop_path.add(in_autocast_dtype(x), self._add_attention)
-            x = self.drop_path.add(x, self._add_mlp)
-        else:
-            x = x + self.drop_path(self.attn(self.norm1(x)))
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        if self.ex_conv is not None:
-            x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return x
+        return not random and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers))
+
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return self._cool(x + self.drop_path(self.mlp(self.norm2(x))))
+
+    def _cool(self, x: Tensor) -> Tensor:
+        if self.ex_conv is None:
+            return x
+        return self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     @property
     def _attention_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -326,14 +338,20 @@ class Block(nn.Module):
     def _mlp_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.norm2, self.mlp.fc1, self.mlp.fc2
 
+    @property
+    def _keeps(self) -> bool:
+        """Whether a branch keeps more than its input for backward."""
+        return self.training and torch.is_grad_enabled() and not self.with_cp
+
     def _add_attention(self, x: Tensor, scale: float) -> Tensor:
         B, H, W, C = x.shape
         weights = weights_of(*self._attention_layers)
         size, table = (B, H, W, *self.attn.grouping(H, W)), self.attn.biases(H, W)
-        return add_attention(x.reshape(-1, C), scale, table, *weights, *size).view_as(x)
+        return add_attention(x.reshape(-1, C), scale, self._keeps, table, *weights, *size)[0].view_as(x)
 
     def _add_mlp(self, x: Tensor, scale: float) -> Tensor:
-        return add_mlp(x.reshape(-1, x.shape[-1]), scale, *weights_of(*self._mlp_layers)).view_as(x)
+        tokens, weights = x.reshape(-1, x.shape[-1]), weights_of(*self._mlp_layers)
+        return add_mlp(tokens, scale, self._keeps, *weights)[0].view_as(x)
 
 
 class Stage(nn.Module):
@@ -367,7 +385,6 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         dims, num_heads = arch.dims(stage), arch.num_heads[stage]
-        self.with_cp = with_cp
         self.blocks = nn.ModuleList()
         for i, drop_path_rate in enumerate(drop_paths):
             long = i % 2 == 1
@@ -380,16 +397,13 @@ class Stage(nn.Module):
                 attn_drop_rate,
                 drop_rate,
             )
-            self.blocks.append(Block(attn, arch.is_cooled(stage, i), drop_rate, drop_path_rate))
+            self.blocks.append(Block(attn, arch.is_cooled(stage, i), drop_rate, drop_path_rate, with_cp))
         self.downsample = None if last else Downsample(dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), the map after the last block."""
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = block(x)
         return x
 
 

@@ -15,10 +15,16 @@ SIZES = [(1, 1, 1), (1, 9, 16), (2, 5, 40), (3, 15, 17), (2, 14, 14)]
 TOLERANCES = [(torch.double, 1e-12), (torch.float, 1e-5)]
 
 
-def block(group_size: int = 4, interval: int = 2, drop_path_rate: float = 0.0, cooled: bool = True) -> Block:
+def block(
+    group_size: int = 4,
+    interval: int = 2,
+    drop_path_rate: float = 0.0,
+    cooled: bool = True,
+    with_cp: bool = False,
+) -> Block:
     torch.manual_seed(0)
     attn = Attention(32, 2, group_size, interval, adaptive=False, attn_drop_rate=0.0, drop_rate=0.0)
-    module = Block(attn, cooled, drop_rate=0.0, drop_path_rate=drop_path_rate)
+    module = Block(attn, cooled, drop_rate=0.0, drop_path_rate=drop_path_rate, with_cp=with_cp)
     for parameter in module.parameters():
         nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     return module.train()
@@ -52,18 +58,20 @@ def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> N
 @pytest.mark.parametrize('chunk', [1, 50, 4096])
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('groups', [(4, 2), (4, 1), (7, 3)])
-def test_chunks_change_no_number(groups, size, chunk, dtype, tolerance, monkeypatch):
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_chunks_change_no_number(with_cp, groups, size, chunk, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(chunked, 'CHUNK', chunk)
-    module = block(*groups).to(dtype)
+    module = block(*groups, with_cp=with_cp).to(dtype)
     x = torch.randn(*size, 32, dtype=dtype)
     assert_near(step(module, x), layer_by_layer(module, x, monkeypatch), tolerance)
 
 
 @pytest.mark.parametrize('chunk', [50, 4096])
 @pytest.mark.parametrize('size', [(1, 1, 1), (2, 15, 17)])
-def test_under_autocast(size, chunk, monkeypatch):
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_under_autocast(with_cp, size, chunk, monkeypatch):
     monkeypatch.setattr(chunked, 'CHUNK', chunk)
-    module, x = block(cooled=False), torch.randn(*size, 32)
+    module, x = block(cooled=False, with_cp=with_cp), torch.randn(*size, 32)
     exact = step(module, x)
     with torch.autocast('cpu', torch.bfloat16):
         ours, theirs = step(module, x), layer_by_layer(module, x, monkeypatch)
@@ -72,16 +80,18 @@ def test_under_autocast(size, chunk, monkeypatch):
     assert_near([t.float() for t in theirs], [t.float() for t in exact], 5e-2)
 
 
-def test_weights_of_half_precision():
-    module, x = block(cooled=False), torch.randn(2, 9, 9, 32)
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_weights_of_half_precision(with_cp):
+    module, x = block(cooled=False, with_cp=with_cp), torch.randn(2, 9, 9, 32)
     exact = step(module, x)
     ours = step(module.bfloat16(), x.bfloat16())
     assert {t.dtype for t in ours} == {torch.bfloat16}
     assert_near([t.float() for t in ours], exact, 5e-2)
 
 
-def test_the_gradients_are_those_of_differences():
-    module = block(cooled=False).double()
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_the_gradients_are_those_of_differences(with_cp):
+    module = block(cooled=False, with_cp=with_cp).double()
     x = torch.randn(1, 5, 6, 32, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()), fast_mode=True)
 
@@ -98,14 +108,15 @@ def test_the_flop_counter_sees_what_the_layers_would_show(monkeypatch):
     assert counts[0] == counts[1] > 0
 
 
-def test_operators_keep_pytorchs_rules():
+@pytest.mark.parametrize('keep', [False, True])
+def test_operators_keep_pytorchs_rules(keep):
     module, x = block(cooled=False), torch.randn(63, 32, requires_grad=True)
     tables = (module.attn.biases(9, 7).detach().requires_grad_(),)
     attention = chunked.weights_of(module.norm1, module.attn.qkv, module.attn.proj)
     mlp = chunked.weights_of(module.norm2, module.mlp.fc1, module.mlp.fc2)
     for operator, arguments in [
-        (chunked.add_mlp, (x, 0.5, *mlp)),
-        (chunked.add_attention, (x, 0.5, *tables, *attention, 1, 9, 7, 4, 2)),
+        (chunked.add_mlp, (x, 0.5, keep, *mlp)),
+        (chunked.add_attention, (x, 0.5, keep, *tables, *attention, 1, 9, 7, 4, 2)),
     ]:
         assert set(torch.library.opcheck(operator, arguments).values()) == {'SUCCESS'}
 
