@@ -357,10 +357,14 @@ def test_page_has_what_was_measured(tmp_path: Path) -> None:
         'records': [record(s=[1.0, 1.0], swin_t=[2.0, 2.0])],
     }
     (tmp_path / 'inference.json').write_text(json.dumps(result))
+    other = {**result, 'machine': {**result['machine'], 'cores': 4, 'date': '2026-01-03'}}
+    (tmp_path / 'compiled.json').write_text(json.dumps(other))
     text = page.page(tmp_path, 'performance')
-    assert 'Measured on: cpu Abacus; cores 2; features beads.' in text
+    assert '- **machine A**: cpu Abacus; cores 2; features beads.' in text
+    assert '- **machine B**: cpu Abacus; cores 4; features beads.' in text
     assert '![Inference](performance/inference.png)' in text
-    assert '2026-01-02: `python tools/benchmark.py s`' in text
+    assert '2026-01-02, machine A: `python tools/benchmark.py s`' in text
+    assert '2026-01-03, machine B: `python tools/benchmark.py s`' in text
     assert '## Memory' not in text
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from ..errors import UserError
@@ -169,31 +170,37 @@ def page(folder: Path, link: str) -> str:
     Raises:
         UserError: None has been measured.
     """
-    results = {name: _read(folder / f'{name}.json') for name in SECTIONS}
-    parts = [_section(name, result, link) for name, result in results.items() if result]
-    if not parts:
+    read = {name: _read(folder / f'{name}.json') for name in SECTIONS}
+    results = {name: result for name, result in read.items() if result}
+    if not results:
         raise UserError(f'{folder}: nothing measured there; name sections to measure, or --all')
-    return '\n'.join([HEAD, *_machines(filter(None, results.values())), '', *parts])
+    names = _names_of_machines(results.values())
+    machines = [f'- **{name}**: {facts}.' for facts, name in names.items()]
+    parts = [_section(name, result, names[_facts(result)], link) for name, result in results.items()]
+    return '\n'.join([HEAD, *machines, '', *parts])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 
-def _section(name: str, result: dict[str, Any], link: str) -> str:
+def _section(name: str, result: dict[str, Any], machine: str, link: str) -> str:
     section = SECTIONS[name]
     table = STUDIES[result['study']].table(result['records'], result['against'])
-    lines = [f'## {section.title}', '', f'{result["machine"]["date"]}: `{result["command"]}`', '']
+    origin = f'{result["machine"]["date"]}, {machine}: `{result["command"]}`'
+    lines = [f'## {section.title}', '', origin, '']
     if section.text:
         lines += [section.text, '']
     return '\n'.join([*lines, table, '', f'![{section.title}]({link}/{name}.png)', ''])
 
 
-def _machines(results: Iterable[dict[str, Any]]) -> list[str]:
-    """A line for each machine and stack that figures come from: one, if all were measured alike."""
-    lines = []
-    for result in results:
-        machine = dict(result['machine'])
-        machine.pop('date')
-        lines.append(f'Measured on: {"; ".join(f"{name} {value}" for name, value in words_of(machine))}.')
-    return list(dict.fromkeys(lines))
+def _facts(result: dict[str, Any]) -> str:
+    """The machine and stack that figures come from."""
+    machine = {key: value for key, value in result['machine'].items() if key != 'date'}
+    return '; '.join(f'{name} {value}' for name, value in words_of(machine))
+
+
+def _names_of_machines(results: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """A short name for each machine and stack, in the order of the page."""
+    facts = dict.fromkeys(map(_facts, results))
+    return {fact: f'machine {letter}' for fact, letter in zip(facts, ascii_uppercase, strict=False)}
