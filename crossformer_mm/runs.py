@@ -29,6 +29,7 @@ from .config.segmentation import check_labels
 from .crossformer import CrossFormer
 from .data.label_check import LabelReport
 from .errors import UserError
+from .mixed_precision import bfloat16_is_fast
 from .training.memory import memory_advice, ran_out_of_memory
 from .training.workers import ended_workers
 
@@ -146,6 +147,10 @@ def start_warnings(cfg: Config) -> list[str]:
         warnings.append(
             'no weights are loaded: the backbone starts from random ones, and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'
+        )
+    if cfg.optim_wrapper.get('type') == 'BFloat16OptimWrapper' and not bfloat16_is_fast():
+        warnings.append(
+            'this CPU has no instructions for bfloat16, which is slower here than float32: leave out --amp'
         )
     counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     if counts > 1:

@@ -240,6 +240,13 @@ def test_resuming_goes_on_with_the_second_epoch(
     assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
 
 
+@pytest.mark.parametrize('fast', [False, True])
+def test_bfloat16_that_is_slow_is_said(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, 'bfloat16_is_fast', lambda: fast)
+    cfg = Config({'load_from': 'weights.pth', 'optim_wrapper': {'type': 'BFloat16OptimWrapper'}})
+    assert ['leave out --amp' in warning for warning in runs.start_warnings(cfg)] == [True] * (not fast)
+
+
 def test_start_from_a_pretrained_backbone_in_bfloat16(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
