@@ -70,6 +70,16 @@ def test_classes_are_given_once(cfg: Config, root: Path, names: str) -> None:
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head[0].num_classes == 3
 
 
+def test_a_loss_that_weighs_another_number_of_classes(cfg: Config, root: Path, names: str) -> None:
+    point_to_data(cfg, DataOptions(data_root=str(root), classes=names))
+    loss = cfg.model.decode_head.loss_decode
+    loss.class_weight = [1.0, 2.0, 0.5]
+    agree_with_data(cfg, LOADERS)
+    cfg.model.decode_head.loss_decode = [loss, {**loss, 'class_weight': [1.0, 2.0]}]
+    with pytest.raises(UserError, match='class_weight of CrossEntropyLoss: 2 numbers for 3 classes'):
+        agree_with_data(cfg, LOADERS)
+
+
 def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) -> None:
     for options, reduce in (
         ({'classes': names, 'reduce_zero_label': True}, True),

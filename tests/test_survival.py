@@ -88,8 +88,8 @@ def segmentor(
     return path, root
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
-    weights = [torch.load(path, weights_only=False)['state_dict'] for path in (one, other)]
+def assert_same_weights(one: Path, other: Path, part: str = 'state_dict') -> None:
+    weights = [torch.load(path, weights_only=False)[part] for path in (one, other)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
@@ -137,6 +137,29 @@ def test_a_segmentor_resumes_to_the_same_weights(segmentor: tuple[Path, Path], t
     shutil.copy(tmp_path / 'whole' / 'iter_3.pth', tmp_path / 'resumed')
     assert train(config, '--work-dir', tmp_path / 'resumed', '--resume') == 0
     assert_same_weights(tmp_path / 'resumed' / 'iter_4.pth', tmp_path / 'whole' / 'iter_4.pth')
+
+
+def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], tmp_path: Path) -> None:
+    """mmengine's EMAHook: a checkpoint holds the mean as its weights, and the weights themselves beside."""
+    cfg = Config.fromfile(segmentor[0])
+    cfg.custom_hooks = [*cfg.custom_hooks, {'type': 'EMAHook', 'momentum': 0.3}]
+    cfg.default_hooks.logger.interval = 1
+    config = tmp_path / 'averaged.py'
+    cfg.dump(config)
+    assert train(config, '--work-dir', tmp_path / 'whole') == 0
+    (tmp_path / 'resumed').mkdir()
+    shutil.copy(tmp_path / 'whole' / 'iter_3.pth', tmp_path / 'resumed')
+    assert train(config, '--work-dir', tmp_path / 'resumed', '--resume') == 0
+    last = tmp_path / 'whole' / 'iter_4.pth'
+    for part in ('state_dict', 'ema_state_dict'):
+        assert_same_weights(tmp_path / 'resumed' / 'iter_4.pth', last, part)
+    checkpoint = torch.load(last, weights_only=False)
+    name = 'decode_head.conv_seg.weight'
+    assert not torch.equal(checkpoint['state_dict'][name], checkpoint['ema_state_dict'][f'module.{name}'])
+    words = [config, last, '--work-dir', tmp_path / 'test']
+    scores = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    validated = json.loads(next(tmp_path.glob('whole/*/vis_data/scalars.json')).read_text().splitlines()[-1])
+    assert scores['aAcc'] == pytest.approx(validated['aAcc'])
 
 
 @pytest.mark.parametrize(

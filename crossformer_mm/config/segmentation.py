@@ -119,7 +119,8 @@ def agree_with_folders(cfg: Config, loaders: Sequence[str], maps: bool = True) -
         The class names.
 
     Raises:
-        UserError: Folders are missing, or nothing says what the classes are.
+        UserError: Folders are missing, nothing says what the classes are, or a loss weighs another number of
+            them.
     """
     datasets = list(map_datasets(cfg, *loaders))
     folders = [joined(dataset, folder) for dataset in datasets for folder in _folders(dataset, maps)]
@@ -128,6 +129,7 @@ def agree_with_folders(cfg: Config, loaders: Sequence[str], maps: bool = True) -
     if not classes:
         raise UserError(f'{kind_of(datasets[0])} knows no classes; name them with --classes FILE')
     set_num_classes(cfg.model, len(classes))
+    _check_class_weights(cfg.model, len(classes))
     return tuple(classes)
 
 
@@ -153,6 +155,22 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
             raise UserError(f'{report.problems[0]}{others}')
         reports.append(report)
     return reports
+
+
+def _check_class_weights(model: ConfigDict, count: int) -> None:
+    """Torch says it in the first step alone, with a traceback, and the work folder is there by then."""
+    for head in _listed(model.get('decode_head')) + _listed(model.get('auxiliary_head')):
+        for loss in _listed(head.get('loss_decode')):
+            weights = loss.get('class_weight')  # also the name of a file; of sigmoids not always a class each
+            if isinstance(weights, list | tuple) and len(weights) != count and not loss.get('use_sigmoid'):
+                raise UserError(
+                    f'class_weight of {loss.type}: {len(weights)} numbers for {count} classes;'
+                    ' give each class its own, in the order of labels'
+                )
+
+
+def _listed(part: Any) -> list[Any]:
+    return list(part) if isinstance(part, list | tuple) else [part] if part else []
 
 
 def _folders(dataset: ConfigDict, maps: bool) -> list[str]:
