@@ -68,20 +68,20 @@ def attend_runs_backward(
     """
     grad_qkv = torch.empty_like(qkv)
     start = 0
-    for run, (q, k, v) in _split_heads(qkv, runs, biases):
+    for run, parts in _split_heads(qkv, runs, biases):
         rows = slice(start, start + run.count * run.tokens)
-        # (count·N, C) → (count, h, N, d)
-        grad_out = grad[rows].view(run.count, run.tokens, -1, q.shape[-1]).transpose(1, 2)
+        # (3, count, h, N, d) → (3, count·h, N, d): copied once, where each product would do it anew
+        q, k, v = parts.flatten(1, 2)
+        # (count·N, C) → (count·h, N, d)
+        grad_out = grad[rows].view(run.count, run.tokens, -1, q.shape[-1]).transpose(1, 2).flatten(0, 1)
         weights = _attention_weights(q, k, biases[run.shape])
         if attended is not None:
-            attended[rows].view(run.count, run.tokens, -1, q.shape[-1]).copy_(
-                (weights.to(v.dtype) @ v).transpose(1, 2)
-            )
-        grads, grad_bias = _attend_run_backward(grad_out, weights, q, k, v)
-        grad_biases[run.shape] += grad_bias
-        # three of (count, h, N, d) → (count, N, 3, h, d)
+            out = attended[rows].view(run.count, run.tokens, -1, q.shape[-1])
+            out.copy_(_by_token(torch.bmm(weights.to(v.dtype), v), run))
+        grads, grad_logits = _attend_run_backward(grad_out, weights, q, k, v)
+        grad_biases[run.shape] += grad_logits.unflatten(0, (run.count, -1)).sum(0)
         out = grad_qkv[rows].view(run.count, run.tokens, 3, -1, q.shape[-1])
-        torch.stack([g.transpose(1, 2) for g in grads], dim=2, out=out)
+        torch.stack([_by_token(g, run) for g in grads], dim=2, out=out)
         start = rows.stop
     return grad_qkv
 
@@ -130,22 +130,28 @@ def _split_heads(qkv: Tensor, runs: Sequence[Run], biases: Biases) -> Iterator[t
         yield run, part.view(run.count, run.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
 
 
+def _by_token(x: Tensor, run: Run) -> Tensor:
+    """(count·h, N, d) → (count, N, h, d)."""
+    return x.unflatten(0, (run.count, -1)).transpose(1, 2)
+
+
 def _attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d + bias), (count, h, N, N); float32 at least, as in the fused kernels."""
+    """softmax(q kᵀ / √d + bias), (count·h, N, N); float32 at least, as in the fused kernels."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    return torch.softmax(torch.add(bias, (q @ k.mT).to(wide), alpha=q.shape[-1] ** -0.5), dim=-1)
+    # (count·h, N, N) → (count, h, N, N), as the biases repeat
+    products = torch.bmm(q, k.mT).to(wide).unflatten(0, (-1, len(bias)))
+    return torch.softmax(torch.add(bias, products, alpha=q.shape[-1] ** -0.5), dim=-1).flatten(0, 1)
 
 
 def _attend_run_backward(
     grad: Tensor, weights: Tensor, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Of one run, all (count, h, N, d): the gradients of q, k and v, and of the bias, (h, N, N)."""
-    grad_weights = (grad @ v.mT).to(weights.dtype)
+    """Of one run, all (count·h, N, d): the gradients of q, k and v, and of the logits, (count·h, N, N)."""
+    grad_weights = torch.bmm(grad, v.mT).to(weights.dtype)
     grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    grad_bias = grad_logits.sum(0)
-    grad_logits = (grad_logits * q.shape[-1] ** -0.5).to(q.dtype)
-    grad_v = weights.to(q.dtype).mT @ grad
-    return (grad_logits @ k, grad_logits.mT @ q, grad_v), grad_bias
+    scaled = (grad_logits * q.shape[-1] ** -0.5).to(q.dtype)
+    grad_v = torch.bmm(weights.to(q.dtype).mT, grad)
+    return (torch.bmm(scaled, k), torch.bmm(scaled.mT, q), grad_v), grad_logits
 
 
 @custom_op('crossformer_mm::to_groups', mutates_args=())

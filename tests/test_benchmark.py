@@ -185,7 +185,7 @@ def test_swin_is_as_in_mmdets_config() -> None:
 
 def test_variants_reach_the_network() -> None:
     model = build(Subject('t', 'large', with_cp=True))
-    assert model.layers[0].with_cp
+    assert model.layers[0].blocks[0].with_cp
     assert model.layers[0].blocks[0].attn.group_size == 14
 
 
@@ -266,8 +266,8 @@ def test_paced_steps_show_stalls() -> None:
                 time.sleep(stall)
             yield i
 
-    assert stall_ratio(step_times(batches(0), 0.01)) < 1.5
-    assert stall_ratio(step_times(batches(0.04), 0.01)) > 3
+    assert stall_ratio(step_times(batches(0), 0.03)) < 1.5
+    assert stall_ratio(step_times(batches(0.12), 0.03)) > 3
 
 
 @pytest.mark.parametrize('mode', workload.MODES)

@@ -92,7 +92,9 @@ def open_inferencer(
         cfg.visualizer.vis_backends = None  # which need a run's folder
     kind = type(base.__name__, (StrictWeights, base), {'__doc__': base.__doc__})
     with building(cfg):
-        return kind(cfg, checkpoint, meta, bf16, device=device, show_progress=False)
+        inferencer = kind(cfg, checkpoint, meta, bf16, device=device)
+    inferencer.show_progress = False  # which not every version of MMSegInferencer takes as an argument
+    return inferencer
 
 
 def check_device(device: str | None) -> str:
