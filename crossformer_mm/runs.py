@@ -408,6 +408,6 @@ def _log_start(runner: Runner, cfg: Config, labels: Sequence[LabelReport], warni
         runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
     for report in labels:
         runner.logger.info(report.summary())
-        warnings = [*warnings, *(f'{report.folder}: {warning}' for warning in report.warnings)]
+        warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
     for warning in warnings:
         runner.logger.warning(warning)
