@@ -2,55 +2,27 @@
 
 import argparse
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from .checkpoint.names import printable
 from .config.coco import annotation_path, coco_datasets, image_folder
 from .config.data import agree_with_data, point_to_data
 from .config.run import add_data_options, data_options, load_config
-from .config.segmentation import inspect_folder, map_datasets
-from .data.coco import Problem, Records, check_records, load_json, missing_images
+from .config.segmentation import label_folder, map_datasets
+from .data.coco import Records, check_records, load_json, missing_images
 from .data.image_check import image_faults, shared_images
+from .data.label_check import MAPS_READ, class_table, inspect_labels
+from .data.label_files import unpaired
+from .data.problems import Findings, Problem
 from .errors import UserError
 from .outputs import check_folder
-from .pictures.dataset import plot_boxes, plot_classes, plot_labels, save_samples
+from .pictures.dataset import plot_boxes, plot_classes, plot_labels, save_label_samples, save_samples
 
 LOADERS = ('train_dataloader', 'val_dataloader')
-
-
-@dataclass
-class Report:
-    """What was found in one data set.
-
-    Attributes:
-        shown: How many problems of a kind are listed; all are counted.
-    """
-
-    shown: int
-    counts: Counter = field(default_factory=Counter)
-    examples: dict[tuple[bool, str], list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, problem: Problem) -> None:
-        """Count a problem, and keep it if it is one of the first of its kind."""
-        key = (problem.fatal, problem.kind)
-        self.counts[key] += 1
-        if len(self.examples[key]) < self.shown:
-            self.examples[key].append(printable(problem.what))
-
-    def errors(self) -> int:
-        """How many of the problems are errors."""
-        return sum(count for (fatal, _), count in self.counts.items() if fatal)
-
-    def lines(self) -> Iterator[str]:
-        """The problems, errors first."""
-        for (fatal, kind), whats in sorted(self.examples.items(), key=lambda item: not item[0][0]):
-            yield f'{"error" if fatal else "warning"}: {kind}: {self.counts[fatal, kind]}'
-            yield from (f'    {what}' for what in whats)
 
 
 def check_parser() -> argparse.ArgumentParser:
@@ -86,109 +58,156 @@ def check_dataset(options: argparse.Namespace) -> int:
         check_folder('--out', options.out)
         options.out.mkdir(parents=True, exist_ok=True)
     errors = _check_coco(cfg, options) if any(coco_datasets(cfg, *LOADERS)) else _check_maps(cfg, options)
-    print(f'{errors} errors' if errors else 'no errors')
+    print(f'\n{errors or "no"} error{"s" * (errors != 1)}')
     return min(errors, 1)
+
+
+def _named(cfg: Config, datasets: Callable[..., Iterator[ConfigDict]]) -> Iterator[tuple[str, ConfigDict]]:
+    """The datasets that are checked, with what their pictures are called."""
+    for loader in LOADERS:
+        for number, dataset in enumerate(datasets(cfg, loader)):
+            yield loader.removesuffix('_dataloader') + (f'_{number}' if number else ''), dataset
 
 
 def _check_coco(cfg: Config, options: argparse.Namespace) -> int:
     masks = 'mask_head' in cfg.model.get('roi_head', {})
-    errors, images, classes = 0, {}, {}
-    for loader in LOADERS:
-        for number, dataset in enumerate(coco_datasets(cfg, loader)):
-            path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
-            print(f'\n{path} with images in {folder}')
-            report = Report(options.show)
-            try:
-                records = _collect(check_records(load_json(path), masks, objects=True), report)
-            except UserError as error:
-                report.add(Problem('annotation file', str(error)))
-                records = Records([], [], [])
-            present = _check_files(records, folder, report, options)
-            if loader.startswith('train'):
-                images.update(present)
-                classes[path] = [category['name'] for category in records.categories]
-            else:
-                _compare(images, present, classes, records, report)
-            errors += _print_report(records, report)
-            if options.out and records.annotations:
-                prefix = loader.removesuffix('_dataloader') + (f'_{number}' if number else '')
-                plot_classes(options.out / f'{prefix}_classes.png', records)
-                plot_boxes(options.out / f'{prefix}_boxes.png', records)
-                save_samples(options.out / f'{prefix}_samples.png', records, present, options.seed)
+    errors, images, classes = 0, [], {}
+    for name, dataset in _named(cfg, coco_datasets):
+        path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
+        print(f'\n{path} with images in {folder}')
+        findings = Findings(options.show)
+        try:
+            records = _collect(check_records(load_json(path), masks, objects=True), findings)
+        except UserError as error:
+            findings.add(Problem('annotation file', str(error)))
+            records = Records([], [], [])
+        present = _present(records, folder, findings)
+        sizes = {file: (image['height'], image['width']) for file, image in present.items()}
+        sound, faulty = _decode(sizes, findings, options)
+        if name.startswith('train'):
+            images += sizes.keys() - faulty
+            classes[path] = [category['name'] for category in records.categories]
+        else:
+            _compare_classes(classes, records, findings)
+            _compare_images(images, sizes.keys() - faulty, findings)
+        print(_objects_table(records))
+        errors += _print_findings(findings)
+        if options.out and records.annotations:
+            plot_classes(options.out / f'{name}_classes.png', records)
+            plot_boxes(options.out / f'{name}_boxes.png', records)
+            drawn = {file: present[file] for file in sound}
+            save_samples(options.out / f'{name}_samples.png', records, drawn, options.seed)
     return errors
 
 
-def _collect(checks: Iterable[Problem], report: Report) -> Records:
+def _collect(checks: Generator[Problem, None, Records], findings: Findings) -> Records:
     while True:
         try:
-            report.add(next(checks))
+            findings.add(next(checks))
         except StopIteration as end:
             return end.value
 
 
-def _check_files(
-    records: Records, folder: Path, report: Report, options: argparse.Namespace
-) -> dict[Path, dict]:
-    """The images that are there and, of those that were decoded, without fault."""
+def _present(records: Records, folder: Path, findings: Findings) -> dict[Path, dict]:
+    """The images that are there, with their records."""
     try:
         missing = set(missing_images((image['file_name'] for image in records.images), folder))
     except UserError as error:
-        report.add(Problem('image folder', str(error)))
+        findings.add(Problem('image folder', str(error)))
         return {}
     for name in sorted(missing):
-        report.add(Problem('images that are missing', str(folder / name)))
-    present = {folder / i['file_name']: i for i in records.images if i['file_name'] not in missing}
-    paths = list(present)
+        findings.add(Problem('images that are missing', str(folder / name)))
+    return {folder / i['file_name']: i for i in records.images if i['file_name'] not in missing}
+
+
+def _decode(
+    sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
+) -> tuple[list[Path], set[Path]]:
+    """Decode images of known height and width, or a sample of them; those without and those with a fault."""
+    paths = list(sizes)
     if options.sample and options.sample < len(paths):
         paths = random.Random(options.seed).sample(paths, options.sample)
-    faults = image_faults(paths, [(present[path]['height'], present[path]['width']) for path in paths])
-    for path, fault in zip(paths, faults, strict=True):
+    faulty = set()
+    for path, fault in zip(paths, image_faults(paths, [sizes[path] for path in paths]), strict=True):
         if fault:
             kind = 'images of another size' if 'annotations say' in fault else 'images that cannot be read'
-            report.add(Problem(kind, fault))
-            del present[path]
-    return present
+            findings.add(Problem(kind, fault))
+            faulty.add(path)
+    return [path for path in paths if path not in faulty], faulty
 
 
-def _compare(images: dict, present: dict, classes: dict, records: Records, report: Report) -> None:
-    """What is wrong between training and validation."""
+def _compare_classes(classes: Mapping[Path, list[str]], records: Records, findings: Findings) -> None:
+    """Whether training and validation have the same."""
     for path, names in classes.items():
         if names != [category['name'] for category in records.categories]:
-            report.add(Problem('other categories', f'not those of {path}, or in another order'))
-    for first, second in shared_images(list(images), list(present)):
-        report.add(Problem('images that training sees too', f'{second} is the same as {first}', fatal=False))
+            findings.add(Problem('other categories', f'not those of {path}, or in another order'))
 
 
-def _print_report(records: Records, report: Report) -> int:
+def _compare_images(training: Iterable[Path], validation: Iterable[Path], findings: Findings) -> None:
+    """Whether training and validation share any."""
+    for first, second in shared_images(sorted(training), sorted(validation)):
+        what = f'{second} is the same as {first}'
+        findings.add(Problem('images that training sees too', what, fatal=False))
+
+
+def _objects_table(records: Records) -> str:
     counts = Counter(annotation['category_id'] for annotation in records.annotations)
     with_objects = {annotation['image_id'] for annotation in records.annotations}
-    print(
+    heading = (
         f'{len(records.images)} images, {len(records.images) - len(with_objects)} of them without objects;'
         f' {len(records.annotations)} objects of {len(records.categories)} classes'
     )
-    for category in records.categories:
-        print(f'{counts[category["id"]]:>10}  {printable(category["name"])}')
-    for line in report.lines():
+    lines = [
+        f'{counts[category["id"]]:>10}  {printable(category["name"])}' for category in records.categories
+    ]
+    return '\n'.join([heading, *lines])
+
+
+def _print_findings(findings: Findings) -> int:
+    for line in findings.lines():
         print(line)
-    return report.errors()
+    return findings.errors()
 
 
 def _check_maps(cfg: Config, options: argparse.Namespace) -> int:
-    agree_with_data(cfg, LOADERS)
-    errors, found = 0, False
-    for loader in LOADERS:
-        for dataset in map_datasets(cfg, loader):
-            found = True
-            labels = inspect_folder(cfg, dataset)
-            print(f'\n{labels.summary()}')
-            report = Report(options.show)
-            for fatal, lines in ((True, labels.problems), (False, labels.warnings)):
-                for line in lines:
-                    report.add(Problem('label maps', line, fatal))
-            print('\n'.join(report.lines()))
-            errors += report.errors()
-            if options.out and labels.pixels:
-                plot_labels(options.out / f'{loader.removesuffix("_dataloader")}_classes.png', labels)
-    if not found:
+    if not any(map_datasets(cfg, *LOADERS)):
         raise UserError(f'{options.config} reads neither COCO annotations nor label maps; nothing is checked')
+    agree_with_data(cfg, LOADERS)
+    errors, images = 0, []
+    for name, dataset in _named(cfg, map_datasets):
+        findings = Findings(options.show)
+        present = _check_folder(cfg, dataset, name, findings, options)
+        if name.startswith('train'):
+            images += present
+        else:
+            _compare_images(images, present, findings)
+        errors += _print_findings(findings)
     return errors
+
+
+def _check_folder(
+    cfg: Config, dataset: ConfigDict, name: str, findings: Findings, options: argparse.Namespace
+) -> Sequence[Path]:
+    """Check and draw the images and label maps of a dataset; the images that can be read."""
+    try:
+        folder = label_folder(cfg, dataset)
+    except UserError as error:
+        print()
+        findings.add(Problem('image folder', str(error)))
+        return []
+    for problem in unpaired(folder.pairs, folder.maps, folder.suffixes):
+        findings.add(problem)
+    pairs = [pair for pair in folder.pairs if pair[1].is_file()]
+    labels = inspect_labels(pairs, folder.maps, folder.rule, MAPS_READ if options.sample else None)
+    print(f'\n{labels.heading()}\n{class_table(labels)}')
+    for problem in [*labels.problems, *labels.warnings]:
+        findings.add(problem)
+    maps = dict(labels.sound.keys())
+    sound, faulty = _decode({image: size for (image, _), size in labels.sound.items()}, findings, options)
+    if options.out and labels.pixels:
+        plot_labels(options.out / f'{name}_classes.png', labels)
+        drawn = [(image, maps[image]) for image in sound]
+        save_label_samples(
+            options.out / f'{name}_samples.png', drawn, folder.rule, folder.colours, options.seed
+        )
+    return [image for image, _ in folder.pairs if image not in faulty]

@@ -26,6 +26,7 @@ from .config.data import classes_of
 from .config.parts import build_network, replace_sync_bn
 from .config.run import add_options, evaluation_config, is_first_process, training_config
 from .config.segmentation import check_labels
+from .config.settings import check_settings
 from .crossformer import CrossFormer
 from .data.label_check import LabelReport
 from .errors import UserError
@@ -114,7 +115,7 @@ def set_start(cfg: Config) -> list[str]:
     Raises:
         UserError: The checkpoint or the pretrained weights cannot be used.
     """
-    check_builds(cfg)
+    check_settings(cfg, ('train', 'val'), check_builds(cfg))
     check_pretrained(cfg)
     if not cfg.get('resume'):
         return []
@@ -221,6 +222,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     check_classes(cfg, read_checkpoint(options.checkpoint, mmap=True), options.checkpoint)
     check_weights(cfg, options.checkpoint)
+    check_settings(cfg, ('test',))
     warnings = set_norms(cfg)
     labels = [] if options.format_only else _check_labels(cfg, ('test_dataloader',))
     with _processes(cfg):
@@ -288,11 +290,14 @@ def _network(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_builds(cfg: Config) -> None:
+def check_builds(cfg: Config) -> nn.Module:
     """Check that a config's model builds, before the run makes its work folder.
 
     Args:
         cfg: The config of the run.
+
+    Returns:
+        The model.
 
     Raises:
         UserError: It does not.
@@ -300,7 +305,7 @@ def check_builds(cfg: Config) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with warnings.catch_warnings():  # the run builds it again, and warns then
         warnings.simplefilter('ignore')
-        build_network(cfg, cfg.model)
+        return build_network(cfg, cfg.model)
 
 
 def check_pretrained(cfg: Config) -> None:
@@ -413,6 +418,6 @@ def _log_start(runner: Runner, cfg: Config, labels: Sequence[LabelReport], warni
         runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
     for report in labels:
         runner.logger.info(report.summary())
-        warnings = [*warnings, *(f'{report.folder}: {warning}' for warning in report.warnings)]
+        warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
     for warning in warnings:
         runner.logger.warning(warning)

@@ -114,12 +114,14 @@ def test_numbers_that_cannot_be(
 
 
 def test_a_sample_of_the_images(
-    flat_config: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
+    flat_config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Those beyond it may be broken too, and are not drawn."""
     for path in (own_root / 'train2017').iterdir():
         path.write_bytes(b'no image')
-    check(flat_config, '--data-root', own_root, '--sample', '2')
+    check(flat_config, '--data-root', own_root, '--sample', '2', '--out', tmp_path / 'out')
     assert 'error: images that cannot be read: 2' in capsys.readouterr().out
+    assert not (tmp_path / 'out' / 'train_samples.png').exists()
 
 
 def test_image_faults(tmp_path: Path) -> None:

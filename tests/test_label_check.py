@@ -10,8 +10,16 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from crossformer_mm.data import label_check
-from crossformer_mm.data.label_check import IGNORED, LabelReport, LabelRule, inspect_labels, value_table
+from crossformer_mm.data.label_check import (
+    IGNORED,
+    LabelReport,
+    LabelRule,
+    class_table,
+    inspect_labels,
+    value_table,
+)
 from crossformer_mm.data.label_files import find_pairs
+from crossformer_mm.data.problems import Problem
 
 THREE = LabelRule(('sky', 'road', 'car'))
 THREE_AFTER_ZERO = LabelRule(('sky', 'road', 'car'), reduce_zero_label=True)
@@ -32,6 +40,10 @@ def inspect(tmp_path: Path) -> Callable[..., LabelReport]:
         return inspect_labels(pairs, tmp_path / 'maps', rule, **options)
 
     return inspect
+
+
+def said(problems: list[Problem]) -> list[str]:
+    return [problem.what for problem in problems]
 
 
 @pytest.mark.parametrize('reduce', [False, True])
@@ -57,6 +69,8 @@ def test_sound_maps(inspect: Callable[..., LabelReport], tmp_path: Path) -> None
     report = inspect(THREE, [0, 0, 1, 255], [[2], [2], [1]])
     assert (report.problems, report.warnings) == ([], [])
     assert report.pixels == {0: 2, 1: 2, 2: 2, 255: 1}
+    assert report.maps_with == {0: 1, 1: 2, 2: 1, 255: 1}
+    assert list(report.sound.values()) == [(1, 4), (3, 1)]
     assert report.summary().splitlines() == [
         f'{tmp_path}/maps: 2 label maps, read; 0 is the first class',
         'value  class                pixels',
@@ -73,7 +87,7 @@ def test_sound_maps(inspect: Callable[..., LabelReport], tmp_path: Path) -> None
         (
             THREE,
             [0, 3, 1, 2, 7],
-            r'1\.png holds the value 3, .* 3 classes \(0 to 2\) .*; the maps also hold 7',
+            r'1\.png holds the values 3, 7, which are none of the 3 classes \(0 to 2\) and not ignored',
         ),
         (THREE, [1, 2, 3], 'off here, --reduce-zero-label sets it'),
         (THREE_AFTER_ZERO, [1, 4], r'value 4, .* \(1 to 3\) .* on here, --no-reduce-zero-label ends it'),
@@ -86,9 +100,9 @@ def test_values_outside_the_classes(
     inspect: Callable[..., LabelReport], rule: LabelRule, values: list[int], message: str
 ) -> None:
     (problem,) = inspect(rule, [1, 1], values).problems
-    assert '\n' not in problem
-    assert 'wrong reduce_zero_label' in problem
-    assert re.search(message, problem)
+    assert '\n' not in problem.line()
+    assert 'wrong reduce_zero_label' in problem.line()
+    assert re.search(message, problem.line())
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,7 @@ def test_masks_of_0_and_255(
     (problem,) = inspect(rule, values).problems
     assert (
         f'the label maps hold {alone} alone, which leaves no two classes to tell apart; usual causes'
-        in problem
+        in problem.line()
     )
 
 
@@ -119,11 +133,11 @@ def test_one_class_beside_unlabelled_pixels_is_enough_to_be_measured_by(
 
 
 def test_what_is_probably_not_meant(inspect: Callable[..., LabelReport]) -> None:
-    assert inspect(THREE, [0, 2]).warnings == ['1 of 3 classes never occur: road']
+    assert said(inspect(THREE, [0, 2]).warnings) == ['1 of 3 classes never occur: road']
     last = '0 is ignored and the last class never occurs: if 0 is a class here, give --no-reduce-zero-label'
-    assert inspect(THREE_AFTER_ZERO, [0, 1, 2]).warnings == ['1 of 3 classes never occur: car', last]
+    assert said(inspect(THREE_AFTER_ZERO, [0, 1, 2]).warnings) == ['1 of 3 classes never occur: car', last]
     ignored = LabelRule(THREE.classes, label_map={2: IGNORED})
-    assert inspect(ignored, [0, 1, 2]).warnings == [
+    assert said(inspect(ignored, [0, 1, 2]).warnings) == [
         'the class car is never learned: its value is the one to ignore'
     ]
 
@@ -134,8 +148,8 @@ def test_sizes_that_differ(inspect: Callable[..., LabelReport], tmp_path: Path) 
     pairs = find_pairs(tmp_path / 'images', tmp_path / 'maps')
     for maps_read in (1, 2):  # from headers alone, and of maps that are read
         (problem,) = inspect_labels(pairs, tmp_path / 'maps', THREE, maps_read=maps_read).problems
-        assert 'images/1.jpg has 2×3 pixels and its label map ' in problem
-        assert 'maps/1.png 3×1; they must be of one size' in problem
+        assert 'images/1.jpg has 2×3 pixels and its label map ' in problem.what
+        assert 'maps/1.png 3×1; they must be of one size' in problem.what
 
 
 def test_every_broken_file_is_named(inspect: Callable[..., LabelReport], tmp_path: Path) -> None:
@@ -144,27 +158,12 @@ def test_every_broken_file_is_named(inspect: Callable[..., LabelReport], tmp_pat
     (tmp_path / 'images' / '2.jpg').write_bytes(b'no image')
     Image.new('RGB', (3, 1)).save(tmp_path / 'maps' / '3.png')
     pairs = find_pairs(tmp_path / 'images', tmp_path / 'maps')
-    problems = inspect_labels(pairs, tmp_path / 'maps', THREE).problems
-    assert [problem.partition(';')[0].partition(str(tmp_path))[2] for problem in problems] == [
+    report = inspect_labels(pairs, tmp_path / 'maps', THREE)
+    assert list(report.sound) == pairs[:1]
+    assert [what.partition(';')[0].partition(str(tmp_path))[2] for what in said(report.problems)] == [
         '/maps/1.png cannot be read as a label map',
         '/images/2.jpg cannot be read as an image',
         '/maps/3.png is no label map but a picture in colours (RGB)',
-    ]
-
-
-def test_files_without_partners_are_named_before_any_is_read(
-    inspect: Callable[..., LabelReport], tmp_path: Path
-) -> None:
-    inspect(THREE, [0, 1, 2], [9])
-    (tmp_path / 'images' / '0.jpg').unlink()
-    report = inspect_labels(find_pairs(tmp_path / 'images', tmp_path / 'maps'), tmp_path / 'maps', THREE)
-    assert report.problems == [f'{tmp_path}/maps/0.png is the label map of no image']
-    assert report.maps_read == 0
-
-
-def test_no_images(tmp_path: Path) -> None:
-    assert inspect_labels([], tmp_path, THREE).problems == [
-        f'there are no images for the label maps in {tmp_path}'
     ]
 
 
@@ -172,6 +171,7 @@ def test_of_many_maps_some_are_read_and_it_is_said(inspect: Callable[..., LabelR
     report = inspect(THREE, *[[i % 3] for i in range(10)], maps_read=4)
     assert sum(report.pixels.values()) == report.maps_read == 4
     assert report.pixels == {0: 4}  # every third
+    assert len(report.sound) == 4
     assert '10 label maps, 4 evenly spaced ones read;' in report.summary()
 
 
@@ -198,6 +198,23 @@ def test_table_of_many_values_has_columns() -> None:
         114,
     ]
     assert 'a class with a lo…   0.667%' in lines[1]
+
+
+def test_table_of_the_classes(inspect: Callable[..., LabelReport]) -> None:
+    """Those that never occur are in it; what is no class is cut short."""
+    report = inspect(THREE_AFTER_ZERO, [0, 1, 1, 9], [1, 1, 1, 1])
+    assert class_table(report).splitlines() == [
+        '  value    pixels    maps  class',
+        '      0   12.500%       1  ignored',
+        '      1   75.000%       2  sky',
+        '      2    0.000%       0  road',
+        '      3    0.000%       0  car',
+        '      9   12.500%       1  no class',
+    ]
+    instances = inspect(THREE, np.arange(1000, 1100, dtype=np.uint16))
+    *_, last, more = class_table(instances).splitlines()
+    assert last.split()[0] == '1019'
+    assert more.split(maxsplit=1) == ['…', '80 more values that are no class']
 
 
 def test_names_cannot_command_a_terminal() -> None:

@@ -38,7 +38,7 @@ def test_files_without_partners_are_named(tmp_path: Path) -> None:
     images, maps = tmp_path / 'images', tmp_path / 'maps'
     touch(images, 'a.jpg', 'b.jpg', 'b.png')
     touch(maps, 'b.png', 'c.png')
-    assert unpaired(find_pairs(images, maps), maps) == [
+    assert [problem.what for problem in unpaired(find_pairs(images, maps), maps)] == [
         f'{images}/a.jpg has no label map: there is no {maps}/a.png',
         f'{images}/b.png and {images}/b.jpg have the same label map, {maps}/b.png',
         f'{maps}/c.png is the label map of no image',

@@ -22,6 +22,7 @@ from .coco import coco_evaluators
 from .data import DataOptions, agree_with_data, point_to_data
 from .parts import LOADERS, joined, without_annotations
 from .segmentation import map_datasets
+from .settings import check_groups
 
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # The variable that a launcher numbers its processes by, and what starts it.
@@ -337,6 +338,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg)
     _check_loaders(cfg, loaders)
+    check_groups(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     point_to_data(cfg, data_options(options))
     agree_with_data(cfg, loaders, objects)
     allow_no_workers(cfg)

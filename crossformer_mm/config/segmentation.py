@@ -6,6 +6,7 @@ unlabelled pixels, it is 255 once they are loaded: heads, losses, metrics and pa
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from ..data.label_check import IGNORED, LabelReport, LabelRule, inspect_labels
-from ..data.label_files import SUFFIXES
+from ..data.label_files import SUFFIXES, Pair, unpaired
+from ..data.problems import Problem
 from ..errors import UserError
 from .parts import (
     LOADERS,
@@ -33,6 +35,25 @@ _WHERE_ELSE = (
     ' images/validation, annotations/training, annotations/validation),'
     ' --train-images DIR, --val-images DIR, --train-ann DIR, --val-ann DIR'
 )
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """Images and label maps of a dataset.
+
+    Attributes:
+        maps: The folder of label maps.
+        pairs: Images and the maps that they need, there or not.
+        rule: What the values of the maps mean.
+        colours: RGB of each class, 0 to 255.
+        suffixes: What the names of label maps end in.
+    """
+
+    maps: Path
+    pairs: Sequence[Pair]
+    rule: LabelRule
+    colours: Sequence[Sequence[int]]
+    suffixes: str | tuple[str, ...]
 
 
 def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
@@ -148,11 +169,10 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     """
     reports = []
     for dataset in map_datasets(cfg, *loaders):
-        report = inspect_folder(cfg, dataset)
-        if report.problems:
-            more = len(report.problems) - 1
-            others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
-            raise UserError(f'{report.problems[0]}{others}')
+        folder = label_folder(cfg, dataset)
+        _refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
+        report = inspect_labels(folder.pairs, folder.maps, folder.rule)
+        _refuse(report.problems)
         reports.append(report)
     return reports
 
@@ -171,6 +191,13 @@ def _check_class_weights(model: ConfigDict, count: int) -> None:
 
 def _listed(part: Any) -> list[Any]:
     return list(part) if isinstance(part, list | tuple) else [part] if part else []
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        more = len(problems) - 1
+        others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
+        raise UserError(f'{problems[0].line()}{others}')
 
 
 def _folders(dataset: ConfigDict, maps: bool) -> list[str]:
@@ -232,15 +259,18 @@ def _names_in(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def inspect_folder(cfg: Config, dataset: ConfigDict) -> LabelReport:
-    """Read the label maps of a dataset, exactly those that the toolbox would.
+def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
+    """Find what a dataset reads, exactly as the toolbox would.
 
     Args:
         cfg: The config.
         dataset: One of its :func:`map_datasets`.
 
     Returns:
-        What was found.
+        The files and what they mean.
+
+    Raises:
+        UserError: There are no images.
     """
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
@@ -251,5 +281,11 @@ def inspect_folder(cfg: Config, dataset: ConfigDict) -> LabelReport:
         wanted = 'images' if own else f'images ending in {built.img_suffix}, as {kind_of(dataset)} wants them'
         hint = '' if own else '; own data, of any file type, come with --classes'
         raise UserError(f'{images}: no {wanted}{hint}')
-    rule = LabelRule(tuple(built.metainfo['classes']), built.reduce_zero_label, built.label_map or {})
-    return inspect_labels(pairs, maps, rule, SUFFIXES if own else built.seg_map_suffix)
+    classes = tuple(built.metainfo['classes'])
+    return LabelFolder(
+        Path(maps),
+        pairs,
+        LabelRule(classes, built.reduce_zero_label, built.label_map or {}),
+        built.metainfo.get('palette') or palette(len(classes)),
+        SUFFIXES if own else built.seg_map_suffix,
+    )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .coco_masks import is_far, is_number, mask_fault, numbers_fault
+from .problems import Problem
 
 Record = dict[str, Any]
 
@@ -27,17 +28,6 @@ _LARGEST_ID = 2**53  # pycocotools counts with floats, which tell integers apart
 _LONGEST_SIDE, _MOST_PIXELS = 2**20, 2**30  # of an image that OpenCV reads
 _LEFT_OUT = 'objects that training leaves out'
 _ROUNDING = 1.0  # pixels that a box may reach outside, as boxes do that count from 1
-
-
-class Problem(NamedTuple):
-    """Something wrong with a data set."""
-
-    kind: str
-    """What many problems have in common, to count them by."""
-    what: str
-    """The place and the value, without the file's name."""
-    fatal: bool = True
-    """Whether a training stops at it; the toolboxes cope with the others in silence."""
 
 
 class Records(NamedTuple):

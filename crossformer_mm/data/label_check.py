@@ -5,22 +5,27 @@ are numbered otherwise than expected show up as an mIoU near 0.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..checkpoint.names import printable, shorten
 from ..errors import UserError
 from ..progress import progress_bar
-from .label_files import SUFFIXES, Pair, read_label_map, size_of, unpaired
+from .label_files import Pair, read_label_map, size_of
+from .problems import Problem
 
 IGNORED = 255  # what MMSegmentation's losses, metrics and padding leave out
 MAPS_READ = 20_000  # of a larger set, evenly spaced ones
 _WORTH_A_BAR = 1000  # maps; fewer are read within seconds
 _LINES, _COLUMNS, _NAME = 20, 4, 18  # of the table
+_OTHERS = 20  # values that are no class, in the table of the classes
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,15 @@ class LabelRule:
         label = self.label_of(value)
         if label == IGNORED:
             return 'ignored'
-        return self.classes[label] if 0 <= label < len(self.classes) else None
+        return self.classes[label] if self.is_class(value) else None
+
+    def is_class(self, value: int) -> bool:
+        """Whether a value stands for one of the classes.
+
+        Args:
+            value: In a file.
+        """
+        return 0 <= self.label_of(value) < len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -75,17 +88,31 @@ class LabelReport:
         maps: How many label maps there are.
         maps_read: How many of them were counted.
         pixels: How often each value occurs in those, in ascending order.
-        problems: What keeps a training from working, a line each.
-        warnings: What is probably not meant, a line each.
+        maps_with: In how many of them it does.
+        sound: The pairs that were read, are of one size and can be drawn, with that height and width.
+        problems: What keeps a training from working.
+        warnings: What is probably not meant.
     """
 
     folder: Path
     rule: LabelRule
     maps: int
-    maps_read: int = 0
-    pixels: Mapping[int, int] = field(default_factory=dict)
-    problems: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    maps_read: int
+    pixels: Mapping[int, int]
+    maps_with: Mapping[int, int]
+    sound: Mapping[Pair, tuple[int, int]]
+    problems: Sequence[Problem]
+    warnings: Sequence[Problem]
+
+    def heading(self) -> str:
+        """How much was read, and how.
+
+        Returns:
+            A line.
+        """
+        read = 'read' if self.maps_read == self.maps else f'{self.maps_read} evenly spaced ones read'
+        zero = '0 is ignored (reduce_zero_label)' if self.rule.reduce_zero_label else '0 is the first class'
+        return f'{self.folder}: {self.maps} label maps, {read}; {zero}'
 
     def summary(self) -> str:
         """How much was read, how, and a table of the values that occur.
@@ -93,54 +120,52 @@ class LabelReport:
         Returns:
             Several lines.
         """
-        read = 'read' if self.maps_read == self.maps else f'{self.maps_read} evenly spaced ones read'
-        zero = '0 is ignored (reduce_zero_label)' if self.rule.reduce_zero_label else '0 is the first class'
-        return f'{self.folder}: {self.maps} label maps, {read}; {zero}\n{value_table(self.pixels, self.rule)}'
+        return f'{self.heading()}\n{value_table(self.pixels, self.rule)}'
+
+
+class _Examined(NamedTuple):
+    """What was found in one pair."""
+
+    problems: list[Problem]
+    counts: Mapping[int, int]
+    size: tuple[int, int] | None
+    """Of a sound pair whose map was read."""
 
 
 def inspect_labels(
-    pairs: Sequence[Pair],
-    folder: str | Path,
-    rule: LabelRule,
-    suffixes: str | tuple[str, ...] = SUFFIXES,
-    maps_read: int = MAPS_READ,
+    pairs: Sequence[Pair], folder: str | Path, rule: LabelRule, maps_read: int | None = MAPS_READ
 ) -> LabelReport:
     """Compare images with label maps, and count the values that occur.
 
     Args:
-        pairs: Images and their maps.
+        pairs: Images and their maps, which are there.
         folder: Where the maps are.
         rule: What their values mean.
-        suffixes: What their names end in.
-        maps_read: How many maps are read at most; of the others, sizes alone are compared.
+        maps_read: How many maps are read at most, None for all; of the others, sizes alone are compared.
 
     Returns:
-        What was found; where files lack partners, that alone. A bar on stderr shows how far it is, if there
-        are many.
+        What was found. A bar on stderr shows how far it is, if there are many.
     """
-    folder = Path(folder)
-    if not pairs:
-        return LabelReport(
-            folder, rule, 0, problems=['there are no images for the label maps in ' + str(folder)]
-        )
-    if problems := unpaired(pairs, folder, suffixes):
-        return LabelReport(folder, rule, len(pairs), problems=problems)
-    step = -(-len(pairs) // maps_read)
-    pixels: dict[int, int] = {}
-    seen_in: dict[int, Path] = {}
-    for (_, label_map), (problem, counts) in zip(pairs, _examine_all(pairs, step), strict=True):
-        problems += [problem] if problem else []
-        for value, count in counts.items():
-            pixels[value] = pixels.get(value, 0) + count
-            seen_in.setdefault(value, label_map)
+    step = max(1, -(-len(pairs) // maps_read)) if maps_read else 1
+    pixels, maps_with = Counter(), Counter()
+    sound: dict[Pair, tuple[int, int]] = {}
+    problems: list[Problem] = []
+    for pair, found in zip(pairs, _examine_all(pairs, rule, step), strict=True):
+        problems += found.problems
+        pixels.update(found.counts)
+        maps_with.update(found.counts.keys())
+        if found.size:
+            sound[pair] = found.size
     return LabelReport(
-        folder,
+        Path(folder),
         rule,
         maps=len(pairs),
         maps_read=len(pairs[::step]),
         pixels=dict(sorted(pixels.items())),
-        problems=[*problems, *_value_problems(seen_in, rule)],
-        warnings=list(_warnings(pixels, rule)),
+        maps_with=maps_with,
+        sound=sound,
+        problems=[*problems, *_indistinct(pixels, folder, rule)],
+        warnings=list(_warnings(pixels, rule)) if pixels else [],
     )
 
 
@@ -166,39 +191,65 @@ def value_table(pixels: Mapping[int, int], rule: LabelRule) -> str:
     return '\n'.join('  '.join(row) for row in rows)
 
 
+def class_table(report: LabelReport) -> str:
+    """Lay out all classes and what else occurs, a line each.
+
+    Args:
+        report: What was found in a folder of label maps.
+
+    Returns:
+        Value, share of the pixels, number of maps and class, under headings.
+    """
+    rule, pixels = report.rule, report.pixels
+    total = max(1, sum(pixels.values()))
+    others = [value for value in pixels if rule.name_of(value) is None]
+    values = {value for value in range(IGNORED + 1) if rule.is_class(value)} | pixels.keys()
+    lines = [f'{"value":>7}{"pixels":>10}{"maps":>8}  class']
+    for value in sorted(values - set(others[_OTHERS:])):
+        name = printable(rule.name_of(value) or 'no class')
+        share = pixels.get(value, 0) / total
+        lines.append(f'{value:>7}{share:>10.3%}{report.maps_with[value]:>8}  {name}')
+    if others[_OTHERS:]:
+        lines.append(f'{"…":>7}{len(others) - _OTHERS:>18} more values that are no class')
+    return '\n'.join(lines)
+
+
 def _fitted(name: str) -> str:
     name = printable(name)
     return name if len(name) <= _NAME else f'{name[: _NAME - 1]}…'
 
 
-def _examine_all(pairs: Sequence[Pair], step: int) -> Iterator[tuple[str | None, dict[int, int]]]:
+def _examine_all(pairs: Sequence[Pair], rule: LabelRule, step: int) -> Iterator[_Examined]:
     """Files are decoded outside Python's lock, so that threads share the work."""
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        found = pool.map(_examine, pairs, (place % step == 0 for place in range(len(pairs))))
+        read = (place % step == 0 for place in range(len(pairs)))
+        found = pool.map(_examine, pairs, repeat(rule), read)
         with progress_bar(disable=len(pairs) < _WORTH_A_BAR) as progress:
             yield from progress.track(found, total=len(pairs), description='check label maps')
     finally:  # after Ctrl-C, before all are read
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _examine(pair: Pair, read: bool) -> tuple[str | None, dict[int, int]]:
-    """A pair's problem, if any, and how often each value occurs in its map."""
+def _examine(pair: Pair, rule: LabelRule, read: bool) -> _Examined:
+    """A pair's problems, and how often each value occurs in its map."""
     image, label_map = pair
     try:
         values = read_label_map(label_map) if read else None
         map_size = size_of(label_map) if values is None else values.shape
+    except UserError as error:
+        return _Examined([Problem('label maps that cannot be used', str(error))], {}, None)
+    counts = {} if values is None else _count(values)
+    problems = list(_outside(label_map, counts, rule))
+    try:
         image_size = size_of(image)
     except UserError as error:
-        return str(error), {}
-    counts = {} if values is None else _count(values)
+        return _Examined([Problem('images that cannot be read', str(error)), *problems], counts, None)
     if image_size == map_size:
-        return None, counts
+        return _Examined(problems, counts, map_size if read else None)
     sizes = [f'{width}×{height}' for height, width in (image_size, map_size)]
-    return (
-        f'{image} has {sizes[0]} pixels and its label map {label_map} {sizes[1]}; they must be of one size',
-        counts,
-    )
+    what = f'{image} has {sizes[0]} pixels and its label map {label_map} {sizes[1]}; they must be of one size'
+    return _Examined([Problem('label maps of another size', what), *problems], counts, None)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
@@ -209,28 +260,31 @@ def _count(values: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def _value_problems(seen_in: Mapping[int, Path], rule: LabelRule) -> Iterator[str]:
-    """What the values that occur, each with the first map that has it, say of the whole set."""
-    outside = [value for value in sorted(seen_in) if rule.name_of(value) is None]
-    present = {rule.label_of(value) for value in seen_in} - {IGNORED}
-    if outside:
-        yield f'{seen_in[outside[0]]} holds {_list_outside(outside, rule)}; {_causes(rule)}'
-    elif seen_in and (not present or set(seen_in) == {0, IGNORED}):
-        values = ' and '.join(map(str, sorted(seen_in)))
-        yield (
-            f'{next(iter(seen_in.values())).parent}: the label maps hold {values} alone, which leaves no two'
-            f' classes to tell apart; {_causes(rule)}'
+def _outside(path: Path, counts: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
+    """The values of a map that are neither classes nor ignored."""
+    values = [value for value in counts if rule.name_of(value) is None]
+    if values:
+        first = int(rule.reduce_zero_label)
+        last = first + len(rule.classes) - 1
+        held = f'the value {values[0]}, which is'
+        if values[1:]:
+            held = f'the values {shorten(map(str, values))}, which are'
+        what = (
+            f'{path} holds {held} none of the {len(rule.classes)} classes ({first} to {last}) and not ignored'
         )
+        remedy = f'--ignore-label N ignores another value than {IGNORED}; {_causes(rule)}'
+        yield Problem('label maps with values that are no class', what, remedy=remedy)
 
 
-def _list_outside(values: Sequence[int], rule: LabelRule) -> str:
-    first = int(rule.reduce_zero_label)
-    last = first + len(rule.classes) - 1
-    more = f'; the maps also hold {shorten(map(str, values[1:]))}' if values[1:] else ''
-    return (
-        f'the value {values[0]}, which is none of the {len(rule.classes)} classes ({first} to {last}) and not'
-        f' ignored (--ignore-label N ignores another value than {IGNORED}){more}'
-    )
+def _indistinct(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
+    """Whether the maps of a folder, all of whose values have a meaning, leave anything to tell apart."""
+    if not pixels or any(rule.name_of(value) is None for value in pixels):
+        return
+    if any(map(rule.is_class, pixels)) and set(pixels) != {0, IGNORED}:
+        return
+    values = ' and '.join(map(str, sorted(pixels)))
+    what = f'{folder}: the label maps hold {values} alone, which leaves no two classes to tell apart'
+    yield Problem('nothing to tell apart', what, remedy=_causes(rule))
 
 
 def _causes(rule: LabelRule) -> str:
@@ -243,16 +297,19 @@ def _causes(rule: LabelRule) -> str:
     )
 
 
-def _warnings(pixels: Mapping[int, int], rule: LabelRule) -> Iterator[str]:
+def _warnings(pixels: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
     present = {rule.label_of(value) for value in pixels}
     ignored = [label for label in range(len(rule.classes)) if rule.label_map.get(label) == IGNORED]
     missing = [label for label in range(len(rule.classes)) if label not in {*present, *ignored}]
     for label in ignored:
-        yield f'the class {printable(rule.classes[label])} is never learned: its value is the one to ignore'
+        what = f'the class {printable(rule.classes[label])} is never learned: its value is the one to ignore'
+        yield Problem('classes that are never learned', what, fatal=False)
     if missing:
         names = shorten((rule.classes[label] for label in missing), 6)
-        yield f'{len(missing)} of {len(rule.classes)} classes never occur: {names}'
+        what = f'{len(missing)} of {len(rule.classes)} classes never occur: {names}'
+        yield Problem('classes that never occur', what, fatal=False)
     if rule.reduce_zero_label and 0 in pixels and len(rule.classes) - 1 in missing:
-        yield (
+        what = (
             '0 is ignored and the last class never occurs: if 0 is a class here, give --no-reduce-zero-label'
         )
+        yield Problem('reduce_zero_label may be wrong', what, fatal=False)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from .problems import Problem
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 Pair = tuple[Path, Path]
@@ -38,7 +39,7 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
 
 def unpaired(
     pairs: Sequence[Pair], maps: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES
-) -> list[str]:
+) -> list[Problem]:
     """Say which files have no partner, or not one of their own.
 
     Args:
@@ -47,18 +48,22 @@ def unpaired(
         suffixes: What the names of label maps end in; other files there are left alone.
 
     Returns:
-        A line a problem; none where all is well.
+        The problems; none where all is well.
     """
     there = set(_files_in(maps, suffixes))
     images: dict[Path, Path] = {}
     problems = []
     for image, label_map in pairs:
         if label_map not in there:
-            problems.append(f'{image} has no label map: there is no {label_map}')
+            what = f'{image} has no label map: there is no {label_map}'
+            problems.append(Problem('images without a label map', what))
         elif label_map in images:
-            problems.append(f'{image} and {images[label_map]} have the same label map, {label_map}')
+            what = f'{image} and {images[label_map]} have the same label map, {label_map}'
+            problems.append(Problem('images that share a label map', what))
         images.setdefault(label_map, image)
-    return problems + [f'{path} is the label map of no image' for path in sorted(there - set(images))]
+    for path in sorted(there - set(images)):
+        problems.append(Problem('label maps without an image', f'{path} is the label map of no image'))
+    return problems
 
 
 def read_label_map(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
@@ -13,11 +14,14 @@ from pycocotools import mask as coco_mask
 from ..checkpoint.names import printable
 from ..data.coco import Records
 from ..data.coco_masks import mask_fault
-from ..data.label_check import LabelReport
+from ..data.label_check import LabelReport, LabelRule
+from ..data.label_files import Pair, read_label_map
 from .objects import SMALL_PANEL, DrawnObject, draw_objects, read_picture
+from .segments import SegmentedImage, save_pairs
 
 _BARS = 60  # classes that a plot names
 _SAMPLES, _COLUMNS = 12, 4
+_DOTS = 150  # an inch, of a page of label maps
 
 
 def plot_classes(path: Path, records: Records) -> None:
@@ -127,3 +131,39 @@ def _mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
     if isinstance(segmentation, list):
         segmentation = coco_mask.merge(segmentation)
     return coco_mask.decode(segmentation)
+
+
+def save_label_samples(
+    path: Path, pairs: Sequence[Pair], rule: LabelRule, colours: Sequence[Sequence[int]], seed: int
+) -> None:
+    """Draw some images with their label maps over them, and a legend.
+
+    Args:
+        path: The PNG file to write.
+        pairs: Readable images and label maps of their sizes.
+        rule: What the values of the maps mean; what is no class is dark.
+        colours: RGB of each class, 0 to 255.
+        seed: Chooses among the pairs.
+    """
+    chosen = random.Random(seed).sample(pairs, min(_SAMPLES, len(pairs)))
+    if not chosen:
+        return
+    images = [_labelled(image, label_map, rule) for image, label_map in chosen]
+    save_pairs(
+        path, images, rule.classes, colours, pairs=min(_COLUMNS, len(images)), panel=SMALL_PANEL, dpi=_DOTS
+    )
+
+
+def _labelled(image: Path, label_map: Path, rule: LabelRule) -> SegmentedImage:
+    """An image and its labels, no larger than they are drawn."""
+    picture, values = read_picture(image), read_label_map(label_map)
+    scale = min(1, SMALL_PANEL * _DOTS / max(values.shape))
+    size = [max(1, round(side * scale)) for side in values.shape[::-1]]
+    found, places = np.unique(values, return_inverse=True)
+    labels = [rule.label_of(int(v)) if rule.is_class(int(v)) else len(rule.classes) for v in found]
+    labels = np.array(labels, np.uint8)[places.reshape(values.shape)]  # [H, W]
+    return SegmentedImage(
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA),
+        None,
+        cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST),
+    )

@@ -32,7 +32,7 @@ class SegmentedImage:
     Attributes:
         picture: RGB, ``(H, W, 3)``, uint8.
         truth: ``(H, W)``, or None where it is not known; what is no class is ignored.
-        predicted: ``(H, W)``.
+        predicted: ``(H, W)``; of a page of a data set, its own labels.
     """
 
     picture: np.ndarray
@@ -70,7 +70,7 @@ def save_pairs(
 
     Args:
         path: The PNG file.
-        images: At least one; all with ground truth, or none: then the predictions alone are drawn.
+        images: At least one; all with ground truth, or none: then ``predicted`` alone is drawn.
         classes: Their names.
         colours: RGB of each class, 0 to 255; there may be more.
         pairs: How many images a row holds.
