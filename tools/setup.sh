@@ -29,7 +29,7 @@ main() {
   prepare_venv
   chain="$STACK $PWD" # a clone that was moved has to be installed again
   step build 'Installing torch and what compiling needs' install_build requirements/build.txt
-  step operators "Compiling mmcv's operators (about 8 minutes on two cores)" install_operators "$FAMILY"
+  step operators "Compiling mmcv's operators (8 to 27 minutes on two cores)" install_operators "$FAMILY"
   step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
   step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
   step imports 'Importing all of it once' import_stack
