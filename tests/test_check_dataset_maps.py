@@ -197,7 +197,7 @@ def test_samples_have_the_colours_of_their_classes(tmp_path: Path) -> None:
     values = np.repeat(np.uint8([[0, 1, 255, 9]]), 40, axis=1).repeat(160, axis=0)
     cv2.imwrite(str(tmp_path / 'map.png'), values)
     cv2.imwrite(str(tmp_path / 'image.png'), np.full((160, 160, 3), 200, np.uint8))
-    rule, colours = LabelRule(('a', 'b', 'c')), palette(3)
+    rule, colours = LabelRule(('a', '$b_$', 'c')), palette(3)
     pairs = [(tmp_path / 'image.png', tmp_path / 'map.png')]
     save_label_samples(tmp_path / 'page.png', pairs, rule, colours, seed=0)
     page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]

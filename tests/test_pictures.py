@@ -7,10 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
 from crossformer_mm.data.shapes import write_coco
-from crossformer_mm.pictures.objects import ResultPictures
+from crossformer_mm.evaluation.segmentation_plots import plot_ious
+from crossformer_mm.pictures.objects import DrawnObject, ResultPictures, draw_objects
 
 
 @pytest.fixture(scope='module')
@@ -103,3 +105,14 @@ def test_sheet_holds_the_first_images(root: Path, tmp_path: Path) -> None:
     two, three = (cv2.imread(str(tmp_path / f'{n}.png')).shape for n in ('two', 'three'))
     assert two[1] == three[1]
     assert three[0] > 1.7 * two[0]
+
+
+def test_names_are_no_mathematics(tmp_path: Path) -> None:
+    """``$x_$`` would be refused, after the whole evaluation."""
+    plot_ious(np.array([50.0, 60.0]), ('$x_$', 'b'), tmp_path / 'ious.png')
+    figure = Figure()
+    draw_objects(
+        figure.subplots(), np.zeros((9, 9, 3), np.uint8), [DrawnObject('$x_$', 'C0', [1, 1, 5, 5], None)]
+    )
+    figure.savefig(tmp_path / 'objects.png')
+    assert all(cv2.imread(str(tmp_path / f'{name}.png')) is not None for name in ('ious', 'objects'))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .text import drawn
+
 MANY = 25  # classes; beyond, cells and letters are smaller
 
 
@@ -31,7 +33,7 @@ def plot_matrix(shares: np.ndarray, texts: np.ndarray, labels: Sequence[str], ti
         title: Above it.
         path: The picture to write.
     """
-    many = len(labels) > MANY
+    labels, many = [drawn(label) for label in labels], len(labels) > MANY
     side = 4 + len(labels) * (0.25 if many else 0.6)  # inches
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()

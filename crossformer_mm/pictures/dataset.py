@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
-from ..checkpoint.names import printable
 from ..data.coco import Records
 from ..data.coco_masks import mask_fault
 from ..data.label_check import LabelReport, LabelRule
 from ..data.label_files import Pair, read_label_map
 from .objects import SMALL_PANEL, DrawnObject, draw_objects, read_picture
 from .segments import SegmentedImage, save_pairs
+from .text import drawn
 
 _BARS = 60  # classes that a plot names
 _SAMPLES, _COLUMNS = 12, 4
@@ -57,7 +57,7 @@ def _save_bars(path: Path, bars: Sequence[tuple[str, float]], unit: str) -> None
     figure = Figure(figsize=(7, 1 + 0.2 * len(names)), layout='constrained')
     axes = figure.subplots()
     axes.barh(range(len(names)), amounts)
-    axes.set_yticks(range(len(names)), [printable(name)[:40].replace('$', r'\$') for name in names])
+    axes.set_yticks(range(len(names)), [drawn(name[:40]) for name in names])
     axes.invert_yaxis()
     title = f'the {_BARS} most frequent of {len(bars)} classes' if len(bars) > _BARS else ''
     axes.set(xlabel=unit, title=title)
@@ -113,7 +113,7 @@ def _drawn(records: Records, image: dict, annotations: Sequence[dict]) -> list[D
     places = {category['id']: place for place, category in enumerate(records.categories)}
     return [
         DrawnObject(
-            printable(records.categories[places[a['category_id']]]['name']).replace('$', r'\$'),
+            records.categories[places[a['category_id']]]['name'],
             f'C{places[a["category_id"]] % 10}',
             a['bbox'],
             _mask(a.get('segmentation'), image['height'], image['width']),

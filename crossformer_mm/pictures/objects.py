@@ -16,6 +16,8 @@ from matplotlib.patches import Polygon, Rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from .text import drawn
+
 SMALL_PANEL = 2.6  # inches of one image's longer side, where there are many
 PANEL = 6.5  # and where there is one: lines and letters are so many points on it, whatever its pixels
 PIXELS = (800, 2000)  # at least, at most, along that
@@ -139,7 +141,7 @@ def draw_objects(axes: Axes, picture: np.ndarray, objects: Sequence[DrawnObject]
         axes.add_patch(Rectangle(corner, width, height, fill=False, color=item.colour))
         axes.text(
             *corner,
-            item.label,
+            drawn(item.label),
             color='white',
             fontsize=7,
             verticalalignment='bottom' if top > 0.06 * len(picture) else 'top',

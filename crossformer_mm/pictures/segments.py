@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from ..data.label_maps import label_array, png_name
 from .objects import LEAST, PANEL, PIXELS, TITLE, read_picture
+from .text import drawn
 
 GAP = 0.08  # inches between images
 LEGEND = 2.4  # inches beside the images
@@ -102,13 +103,13 @@ def _panels(
     sides = np.array([image.predicted.shape for image in images])  # [N, 2]
     height, width = np.maximum((sides * panel / sides.max(axis=1, keepdims=True)).max(axis=0), LEAST)
     title = TITLE * (each > 1)
-    drawn = columns * (width + GAP)
+    across = columns * (width + GAP)
     stacked = rows * (height + GAP) - GAP + title
     total = max(stacked, (legend_rows + 3) * ROW)
-    figure = Figure(figsize=(drawn + LEGEND, total))
+    figure = Figure(figsize=(across + LEGEND, total))
     figure.subplots_adjust(
         left=0,
-        right=(drawn - GAP) / (drawn + LEGEND),
+        right=(across - GAP) / (across + LEGEND),
         bottom=1 - stacked / total,
         top=1 - title / total,
         wspace=GAP / width,
@@ -133,7 +134,7 @@ def _legend(
     return [
         Patch(
             color=np.divide([*colours, IGNORED][place], 255),
-            label=f'{names[place]} {", ".join(f"{share:.1%}" for share in shares[:, place])}',
+            label=f'{drawn(names[place])} {", ".join(f"{share:.1%}" for share in shares[:, place])}',
         )
         for place in order
         if shares[:, place].any()
