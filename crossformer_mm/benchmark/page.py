@@ -100,7 +100,9 @@ SECTIONS = {
         (*DETECTORS, *INFERENCE, *TIME, *FOUR_TURNS),
         'Whole detectors from the preprocessing of an image in memory to masks of its size, beside their'
         ' backbones alone: the ratio of the two tells how much of it is backbone. Untrained heads find'
-        ' nothing; here one class is favoured, so that boxes are sorted and 100 masks drawn, in both alike.',
+        ' nothing; here one class is favoured, so that boxes are sorted and 100 masks drawn, in both alike.'
+        ' RoIAlign takes the longer the larger the proposals are, and random weights draw those: that can'
+        ' outweigh the difference of the backbones.',
     ),
     'detectors_training': Section(
         'Mask R-CNN, training step',
