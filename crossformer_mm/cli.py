@@ -28,7 +28,7 @@ def run(
         argv: The words of the command line, by default the process's own.
 
     Returns:
-        ``main``'s status; 1 after a :class:`UserError`, whose message goes to stderr in one line (with
+        ``main``'s status; that of a :class:`UserError`, whose message goes to stderr in one line (with
         ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
         one line, to which the interrupt's own message adds.
     """
@@ -41,7 +41,7 @@ def run(
         if options.debug:
             raise
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return error.status
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
         print(*[word, *stop.args], sep='; ', file=sys.stderr)

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from .cli import Terminated
-from .errors import UserError
+from .errors import LostProcessError, UserError
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 FILES = {'train': ('CONFIG',), 'test': ('CONFIG', 'CHECKPOINT')}  # a tool's words before the number
@@ -82,7 +82,8 @@ def failure_line(failures: dict[int, ProcessFailure]) -> str:
 
     def order(rank: int) -> tuple[bool, bool, int]:
         code = failures[rank].exitcode
-        return code == -signal.SIGTERM, code > 0, failures[rank].timestamp
+        followed = code in (-signal.SIGTERM, LostProcessError.status)
+        return followed, code > 0, failures[rank].timestamp
 
     first = min(failures, key=order)
     code = failures[first].exitcode

@@ -29,7 +29,7 @@ from .config.segmentation import check_labels
 from .config.settings import check_settings
 from .crossformer import CrossFormer
 from .data.label_check import LabelReport
-from .errors import UserError
+from .errors import LostProcessError, UserError
 from .mixed_precision import bfloat16_is_fast
 from .training.memory import memory_advice, ran_out_of_memory
 from .training.workers import ended_workers
@@ -389,7 +389,7 @@ def _processes(cfg: Config) -> Iterator[None]:
     except RuntimeError as error:
         if not lost_process(error):
             raise
-        raise UserError(
+        raise LostProcessError(
             'another process ended, and this one with it; look for the error of that one'
         ) from error
     finally:

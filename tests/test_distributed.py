@@ -23,7 +23,7 @@ from torch import nn
 from crossformer_mm import cli, runs
 from crossformer_mm.config.parts import set_num_classes
 from crossformer_mm.data.shapes import write_ade20k
-from crossformer_mm.errors import UserError
+from crossformer_mm.errors import LostProcessError, UserError
 from crossformer_mm.launch import failure_line, launch, launcher_parser, meeting_place
 from crossformer_mm.training.processes import running_statistics
 
@@ -385,6 +385,7 @@ def test_processes_meet_at_a_free_port_or_where_they_are_told(monkeypatch: pytes
     [
         ([1, -signal.SIGTERM], 'process 0 ended with status 1,'),
         ([-signal.SIGTERM, 3], 'process 1 ended with status 3,'),
+        ([LostProcessError.status, 1], 'process 1 ended with status 1,'),
         ([1, -signal.SIGKILL], 'process 1 was ended by SIGKILL, as the system does'),
         ([-signal.SIGABRT, -signal.SIGTERM], 'process 0 was ended by SIGABRT, and the run with it'),
     ],
