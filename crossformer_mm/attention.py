@@ -77,11 +77,13 @@ def attend_runs_backward(
         weights = _attention_weights(q, k, biases[run.shape])
         if attended is not None:
             out = attended[rows].view(run.count, run.tokens, -1, q.shape[-1])
-            out.copy_(_by_token(torch.bmm(weights.to(v.dtype), v), run))
+            # (count·h, N, d) → (count, N, h, d)
+            out.copy_(torch.bmm(weights.to(v.dtype), v).unflatten(0, (run.count, -1)).transpose(1, 2))
         grads, grad_logits = _attend_run_backward(grad_out, weights, q, k, v)
         grad_biases[run.shape] += grad_logits.unflatten(0, (run.count, -1)).sum(0)
+        # (3, count·h, N, d) → (count, N, 3, h, d)
         out = grad_qkv[rows].view(run.count, run.tokens, 3, -1, q.shape[-1])
-        torch.stack([_by_token(g, run) for g in grads], dim=2, out=out)
+        out.copy_(grads.unflatten(1, (run.count, -1)).permute(1, 3, 0, 2, 4))
         start = rows.stop
     return grad_qkv
 
@@ -91,7 +93,7 @@ def pairwise_biases(table: Tensor, runs: Sequence[Run]) -> Biases:
     biases = {}
     for run in runs:
         bias = table.flatten(0, 1).index_select(0, _offsets(table, run))
-        biases[run.shape] = bias.view(run.tokens, run.tokens, -1).permute(2, 0, 1)
+        biases[run.shape] = bias.view(run.tokens, run.tokens, -1).permute(2, 0, 1).contiguous()
     return biases
 
 
@@ -130,28 +132,26 @@ def _split_heads(qkv: Tensor, runs: Sequence[Run], biases: Biases) -> Iterator[t
         yield run, part.view(run.count, run.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def _by_token(x: Tensor, run: Run) -> Tensor:
-    """(count·h, N, d) → (count, N, h, d)."""
-    return x.unflatten(0, (run.count, -1)).transpose(1, 2)
-
-
 def _attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """softmax(q kᵀ / √d + bias), (count·h, N, N); float32 at least, as in the fused kernels."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    # (count·h, N, N) → (count, h, N, N), as the biases repeat
-    products = torch.bmm(q, k.mT).to(wide).unflatten(0, (-1, len(bias)))
-    return torch.softmax(torch.add(bias, products, alpha=q.shape[-1] ** -0.5), dim=-1).flatten(0, 1)
+    # (h, N, N) → (count·h, N, N), to which the products are added in place
+    logits = bias.to(q.dtype).repeat(len(q) // len(bias), 1, 1)
+    logits.baddbmm_(q, k.mT, alpha=q.shape[-1] ** -0.5)
+    return torch.softmax(logits, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 def _attend_run_backward(
     grad: Tensor, weights: Tensor, q: Tensor, k: Tensor, v: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Of one run, all (count·h, N, d): the gradients of q, k and v, and of the logits, (count·h, N, N)."""
     grad_weights = torch.bmm(grad, v.mT).to(weights.dtype)
     grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    scaled = (grad_logits * q.shape[-1] ** -0.5).to(q.dtype)
-    grad_v = torch.bmm(weights.to(q.dtype).mT, grad)
-    return (torch.bmm(scaled, k), torch.bmm(scaled.mT, q), grad_v), grad_logits
+    narrow, scale = grad_logits.to(q.dtype), q.shape[-1] ** -0.5
+    grads = q.new_empty(3, *q.shape)
+    torch.baddbmm(grads[0], narrow, k, beta=0, alpha=scale, out=grads[0])
+    torch.baddbmm(grads[1], narrow.mT, q, beta=0, alpha=scale, out=grads[1])
+    torch.bmm(weights.to(q.dtype).mT, grad, out=grads[2])
+    return grads, grad_logits
 
 
 @custom_op('crossformer_mm::to_groups', mutates_args=())
