@@ -29,22 +29,24 @@ from .attention import (
 )
 from .grouping import Run, find_groups, split_runs
 
-CHUNK = 2048  # tokens; 4096 took 3 % more time on MLPs in training on x86-64 with AVX2, 1024 and 8192 more again
+CHUNK = (
+    2048  # tokens; 4096 took 3 % more time on MLPs in training on x86-64 with AVX2, 1024 and 8192 more again
+)
 NORM_EPS = 1e-5
 
 _in_one_dtype = torch.autocast('cpu', enabled=False)
 
 
 def suits_chunks(x: Tensor, block: nn.Module, layers: Iterable[nn.Module]) -> bool:
-    """Whether the functions here are the way to compute on ``x``: the one place that decides.
+    """Whether functions made for CPUs compute the layers of ``block`` on ``x``: the one place that decides.
 
-    GPUs have no such caches. A block with layers that were replaced (adapters, quantisation) or are listened
-    to runs layer by layer.
+    GPUs have no such caches. What has layers that were replaced (adapters, quantisation) or are listened to
+    runs layer by layer.
     """
     if x.device.type != 'cpu':
         return False
     listened = any(module._forward_hooks or module._forward_pre_hooks for module in block.modules())
-    return not listened and all(type(layer) in (nn.LayerNorm, nn.Linear) for layer in layers)
+    return not listened and all(type(layer) in (nn.LayerNorm, nn.Linear, nn.Conv2d) for layer in layers)
 
 
 def in_autocast_dtype(x: Tensor) -> Tensor:

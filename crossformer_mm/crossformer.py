@@ -31,6 +31,7 @@ from .attention import attend, attend_plain, from_groups, to_groups
 from .checkpoint import load_backbone
 from .checkpoint.names import DERIVED_BUFFERS
 from .chunked import add_attention, add_mlp, in_autocast_dtype, suits_chunks, weights_of
+from .strided import StridedConv
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -116,7 +117,17 @@ class CrossScaleConvs(nn.ModuleList):
         # compiler, which is not to ask whether the stride divides, gets by without a remainder.
         if torch.compiler.is_compiling() or H % self.stride or W % self.stride:
             x = F.pad(x, (0, self.stride - 1, 0, self.stride - 1))
-        return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
+        return torch.cat([self._convolve_with(conv, x) for conv in self], dim=1).permute(0, 2, 3, 1)
+
+    def _convolve_with(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        if not self._trains_on_cpu(x):
+            return conv(x)
+        x, weight, bias = map(in_autocast_dtype, (x, conv.weight, conv.bias))
+        return StridedConv.apply(x, weight, bias, self.stride, conv.padding[0])
+
+    def _trains_on_cpu(self, x: Tensor) -> bool:
+        """Whether gradients are wanted of layers that have a faster way to them."""
+        return torch.is_grad_enabled() and not torch.compiler.is_compiling() and suits_chunks(x, self, self)
 
 
 class StemConvs(CrossScaleConvs):
@@ -128,7 +139,7 @@ class StemConvs(CrossScaleConvs):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
-        if not (torch.is_grad_enabled() and x.device.type == 'cpu') or torch.compiler.is_compiling():
+        if not self._trains_on_cpu(x):
             return super().forward(x)
         s = self.stride
         x = F.pad(x, (0, -x.shape[3] % s, 0, -x.shape[2] % s))
