@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, Any]] = {  # the papers' settings
 CHECKPOINTED, COMPILED = 'cp', 'compile'
 VARIANTS = (*GROUPS, CHECKPOINTED, COMPILED)
 FAVOURED_CLASS_LOGIT = 5.0
+PROPOSING_LAYERS = ('rpn_cls', 'rpn_reg', 'fc_reg')  # of MMDetection's two-stage detectors
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,15 @@ def read_config(name: str) -> Config:
 
 
 def _find_something(model: BaseModel) -> None:
-    """Favour one class: untrained heads find nothing, so that no box would be sorted and no mask drawn."""
-    for module in model.modules():
-        classifier = getattr(module, 'fc_cls', None)
-        if isinstance(classifier, nn.Linear):
-            nn.init.constant_(classifier.bias[:1], FAVOURED_CLASS_LOGIT)
+    """Make an untrained detector find as much as a trained one, whatever its backbone.
+
+    Its proposals are anchors, the same in every network, as RoIAlign takes the longer the larger they are;
+    and one class is favoured, so that boxes are sorted and masks drawn.
+    """
+    for name, module in model.named_modules():
+        layer = name.rpartition('.')[2]
+        if layer in PROPOSING_LAYERS:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif layer == 'fc_cls' and isinstance(module, nn.Linear):
+            nn.init.constant_(module.bias[:1], FAVOURED_CLASS_LOGIT)
