@@ -97,6 +97,15 @@ def test_results_are_those_of_the_evaluation(
         assert overlap > 0.95 or coco_mask.area(mine['mask']) == coco_mask.area(mask['segmentation']) == 0
 
 
+def test_registries_have_nothing_to_warn_of(
+    tool: Callable[..., int], coco_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda message, *_, **__: said.append(message))
+    assert tool(coco_root / 'val2017') == 0
+    assert not [message for message in said if 'registry' in message]
+
+
 def test_pictures_and_json_of_a_folder(
     tool: Callable[..., int], coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

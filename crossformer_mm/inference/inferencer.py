@@ -1,6 +1,6 @@
 """The inferencers of MMDetection and MMSegmentation, for this project's configs and any checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
@@ -46,6 +47,10 @@ class StrictWeights:
         model.dataset_meta = self.meta
         if self.bf16:
             keep_boxes_in_float32(model)
+
+    def _init_collate(self, cfg: Config) -> Callable:
+        """The default without MMEngine's search for it in a registry that the toolboxes lack, and warning."""
+        return super()._init_collate(cfg) if 'collate_fn' in cfg.test_dataloader else pseudo_collate
 
     def forward(self, inputs: dict[str, Any], **options: Any) -> list[BaseDataElement]:
         """A batch from the pipeline to data samples."""
