@@ -13,7 +13,7 @@ from .compare import Setting
 from .subjects import Subject
 from .workload import Workload
 
-STEPS = 2
+ROUNDS = 4
 # The first that an operator's name matches.
 KINDS = {
     'convolution': 'conv|slow_conv',
@@ -36,7 +36,7 @@ def kind_of(operator: str) -> str:
 
 
 def measure_operators(subjects: Sequence[Subject], settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Profile networks.
+    """Profile networks, in turn.
 
     Args:
         subjects: The networks.
@@ -51,15 +51,19 @@ def measure_operators(subjects: Sequence[Subject], settings: Sequence[Setting]) 
     """
     records = []
     with progress_bar() as bar:
-        task = bar.add_task('profiling', total=len(settings) * len(subjects))
+        task = bar.add_task('profiling', total=len(settings) * len(subjects) * (1 + ROUNDS))
         for setting in settings:
-            record: dict[str, Any] = {'setting': asdict(setting), 'subjects': {}}
-            for subject in subjects:
-                step = Workload(setting.case(subject))
+            steps = {subject.label: Workload(setting.case(subject)) for subject in subjects}
+            for step in steps.values():
                 step()
-                record['subjects'][subject.label] = profile_step(step, setting.device)
                 bar.advance(task)
-            records.append(record)
+            seconds: dict[str, Counter[str]] = {label: Counter() for label in steps}
+            for _ in range(ROUNDS):
+                for label, step in steps.items():
+                    seconds[label].update(profile_step(step, setting.device))
+                    bar.advance(task)
+            means = {label: _means(sums) for label, sums in seconds.items()}
+            records.append({'setting': asdict(setting), 'subjects': means})
     return records
 
 
@@ -67,19 +71,22 @@ def profile_step(step: Workload, device: str = 'cpu') -> dict[str, float]:
     """Profile a step that has run before.
 
     Args:
-        step: What to run.
+        step: What to run, once.
         device: Where it runs.
 
     Returns:
-        Seconds of one step by kind of operator, the largest first.
+        Seconds by kind of operator.
     """
     cuda = device != 'cpu'
-    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
-    with profile(activities=activities) as profiler:
-        for _ in range(STEPS):
-            step()
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
+        step()
     seconds: Counter[str] = Counter()
     for event in profiler.key_averages():
         microseconds = event.self_device_time_total if cuda else event.self_cpu_time_total
-        seconds[kind_of(event.key)] += microseconds / 1e6 / STEPS
-    return dict(seconds.most_common())
+        seconds[kind_of(event.key)] += microseconds / 1e6
+    return dict(seconds)
+
+
+def _means(sums: Counter[str]) -> dict[str, float]:
+    """Of the rounds, the largest first."""
+    return {kind: seconds / ROUNDS for kind, seconds in sums.most_common()}
