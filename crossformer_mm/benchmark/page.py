@@ -107,8 +107,8 @@ SECTIONS = {
         (*DETECTORS, *INFERENCE, *TIME, *FOUR_TURNS),
         'Whole detectors from the preprocessing of an image in memory to masks of its size, beside their'
         ' backbones alone: the ratio of the two tells how much of it is backbone. Untrained heads find'
-        ' nothing; here one class is favoured, so that boxes are sorted and 100 masks drawn, and the proposals'
-        ' are anchors, the same in both.',
+        ' nothing; here one class is favoured, so that boxes are sorted and 100 masks drawn, and the'
+        ' proposals are anchors, the same in both.',
     ),
     'detectors_training': Section(
         'Mask R-CNN, training step',
