@@ -120,9 +120,11 @@ SECTIONS = {
         'Input pipeline',
         (DETECTOR, '--study', 'pipeline'),
         "500 generated JPEGs of 640×480 through the config's training pipeline (short side 800). A GPU is"
-        ' kept busy where this is more than it trains on. The last columns are of a training whose steps take'
-        ' a quarter longer than loading does: an even pace, a ratio near 1, means that no step waits, also'
-        ' not every so many steps as there are workers.',
+        ' kept busy where this is more than it trains on. The last columns are of a training whose steps'
+        ' take a quarter longer than loading does: an even pace, a ratio near 1, means that nothing stalls'
+        ' every so many steps as there are workers. What the median step takes above its pace is, without'
+        ' workers, the loading; with them, that the training process receives a batch: the masks of its'
+        " objects, each of an image's size, come through a pipe, some 9 MB a batch of two here.",
     ),
 }
 
