@@ -136,10 +136,9 @@ class StemConvs(CrossScaleConvs):
     forward for 1×3×800×1216 images (AVX2), 232 → 49 ms forward and backward for 2×3×512×640 (AVX-512).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
+    def _convolve(self, x: Tensor) -> Tensor:
         if not self._on_cpu(x):
-            return super().forward(x)
+            return super()._convolve(x)
         s = self.stride
         x = F.pad(x, (0, -x.shape[3] % s, 0, -x.shape[2] % s))
         # A kernel of one stride starts at a multiple of the stride, the others half a stride before one.
