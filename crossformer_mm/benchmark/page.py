@@ -131,7 +131,7 @@ SECTIONS = {
 HEAD = """# Speed and memory
 
 Written by `python tools/performance_page.py` from what `tools/benchmark.py` measured; `--help` of both says
-more. The figures are of one machine: **ratios last, seconds do not.**
+more. The figures are of the machine that each section names: **ratios last, seconds do not.**
 
 - Networks take turns, one step each, in one process: what slows the machine for a while hits all of them.
   *Ratio* is of the medians, ours over the network named after `--against`; *by round* is the median of the
