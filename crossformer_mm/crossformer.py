@@ -117,13 +117,15 @@ class CrossScaleConvs(nn.ModuleList):
         # compiler, which is not to ask whether the stride divides, gets by without a remainder.
         if torch.compiler.is_compiling() or H % self.stride or W % self.stride:
             x = F.pad(x, (0, self.stride - 1, 0, self.stride - 1))
-        return torch.cat([self._convolve_with(conv, x) for conv in self], dim=1).permute(0, 2, 3, 1)
+        maps = self._convolve_on_cpu(x) if self._on_cpu(x) else [conv(x) for conv in self]
+        return torch.cat(maps, dim=1).permute(0, 2, 3, 1)
 
-    def _convolve_with(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        if not self._on_cpu(x):
-            return conv(x)
-        x, weight, bias = map(in_autocast_dtype, (x, conv.weight, conv.bias))
-        return StridedConv.apply(x, weight, bias, self.stride, conv.padding[0])
+    def _convolve_on_cpu(self, x: Tensor) -> list[Tensor]:
+        x, maps = in_autocast_dtype(x), []
+        for conv in self:
+            weight, bias = in_autocast_dtype(conv.weight), in_autocast_dtype(conv.bias)
+            maps.append(StridedConv.apply(x, weight, bias, self.stride, conv.padding[0]))
+        return maps
 
     def _on_cpu(self, x: Tensor) -> bool:
         return not torch.compiler.is_compiling() and suits_chunks(x, self, self)

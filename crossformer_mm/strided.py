@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
+from .chunked import add_product
+
 PATCHES = 1024  # laid out at a time; 512 and 2048 took longer on some of the maps
 
 
@@ -58,13 +60,9 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int, padding: 
         (O, C, k, k) of the dtype of ``x``, added up in float32 at least.
     """
     O, C = grad.shape[1], x.shape[1]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    total = torch.zeros(O, kernel * kernel * C, dtype=wide)
+    total = x.new_zeros(O, kernel * kernel * C, dtype=torch.promote_types(x.dtype, torch.float32))
     for g, patches in _pieces(grad, x, kernel, stride, padding):
-        if wide == x.dtype:
-            total.addmm_(g.T, patches)
-        else:
-            total += g.T @ patches
+        add_product(total, g, patches)
     # (O, k·k·C) → (O, C, k, k)
     return total.to(x.dtype).view(O, kernel, kernel, C).permute(0, 3, 1, 2).contiguous()
 
