@@ -3,7 +3,7 @@
 Importing the package registers the backbone with the toolboxes that are installed.
 """
 
-from .crossformer import CrossFormer
+from .models.crossformer import CrossFormer
 from .registration import register_backbones
 from .version import __version__
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config.parts import build_network
-from .crossformer import IMAGE_CHANNELS
+from .models.crossformer import IMAGE_CHANNELS
 from .errors import UserError
 
 PROPOSALS, MASKS = 1000, 100

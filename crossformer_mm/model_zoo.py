@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .complexity import RULE, SHAPES, build_model, count, usual_shape
 from .config.run import load_config
-from .crossformer import ARCHS
+from .models.crossformer import ARCHS
 from .errors import UserError
 from .published_counts import PublishedCount, count_as_published
 

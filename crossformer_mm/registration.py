@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.registry import MODELS, Registry
 
-from .crossformer import CrossFormer
+from .models.crossformer import CrossFormer
 
 TOOLBOXES = ('mmdet', 'mmseg')
 PUBLISHED_TYPES = {
@@ -30,11 +30,15 @@ PUBLISHED_ARGUMENTS = {
 def published_type(name: str) -> Callable[..., CrossFormer]:
     """What builds a type of the authors' configs from the arguments that they use.
 
+    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not: the layout of
+    long distance attention is that of the code that the config was written for.
+
     Args:
         name: One of :data:`PUBLISHED_TYPES`.
     """
 
     def build(**kwargs: Any) -> CrossFormer:
+        kwargs.setdefault('long_distance', 'window' if 'adaptive_interval' in kwargs else 'map')
         renamed = {PUBLISHED_ARGUMENTS.get(key, key): value for key, value in kwargs.items()}
         return CrossFormer(PUBLISHED_TYPES[name], **renamed)
 

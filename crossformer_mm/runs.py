@@ -27,7 +27,7 @@ from .config.parts import build_network, replace_sync_bn
 from .config.run import add_options, evaluation_config, is_first_process, training_config
 from .config.segmentation import check_labels
 from .config.settings import check_settings
-from .crossformer import CrossFormer
+from .models.crossformer import CrossFormer
 from .data.label_check import LabelReport
 from .errors import LostProcessError, UserError
 from .mixed_precision import bfloat16_is_fast

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..complexity import build_model
 from ..config.run import load_config, without_notices
-from ..crossformer import ARCHS, CrossFormer
+from ..models.crossformer import ARCHS, CrossFormer
 from ..errors import UserError
 
 # As published and as in MMDetection's configs.

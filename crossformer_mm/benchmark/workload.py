@@ -10,7 +10,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..crossformer import IMAGE_CHANNELS
+from ..models.crossformer import IMAGE_CHANNELS
 from ..mixed_precision import BFloat16OptimWrapper, keep_boxes_in_float32
 from .subjects import Subject, build
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..arch import Arch
-from ..crossformer import CrossFormer
+from ..models.arch import Arch
+from ..models.crossformer import CrossFormer
 from ..errors import UserError
 from ..version import __version__
 from .classes import dataset_meta_of

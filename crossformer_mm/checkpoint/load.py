@@ -18,7 +18,7 @@ from .reader import about, read_checkpoint
 from .recognise import recognise_arch
 
 if TYPE_CHECKING:
-    from ..crossformer import CrossFormer
+    from ..models.crossformer import CrossFormer
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..arch import ARCHS, STAGES, Arch
+from ..models.arch import ARCHS, STAGES, Arch
 from ..errors import UserError
 from .names import backbone_of, shorten
 

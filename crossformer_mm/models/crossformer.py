@@ -1,14 +1,17 @@
-"""CrossFormer and CrossFormer++ as backbones, from the leaf to the root.
+"""CrossFormer and CrossFormer++ as backbones, from the leaf to the root, in plain PyTorch.
 
 Papers: CrossFormer (ICLR 2022, arXiv 2108.00154), CrossFormer++ (TPAMI 2023, arXiv 2303.06908). Tensor names
 are those of the released checkpoints.
 
-Letters: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels of a
+Notation: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels of a
 head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
 outputs.
+
+What is written here is the network, on any device and under any transform. On CPUs, :mod:`.ops` computes the
+first embedding and the two branches of a block faster, where that makes no difference.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,21 +20,22 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint import load_backbone
+from ..checkpoint.names import DERIVED_BUFFERS
+from . import ops
 from .arch import (
     ARCHS,
     STAGES,
     Arch,
     check_frozen_stages,
+    check_layout,
     check_out_indices,
     check_rates,
     check_stages,
     resolve_arch,
 )
-from .attention import attend, attend_plain, from_groups, to_groups
-from .checkpoint import load_backbone
-from .checkpoint.names import DERIVED_BUFFERS
-from .chunked import add_attention, add_mlp, in_autocast_dtype, suits_chunks, weights_of
-from .strided import StridedConv
+from .attention import attend
+from .grouping import GroupRule, find_groups, reorder
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -54,31 +58,15 @@ class DropPath(nn.Module):
         """(B, ...) → (B, ...); what is kept is scaled so that the mean stays."""
         if not self.training or self.rate == 0:
             return x
-        return x * (self._draw(x) * self._scale).view(-1, *[1] * (x.dim() - 1))
+        return x * (self.draw(x) * self.scale).view(-1, *[1] * (x.dim() - 1))
 
-    def add(self, x: Tensor, add_branch: Callable[[Tensor, float], Tensor]) -> Tensor:
-        """x + branch(x), without computing what is dropped.
-
-        Args:
-            x: (B, ...).
-            add_branch: A function of images and a factor, to the images with factor · branch(images) added.
-
-        Returns:
-            (B, ...).
-        """
-        if not self.training or self.rate == 0:
-            return add_branch(x, 1.0)
-        kept = self._draw(x).nonzero().flatten()
-        if len(kept) == len(x):
-            return add_branch(x, self._scale)
-        return x.index_copy(0, kept, add_branch(x.index_select(0, kept), self._scale))
-
-    def _draw(self, x: Tensor) -> Tensor:
+    def draw(self, x: Tensor) -> Tensor:
         """(B), 1 for each image that keeps its branch and 0 for the others."""
         return x.new_empty(x.shape[0]).bernoulli_(1 - self.rate)
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """What a branch that is kept is multiplied with."""
         return 1 / (1 - self.rate) if self.rate < 1 else 1.0
 
     def extra_repr(self) -> str:
@@ -103,6 +91,7 @@ class CrossScaleConvs(nn.ModuleList):
             for kernel, share in zip(kernels, shares, strict=True)
         )
         self.stride = stride
+        self.replaceable = ops.Layers({str(i): nn.Conv2d for i in range(len(kernels))})
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
@@ -112,52 +101,14 @@ class CrossScaleConvs(nn.ModuleList):
         return self._convolve(x)
 
     def _convolve(self, x: Tensor) -> Tensor:
+        if ops.replaces_convs(self, x):
+            return ops.embed_cells(self, x)
         H, W = x.shape[2:]
         # Padding by stride − 1 fills the last patch whatever the size, and never begins another one: a
         # compiler, which is not to ask whether the stride divides, gets by without a remainder.
         if torch.compiler.is_compiling() or H % self.stride or W % self.stride:
             x = F.pad(x, (0, self.stride - 1, 0, self.stride - 1))
-        maps = self._convolve_on_cpu(x) if self._on_cpu(x) else [conv(x) for conv in self]
-        return torch.cat(maps, dim=1).permute(0, 2, 3, 1)
-
-    def _convolve_on_cpu(self, x: Tensor) -> list[Tensor]:
-        x, maps = in_autocast_dtype(x), []
-        for conv in self:
-            weight, bias = in_autocast_dtype(conv.weight), in_autocast_dtype(conv.bias)
-            maps.append(StridedConv.apply(x, weight, bias, self.stride, conv.padding[0]))
-        return maps
-
-    def _on_cpu(self, x: Tensor) -> bool:
-        return not torch.compiler.is_compiling() and suits_chunks(x, self, self)
-
-
-class StemConvs(CrossScaleConvs):
-    """Stage 1's convolutions; on CPUs of stride 1, on cells of stride × stride pixels, as channels.
-
-    Exact, and faster where three channels do not fill a vector: on two x86-64 cores in float32, 437 → 155 ms
-    forward for 1×3×800×1216 images (AVX2), 232 → 49 ms forward and backward for 2×3×512×640 (AVX-512).
-    """
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        if not self._on_cpu(x):
-            return super()._convolve(x)
-        s = self.stride
-        x = F.pad(x, (0, -x.shape[3] % s, 0, -x.shape[2] % s))
-        # A kernel of one stride starts at a multiple of the stride, the others half a stride before one.
-        aligned, shifted = (self._cells(F.pad(x, (offset,) * 4)) for offset in (0, s // 2))
-        maps = []
-        for conv in self:
-            width = conv.kernel_size[0] // s  # in cells
-            weight = F.pixel_unshuffle(conv.weight, s)
-            if width == 1:
-                maps.append(F.conv2d(aligned, weight, conv.bias))
-            else:
-                maps.append(F.conv2d(shifted, weight, conv.bias, padding=width // 2 - 1))
-        return torch.cat([map.permute(0, 2, 3, 1) for map in maps], dim=-1)
-
-    def _cells(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, 3·stride², H/stride, W/stride), channels last in memory."""
-        return F.pixel_unshuffle(x, self.stride).contiguous(memory_format=torch.channels_last)
+        return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
 class PatchEmbed(nn.Module):
@@ -165,7 +116,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
-        self.projs = StemConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
+        self.projs = CrossScaleConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
         self.norm = nn.LayerNorm(embed_dims)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -209,15 +160,17 @@ class DynamicPositionBias(nn.Module):
         """The biases of all offsets in a group of ``rows`` × ``columns`` tokens.
 
         Returns:
-            (2·rows − 1, 2·columns − 1, h); entry [rows − 1 + a, columns − 1 + b] is of the offset (a, b) in
+            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] is of the offset (a, b) in
             group coordinates. Computed outside autocast: it is small, and it shifts every logit.
         """
-        weight = self.pos_proj.weight
-        with torch.autocast(weight.device.type, enabled=False):
-            a = torch.arange(1 - rows, rows, device=weight.device, dtype=weight.dtype)
-            b = torch.arange(1 - columns, columns, device=weight.device, dtype=weight.dtype)
-            offsets = torch.stack(torch.meshgrid(a, b, indexing='ij'), dim=-1)
-            return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets))))
+        norm = self.pos1[0].weight
+        if torch.is_autocast_enabled(norm.device.type):
+            with torch.autocast(norm.device.type, enabled=False):
+                return self(rows, columns)
+        a = torch.arange(rows - 1, -rows, -1, device=norm.device, dtype=norm.dtype)
+        b = torch.arange(columns - 1, -columns, -1, device=norm.device, dtype=norm.dtype)
+        offsets = torch.stack(torch.meshgrid(a, b, indexing='ij'), dim=-1)
+        return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets)))).permute(2, 0, 1).contiguous()
 
 
 class Attention(nn.Module):
@@ -226,59 +179,32 @@ class Attention(nn.Module):
     Args:
         dims: C.
         num_heads: h.
-        group_size: G.
-        interval: I; 1 for short distance attention.
-        adaptive: Take I from each map instead, so that a group spans it: ⌈max(H, W) / G⌉.
+        groups: Which tokens attend to each other.
         attn_drop_rate: Dropout of the attention weights.
         drop_rate: Dropout of the output.
     """
 
     def __init__(
-        self,
-        dims: int,
-        num_heads: int,
-        group_size: int,
-        interval: int,
-        adaptive: bool,
-        attn_drop_rate: float,
-        drop_rate: float,
+        self, dims: int, num_heads: int, groups: GroupRule, attn_drop_rate: float, drop_rate: float
     ) -> None:
         super().__init__()
         self.dims = dims
-        self.num_heads = num_heads
-        self.group_size = group_size
-        self.interval = interval
-        self.adaptive = adaptive
-        self.attn_drop_rate = attn_drop_rate
+        self.groups = groups
         self.qkv = nn.Linear(dims, 3 * dims)
         self.pos = DynamicPositionBias(dims, num_heads)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(dims, dims)
         self.proj_drop = nn.Dropout(drop_rate)
-
-    def grouping(self, H: int, W: int) -> tuple[int, int]:
-        """G and I on a map of H × W tokens, which is one group where that is no larger than a group."""
-        if min(H, W) <= self.group_size:
-            return max(H, W), 1
-        if self.adaptive:
-            return self.group_size, -(-max(H, W) // self.group_size)
-        return self.group_size, self.interval
-
-    def biases(self, H: int, W: int) -> Tensor:
-        """The biases of all offsets in the largest group of a map of H × W tokens."""
-        one_group = min(H, W) <= self.group_size
-        return self.pos(H, W) if one_group else self.pos(self.group_size, self.group_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
         B, H, W, C = x.shape
-        size, table = (B, H, W, *self.grouping(H, W)), self.biases(H, W)
-        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C)
-        qkv = self.qkv(to_groups(x.reshape(-1, C), *size))
-        if self.training and self.attn_drop_rate:
-            out = attend_plain(qkv, table, *size, dropout=self.attn_drop_rate)
-        else:
-            out = attend(qkv, table, *size)
-        return self.proj_drop(from_groups(self.proj(out), *size)).view(B, H, W, C)
+        groups = find_groups(x, B, H, W, *self.groups(H, W))
+        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C) → (B, H, W, C)
+        qkv = self.qkv(reorder(x.reshape(-1, C), groups.order, groups.inverse))
+        dropout = self.attn_drop.p if self.attn_drop.training else 0.0
+        out = self.proj(attend(qkv, self.pos(*groups.largest), groups.blocks, dropout))
+        return self.proj_drop(reorder(out, groups.inverse, groups.order).view(B, H, W, C))
 
 
 class MLP(nn.Module):
@@ -303,6 +229,24 @@ class Block(nn.Module):
     around them: it keeps the amplitude of the residual stream from growing with depth.
     """
 
+    replaceable = ops.Layers(  # by kernels for CPUs
+        {
+            'norm1': nn.LayerNorm,
+            'attn': Attention,
+            'attn.qkv': nn.Linear,
+            'attn.attn_drop': nn.Dropout,
+            'attn.proj': nn.Linear,
+            'attn.proj_drop': nn.Dropout,
+            'norm2': nn.LayerNorm,
+            'mlp': MLP,
+            'mlp.fc1': nn.Linear,
+            'mlp.act': nn.GELU,
+            'mlp.fc2': nn.Linear,
+            'mlp.drop': nn.Dropout,
+            'drop_path': DropPath,
+        }
+    )
+
     def __init__(
         self, attn: Attention, cooled: bool, drop_rate: float, drop_path_rate: float, with_cp: bool = False
     ) -> None:
@@ -314,25 +258,18 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dims)
         self.mlp = MLP(dims, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
-        self.dropout = max(drop_rate, attn.attn_drop_rate)
         self.ex_conv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims) if cooled else None
         self.ex_ln = nn.LayerNorm(dims) if cooled else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        if self._in_chunks(x):
-            x = self.drop_path.add(in_autocast_dtype(x), self._add_attention)
-            return self._cool(self.drop_path.add(x, self._add_mlp))
+        if ops.replaces_branches(self, x):
+            return self._cool(ops.add_branches(self, x))
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._layer_by_layer, x, use_reentrant=False)
-        return self._layer_by_layer(x)
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
 
-    def _in_chunks(self, x: Tensor) -> bool:
-        # Which images a compiled step drops cannot decide what it computes.
-        random = self.training and (self.dropout or (self.drop_path.rate and torch.compiler.is_compiling()))
-        return not random and suits_chunks(x, self, (*self._attention_layers, *self._mlp_layers))
-
-    def _layer_by_layer(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return self._cool(x + self.drop_path(self.mlp(self.norm2(x))))
 
@@ -340,29 +277,6 @@ class Block(nn.Module):
         if self.ex_conv is None:
             return x
         return self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-    @property
-    def _attention_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.norm1, self.attn.qkv, self.attn.proj
-
-    @property
-    def _mlp_layers(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.norm2, self.mlp.fc1, self.mlp.fc2
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether a branch keeps more than its input for backward."""
-        return self.training and torch.is_grad_enabled() and not self.with_cp
-
-    def _add_attention(self, x: Tensor, scale: float) -> Tensor:
-        B, H, W, C = x.shape
-        weights = weights_of(*self._attention_layers)
-        size, table = (B, H, W, *self.attn.grouping(H, W)), self.attn.biases(H, W)
-        return add_attention(x.reshape(-1, C), scale, self._keeps, table, *weights, *size)[0].view_as(x)
-
-    def _add_mlp(self, x: Tensor, scale: float) -> Tensor:
-        tokens, weights = x.reshape(-1, x.shape[-1]), weights_of(*self._mlp_layers)
-        return add_mlp(tokens, scale, self._keeps, *weights)[0].view_as(x)
 
 
 class Stage(nn.Module):
@@ -372,9 +286,7 @@ class Stage(nn.Module):
         arch: The size of the whole network.
         stage: Which stage of it, from 0.
         last: There is no next stage.
-        group_size: G.
-        interval: I of long distance attention, which every second block has.
-        adaptive: Take I from each map instead.
+        groups: How short and how long distance attention group tokens; blocks alternate.
         drop_paths: Stochastic depth of each block.
         drop_rate: Dropout in the MLPs and after attention.
         attn_drop_rate: Dropout of attention weights.
@@ -386,9 +298,7 @@ class Stage(nn.Module):
         arch: Arch,
         stage: int,
         last: bool,
-        group_size: int,
-        interval: int,
-        adaptive: bool,
+        groups: tuple[GroupRule, GroupRule],
         drop_paths: Sequence[float],
         drop_rate: float,
         attn_drop_rate: float,
@@ -398,16 +308,7 @@ class Stage(nn.Module):
         dims, num_heads = arch.dims(stage), arch.num_heads[stage]
         self.blocks = nn.ModuleList()
         for i, drop_path_rate in enumerate(drop_paths):
-            long = i % 2 == 1
-            attn = Attention(
-                dims,
-                num_heads,
-                group_size,
-                interval if long else 1,
-                adaptive and long,
-                attn_drop_rate,
-                drop_rate,
-            )
+            attn = Attention(dims, num_heads, groups[i % 2], attn_drop_rate, drop_rate)
             self.blocks.append(Block(attn, arch.is_cooled(stage, i), drop_rate, drop_path_rate, with_cp))
         self.downsample = None if last else Downsample(dims)
 
@@ -437,7 +338,12 @@ class CrossFormer(BaseModule):
         group_sizes: G of each stage. None means the standard setting, 7 7 7 7.
         intervals: I of each stage. None means the standard setting, 8 4 2 1. Neither changes any weight's
             shape.
-        adaptive_intervals: Take I from each map instead: ⌈max(H, W) / G⌉.
+        long_distance: What a group of long distance attention spans. ``'map'``, the whole map: the papers'
+            text, and what the released detectors and segmentors were trained with. ``'window'``, macro-windows
+            of G·I tokens a side: the authors' code since December 2023, and their ++ classifiers. The weights
+            are the same, and so are the maps of 224×224 images with the standard setting; elsewhere the two are
+            different functions, and a checkpoint's tensors do not tell which one it was trained with.
+        adaptive_intervals: In layout ``'window'``, take I from each map instead: ⌈max(H, W) / G⌉.
         out_indices: Stages whose maps are returned. Stages after the last of them are not built.
         frozen_stages: −1 freezes nothing, 0 the first embedding, n also the stages before the n-th with the
             embeddings after them: no gradient, and evaluation mode at all times.
@@ -462,6 +368,7 @@ class CrossFormer(BaseModule):
         arch: str | Mapping[str, Any] = 's',
         group_sizes: Sequence[int] | None = None,
         intervals: Sequence[int] | None = None,
+        long_distance: str = 'map',
         adaptive_intervals: bool = False,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -477,6 +384,7 @@ class CrossFormer(BaseModule):
             'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
         )
         intervals = check_stages('intervals', STANDARD_INTERVALS if intervals is None else intervals)
+        check_layout(long_distance, adaptive_intervals)
         drop_path_rate = arch.drop_path_rate if drop_path_rate is None else drop_path_rate
         check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.out_indices = check_out_indices(out_indices)
@@ -496,9 +404,10 @@ class CrossFormer(BaseModule):
                     arch,
                     s,
                     last=s == last,
-                    group_size=group_sizes[s],
-                    interval=intervals[s],
-                    adaptive=adaptive_intervals,
+                    groups=tuple(
+                        GroupRule(group_sizes[s], intervals[s], long, long_distance, adaptive_intervals)
+                        for long in (False, True)
+                    ),
                     drop_paths=drop_paths[first : first + arch.depths[s]],
                     drop_rate=drop_rate,
                     attn_drop_rate=attn_drop_rate,

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .grouping import LAYOUTS
+
 STAGES = 4
 
 
@@ -106,6 +108,21 @@ def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(values, Sequence) or len(values) != STAGES or not all(map(is_count, values)):
         raise ValueError(f'{name}={values!r} must be {STAGES} ints of at least 1, one a stage')
     return tuple(values)
+
+
+def check_layout(long_distance: str, adaptive_intervals: bool) -> None:
+    """Check the layout of long distance attention.
+
+    Raises:
+        ValueError: It is unknown, or has no adaptive intervals and is asked for them.
+    """
+    if long_distance not in LAYOUTS:
+        raise ValueError(f'long_distance={long_distance!r} must be one of {", ".join(map(repr, LAYOUTS))}')
+    if adaptive_intervals and long_distance != 'window':
+        raise ValueError(
+            f"adaptive_intervals=True belongs to long_distance='window', and not to {long_distance!r}, where a"
+            ' group spans the map with any interval'
+        )
 
 
 def check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:

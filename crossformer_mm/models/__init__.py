@@ -1,0 +1,1 @@
+"""The network, its sizes and its groups; :mod:`.ops` has kernels for CPUs."""

@@ -1,0 +1,61 @@
+"""Attention inside groups of tokens, with a bias for the offset of two tokens, in plain PyTorch.
+
+Notation as in :mod:`.grouping`; h heads, d channels of a head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .grouping import GroupBlock
+
+
+def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
+    """Biases of offsets → of the pairs of tokens of a group of R × S tokens.
+
+    Args:
+        table: (h, 2R' − 1, 2S' − 1), as :class:`DynamicPositionBias` gives them, R' ≥ R and S' ≥ S.
+        rows: R.
+        columns: S.
+
+    Returns:
+        (h, N, N), N = R·S: the biases of token i with token j.
+    """
+    top, left = (table.shape[1] + 1) // 2 - rows, (table.shape[2] + 1) // 2 - columns
+    table = table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
+    # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): a window of the table for each token, the last token's first
+    windows = table.unfold(1, rows, 1).unfold(2, columns, 1)
+    return windows.flip(1, 2).flatten(3, 4).flatten(1, 2)
+
+
+def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: float = 0.0) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v inside every group.
+
+    Args:
+        qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
+        table: The biases of offsets, as :func:`pair_biases` takes them.
+        blocks: The groups.
+        dropout: Of the attention weights.
+
+    Returns:
+        (T, C) in the order of the groups.
+    """
+    parts = []
+    for block, part in zip(blocks, qkv.split([block.count * block.tokens for block in blocks]), strict=True):
+        # (count·N, 3C) → (3, count, h, N, d)
+        q, k, v = part.view(block.count, block.tokens, 3, len(table), -1).permute(2, 0, 3, 1, 4)
+        bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))
+        part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
+        # (count, h, N, d) → (count·N, C)
+        parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _aligned(bias: Tensor) -> Tensor:
+    """On GPUs the fused kernel takes a mask whose rows are multiples of 8 numbers apart, or pads it anew."""
+    tokens = bias.shape[-1]
+    if bias.device.type == 'cpu' or tokens % 8 == 0:
+        return bias
+    return F.pad(bias, (0, -tokens % 8))[..., :tokens]
