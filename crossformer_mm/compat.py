@@ -3,32 +3,47 @@
 Each has a test in ``tests/test_compat.py`` that fails with the name of what was renamed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 
-def is_plain_call(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary tensor and nothing traces, transforms or intercepts what is computed.
-
-    Counters and tools that watch operators through a dispatch mode count as ordinary here: see
-    :func:`is_watched`.
-    """
+def is_ordinary(x: Tensor) -> bool:
+    """Whether ``x`` holds numbers, and is no stand-in of a compiler, a mode or a transform."""
     return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, nn.Parameter)
+        type(x) in (Tensor, nn.Parameter)
+        and not torch.compiler.is_compiling()
         and torch._C._functorch.maybe_current_level() is None
     )
 
 
-def is_watched() -> bool:
-    """Whether a tracer, a mode, forward-mode differentiation or hooks of all modules see each operator."""
+def is_dense(weight: Tensor | None) -> bool:
+    """Whether ``weight`` is a plain tensor of numbers, or a compiler's stand-in for one."""
+    stand_in = torch.compiler.is_compiling() and type(weight) is FakeTensor
+    return stand_in or type(weight) in (Tensor, nn.Parameter)
+
+
+def is_transformed() -> bool:
+    """Whether a call is traced, exported to ONNX, or under ``torch.func`` or forward-mode differentiation."""
+    if torch.compiler.is_compiling():
+        return torch.onnx.is_in_onnx_export()
     return (
         torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
+    )
+
+
+def is_watched() -> bool:
+    """Whether a dispatch or function mode sees each operator, or a hook each module."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch_module._has_any_global_hook()
     )
 
@@ -41,3 +56,27 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast is on for a device; false for one that has none, which torch answers with an error."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Inside it ``torch.jit.trace`` records nothing: what is computed becomes a constant of the trace."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+def sizes(x: Tensor) -> list[int]:
+    """The shape of ``x`` in plain numbers, in a trace or a compiled program too, which is then of this size."""
+    return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config.parts import build_network
-from .models.crossformer import IMAGE_CHANNELS
 from .errors import UserError
+from .models.crossformer import IMAGE_CHANNELS
 
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192

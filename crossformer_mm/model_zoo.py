@@ -6,8 +6,8 @@ from pathlib import Path
 
 from .complexity import RULE, SHAPES, build_model, count, usual_shape
 from .config.run import load_config
-from .models.crossformer import ARCHS
 from .errors import UserError
+from .models.crossformer import ARCHS
 from .published_counts import PublishedCount, count_as_published
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')

@@ -27,10 +27,10 @@ from .config.parts import build_network, replace_sync_bn
 from .config.run import add_options, evaluation_config, is_first_process, training_config
 from .config.segmentation import check_labels
 from .config.settings import check_settings
-from .models.crossformer import CrossFormer
 from .data.label_check import LabelReport
 from .errors import LostProcessError, UserError
 from .mixed_precision import bfloat16_is_fast
+from .models.crossformer import CrossFormer
 from .training.memory import memory_advice, ran_out_of_memory
 from .training.workers import ended_workers
 

@@ -8,20 +8,47 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.visualization import Visualizer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from crossformer_mm import CrossFormer
 from crossformer_mm.data.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 WIDTH = 16
 WIDTHS = [32, 64, 128, 256]  # of the narrow backbone
+NARROW = dict(embed_dims=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), acl=True)
 SMALLER = 8  # how much smaller images and crops are in segmentation than the configs'
 
 
 def pytest_configure() -> None:
     """Listen to Ctrl-C: a background job is born deaf to it, and so would be tools that tests interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def narrow_network(**kwargs: object) -> CrossFormer:
+    """A narrow backbone with every kind of layer, the same at each call."""
+    torch.manual_seed(0)
+    return CrossFormer(NARROW, **kwargs)
+
+
+class plain_path(TorchDispatchMode):  # noqa: N801: used like a function
+    """Inside it the network runs layer by layer on CPUs too, as on GPUs."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def assert_outputs_close(
+    ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 1e-5
+) -> None:
+    """Compare maps to a part of the largest value of each."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..complexity import build_model
 from ..config.run import load_config, without_notices
-from ..models.crossformer import ARCHS, CrossFormer
 from ..errors import UserError
+from ..models.crossformer import ARCHS, CrossFormer
 
 # As published and as in MMDetection's configs.
 SWINS: dict[str, dict[str, Any]] = {

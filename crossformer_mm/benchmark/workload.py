@@ -10,8 +10,8 @@ from mmengine.structures import PixelData
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.crossformer import IMAGE_CHANNELS
 from ..mixed_precision import BFloat16OptimWrapper, keep_boxes_in_float32
+from ..models.crossformer import IMAGE_CHANNELS
 from .subjects import Subject, build
 
 MODES = ('inference', 'train')

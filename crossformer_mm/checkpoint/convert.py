@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import UserError
 from ..models.arch import Arch
 from ..models.crossformer import CrossFormer
-from ..errors import UserError
 from ..version import __version__
 from .classes import dataset_meta_of
 from .load import Fit, check_finite, not_finite

@@ -120,8 +120,8 @@ def check_layout(long_distance: str, adaptive_intervals: bool) -> None:
         raise ValueError(f'long_distance={long_distance!r} must be one of {", ".join(map(repr, LAYOUTS))}')
     if adaptive_intervals and long_distance != 'window':
         raise ValueError(
-            f"adaptive_intervals=True belongs to long_distance='window', and not to {long_distance!r}, where a"
-            ' group spans the map with any interval'
+            "adaptive_intervals=True belongs to long_distance='window'; in layout 'map' a group spans the map"
+            ' whatever its interval'
         )
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..compat import is_transformed, sizes
 from .grouping import GroupBlock
 
 
@@ -23,7 +24,8 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
     Returns:
         (h, N, N), N = R·S: the biases of token i with token j.
     """
-    top, left = (table.shape[1] + 1) // 2 - rows, (table.shape[2] + 1) // 2 - columns
+    _, height, width = sizes(table)
+    top, left = (height + 1) // 2 - rows, (width + 1) // 2 - columns
     table = table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
     # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): a window of the table for each token, the last token's first
     windows = table.unfold(1, rows, 1).unfold(2, columns, 1)
@@ -47,10 +49,18 @@ def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: fl
         # (count·N, 3C) → (3, count, h, N, d)
         q, k, v = part.view(block.count, block.tokens, 3, len(table), -1).permute(2, 0, 3, 1, 4)
         bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))
-        part = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
+        part = _attention(q, k, v, bias, dropout)
         # (count, h, N, d) → (count·N, C)
         parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v, (count, h, N, d), fused where PyTorch's kernels can be."""
+    if not is_transformed():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
+    weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias, dim=-1)
+    return F.dropout(weights, dropout, dropout > 0) @ v
 
 
 def _aligned(bias: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_backbone
 from ..checkpoint.names import DERIVED_BUFFERS
+from ..compat import autocast_is_on, sizes
 from . import ops
 from .arch import (
     ARCHS,
@@ -160,11 +161,11 @@ class DynamicPositionBias(nn.Module):
         """The biases of all offsets in a group of ``rows`` × ``columns`` tokens.
 
         Returns:
-            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] is of the offset (a, b) in
-            group coordinates. Computed outside autocast: it is small, and it shifts every logit.
+            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] is of the offset (a, b)
+            in group coordinates. Computed outside autocast: it is small, and it shifts every logit.
         """
         norm = self.pos1[0].weight
-        if torch.is_autocast_enabled(norm.device.type):
+        if autocast_is_on(norm.device):
             with torch.autocast(norm.device.type, enabled=False):
                 return self(rows, columns)
         a = torch.arange(rows - 1, -rows, -1, device=norm.device, dtype=norm.dtype)
@@ -198,12 +199,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        B, H, W, C = x.shape
-        groups = find_groups(x, B, H, W, *self.groups(H, W))
+        B, H, W, C = sizes(x)
+        grouping = self.groups(H, W)
+        groups = find_groups(x, B, H, W, grouping.span, grouping.interval)
         # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C) → (B, H, W, C)
         qkv = self.qkv(reorder(x.reshape(-1, C), groups.order, groups.inverse))
         dropout = self.attn_drop.p if self.attn_drop.training else 0.0
-        out = self.proj(attend(qkv, self.pos(*groups.largest), groups.blocks, dropout))
+        out = self.proj(attend(qkv, self.pos(grouping.rows, grouping.columns), groups.blocks, dropout))
         return self.proj_drop(reorder(out, groups.inverse, groups.order).view(B, H, W, C))
 
 
@@ -338,11 +340,11 @@ class CrossFormer(BaseModule):
         group_sizes: G of each stage. None means the standard setting, 7 7 7 7.
         intervals: I of each stage. None means the standard setting, 8 4 2 1. Neither changes any weight's
             shape.
-        long_distance: What a group of long distance attention spans. ``'map'``, the whole map: the papers'
-            text, and what the released detectors and segmentors were trained with. ``'window'``, macro-windows
-            of G·I tokens a side: the authors' code since December 2023, and their ++ classifiers. The weights
-            are the same, and so are the maps of 224×224 images with the standard setting; elsewhere the two are
-            different functions, and a checkpoint's tensors do not tell which one it was trained with.
+        long_distance: What a group of long distance attention spans. ``'map'``: the whole map, as in the
+            CrossFormer paper and in the released detectors and segmentors. ``'window'``: a macro-window of
+            G·I tokens a side, as in the authors' code since December 2023 and their ++ classifiers. The two
+            agree on 224×224 images with the standard setting. Elsewhere they are different functions of the
+            same weights, and a checkpoint's tensors do not tell which one it was trained with.
         adaptive_intervals: In layout ``'window'``, take I from each map instead: ⌈max(H, W) / G⌉.
         out_indices: Stages whose maps are returned. Stages after the last of them are not built.
         frozen_stages: −1 freezes nothing, 0 the first embedding, n also the stages before the n-th with the

@@ -20,9 +20,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..compat import is_plain_call
+from ..compat import is_ordinary, is_transformed, untraced
 
 LAYOUTS = ('map', 'window')
+
+
+class Grouping(NamedTuple):
+    """How a map falls into groups.
+
+    Attributes:
+        span: Tokens of a window on each axis; None for the whole axis.
+        interval: I.
+        rows: No group has more rows.
+        columns: No group has more columns.
+    """
+
+    span: int | None
+    interval: int
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -43,17 +59,18 @@ class GroupRule:
     layout: str = 'map'
     adaptive: bool = False
 
-    def __call__(self, H: int, W: int) -> tuple[int | None, int]:
-        """The span of a window, None for the whole axis, and the interval, on a map of H × W tokens."""
-        G = self.group_size
-        if min(H, W) <= G:  # a small map: each layout has a rule of its own, for all blocks
-            return (None, 1) if self.layout == 'window' else (min(H, W), 1)
+    def __call__(self, H: int, W: int) -> Grouping:
+        """The grouping of a map of H × W tokens."""
+        G, I = self.group_size, self.interval
+        side = min(H, W)
+        if side <= G:  # a small map: each layout has a rule of its own, for all blocks
+            return Grouping(None, 1, H, W) if self.layout == 'window' else Grouping(side, 1, side, side)
         if not self.long_distance:
-            return G, 1
+            return Grouping(G, 1, G, G)
         if self.layout == 'map':
-            return None, self.interval
-        interval = -(-max(H, W) // G) if self.adaptive else self.interval
-        return G * interval, interval
+            return Grouping(None, I, -(-H // I), -(-W // I))
+        I = -(-max(H, W) // G) if self.adaptive else I
+        return Grouping(G * I, I, G, G)
 
 
 class GroupBlock(NamedTuple):
@@ -76,13 +93,11 @@ class Groups(NamedTuple):
         order: (T), int64: the token of the flattened maps at each index of the layout.
         inverse: (T), int64: the index in the layout of each token of the flattened maps.
         blocks: The groups, in the order of the layout; at most nine shapes occur.
-        largest: Rows and columns of the largest group.
     """
 
     order: Tensor
     inverse: Tensor
     blocks: tuple[GroupBlock, ...]
-    largest: tuple[int, int]
 
 
 def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: int) -> Groups:
@@ -100,9 +115,10 @@ def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: i
         The layout. It is a function of sizes and device alone and is cached, so that a second call at a size
         copies nothing to the device; nothing may write to its tensors.
     """
-    if is_plain_call(x):
-        return _cached_groups(x.device, B, H, W, span, interval)
-    return _make_groups(x.device, B, H, W, span, interval)  # tensors of a tracer or a transform are not kept
+    if is_ordinary(x):
+        with untraced():
+            return _cached_groups(x.device, B, H, W, span, interval)
+    return _make_groups(x.device, B, H, W, span, interval)  # a compiler or a transform owns these
 
 
 @lru_cache(maxsize=64)
@@ -124,8 +140,7 @@ def _make_groups(device: torch.device, B: int, H: int, W: int, span: int | None,
             blocks.append(GroupBlock(B * m * n, R, S))
     order = torch.cat(tokens)
     inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(B * H * W, device=device))
-    largest = (max(block.rows for block in blocks), max(block.columns for block in blocks))
-    return Groups(order, inverse, tuple(blocks), largest)
+    return Groups(order, inverse, tuple(blocks))
 
 
 def axis_groups(
@@ -140,8 +155,8 @@ def axis_groups(
         device: Where the tensors are made.
 
     Yields:
-        (groups, positions of a group), int64: first the groups of full windows, then those of the rest at the
-        end of the axis. Where I does not divide a window, its first groups have a position more than the others.
+        (groups, positions of a group), int64: first the groups of full windows, then those of the rest at
+        the end of the axis. Where I does not divide a window, its first groups are longer by one position.
     """
     if span is None or span >= length:
         windows = [(0, 1, length)]
@@ -164,10 +179,10 @@ def axis_groups(
 def reorder(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     """Permute tokens: (T, C) → (T, C), with the token ``order[i]`` of ``x`` at index i.
 
-    A permutation can be read or written by index. Where there will be a backward pass it is written, since the
-    gradient of writing is a plain read, and that of reading an addition by index, several times as slow.
+    A permutation can be read or written by index. Where there will be a backward pass it is written: the
+    gradient of writing is a plain read, that of reading an addition by index, several times as slow.
     """
-    if x.requires_grad and torch.is_grad_enabled():
+    if x.requires_grad and torch.is_grad_enabled() and not is_transformed():
         return torch.empty_like(x).index_copy_(0, inverse, x)
     return x.index_select(0, order)
 

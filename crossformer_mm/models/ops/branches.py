@@ -47,11 +47,10 @@ def _add_kept(drop_path: nn.Module, x: Tensor, add: Callable[[Tensor, float], Te
 
 def _add_attention(block: nn.Module, x: Tensor, scale: float, save: bool) -> Tensor:
     B, H, W, C = x.shape
-    attn, size = block.attn, (B, H, W, *block.attn.groups(H, W))
-    weights = _weights(block.norm1, attn.qkv, attn.proj)
-    table = attn.pos(*find_groups(x, *size).largest)
+    span, interval, rows, columns = block.attn.groups(H, W)
+    tensors = (block.attn.pos(rows, columns), *_weights(block.norm1, block.attn.qkv, block.attn.proj))
     options = (scale, block.norm1.eps, _compute_dtype(x), save)
-    return add_attention(x.reshape(-1, C), table, *weights, *size, *options)[0].view_as(x)
+    return add_attention(x.reshape(-1, C), *tensors, B, H, W, span, interval, *options)[0].view_as(x)
 
 
 def _add_mlp(block: nn.Module, x: Tensor, scale: float, save: bool) -> Tensor:
@@ -208,7 +207,8 @@ def add_attention(
         save: Whether to save the outputs of qkv and attention for the backward pass.
 
     Returns:
-        (T, C) of the dtype of ``x``; and what is saved, in the order of the groups, (T or 0, 3C) and (T or 0, C).
+        (T, C) of the dtype of ``x``; and what is saved, in the order of the groups, (T or 0, 3C) and
+        (T or 0, C).
     """
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), dtype)
     groups = find_groups(x, B, H, W, span, interval)
@@ -388,8 +388,8 @@ def _differentiable(
 
     Args:
         operator: Takes ``tensors`` tensors, then plain arguments, and last whether to save.
-        backward: Takes the gradient of the operator's first output, what was saved, and the operator's arguments
-            but the last; returns the tensors' gradients.
+        backward: Takes the gradient of the operator's first output, what was saved, and the operator's
+            arguments but the last; returns the tensors' gradients.
         plain: The operator in differentiable operations, for gradients that are to be differentiated again.
         tensors: How many there are.
         saved: How many outputs are saved.
@@ -406,10 +406,10 @@ def _differentiable(
         if grad is None:
             return *[None] * tensors, *others
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-            inputs = ctx.saved_tensors[saved:]
-            wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad) if needed]
+            inputs, needed = ctx.saved_tensors[saved:], ctx.needs_input_grad[:tensors]
+            wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
             grads = iter(torch.autograd.grad(plain(*inputs, *ctx.arguments), wanted, grad, create_graph=True))
-            return *[next(grads) if needed else None for needed in ctx.needs_input_grad[:tensors]], *others
+            return *[next(grads) if need else None for need in needed], *others
         return *backward(grad, *ctx.saved_tensors, *ctx.arguments), *others
 
     register_autograd(operator, run_backward, setup_context=setup_context)

@@ -1,13 +1,12 @@
 """Where the kernels may stand in for layers as written: the one place that decides."""
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...compat import has_hooks, is_plain_call, is_watched
+from ...compat import has_hooks, is_dense, is_ordinary, is_transformed, is_watched
 
 
 class Layers:
@@ -18,16 +17,18 @@ class Layers:
     """
 
     def __init__(self, types: Mapping[str, type[nn.Module]]) -> None:
-        self.expected = [(attrgetter(place), kind, kind.forward) for place, kind in types.items()]
+        self.expected = [(place.split('.'), kind, kind.forward) for place, kind in types.items()]
 
     def are_unmodified(self, module: nn.Module, dtype: torch.dtype) -> bool:
         """Whether ``module`` has them as they were written, in settings that the kernels know.
 
-        Not so are other types (adapters, quantised or parametrised layers, subclasses), a patched ``forward``,
-        hooks of any kind, dropout at work, and weights that are no plain CPU tensors of ``dtype``.
+        Other types (adapters, quantised or parametrised layers, subclasses), a patched ``forward``, hooks of
+        any kind, dropout at work, and weights that are no plain CPU tensors of ``dtype`` are modifications.
         """
-        for get, kind, forward in self.expected:
-            layer = get(module)
+        for place, kind, forward in self.expected:
+            layer = module
+            for name in place:
+                layer = layer._modules[name]
             if type(layer) is not kind or kind.forward is not forward or 'forward' in layer.__dict__:
                 return False
             if has_hooks(layer) or not KNOWN_SETTINGS.get(kind, _any_settings)(layer):
@@ -45,8 +46,13 @@ def replaces_branches(block: nn.Module, x: Tensor) -> bool:
 
 
 def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
-    """Whether :func:`.cells.embed_cells` computes convolutions of one stride: where channels are few."""
-    return x.shape[1] < 8 and _kernels_apply(convs, convs.replaceable, x)
+    """Whether :func:`.cells.embed_cells` computes convolutions of one stride: where channels are few.
+
+    Compilers, which are not to ask whether the stride divides a size, get the convolutions.
+    """
+    if torch.compiler.is_compiling() or x.shape[1] >= 8:
+        return False
+    return _kernels_apply(convs, convs.replaceable, x)
 
 
 def _kernels_apply(module: nn.Module, layers: Layers, x: Tensor) -> bool:
@@ -60,16 +66,16 @@ def _kernels_apply(module: nn.Module, layers: Layers, x: Tensor) -> bool:
     if torch.compiler.is_compiling():
         if torch.onnx.is_in_onnx_export():
             return False
-    elif not is_plain_call(x) or is_watched():
+    elif not is_ordinary(x) or is_transformed() or is_watched():
         return False
-    # Autocast takes weights of any dtype; without it, another dtype than the input's is an error to be raised.
+    # Autocast takes weights of any dtype; without it, another dtype than the input's has to raise its error.
     dtype = None if torch.is_autocast_enabled('cpu') else x.dtype
     return layers.are_unmodified(module, dtype)
 
 
 def _is_plain_weight(weight: Tensor | None, dtype: torch.dtype | None) -> bool:
     return (
-        type(weight) in (Tensor, nn.Parameter)
+        is_dense(weight)
         and weight.device.type == 'cpu'
         and weight.layout is torch.strided
         and (weight.dtype is dtype if dtype else weight.is_floating_point())
