@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
+# What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
 
 def is_plain_call(x: Tensor) -> bool:
     """Whether ``x`` is an ordinary tensor and nothing traces, transforms or intercepts what is computed.
