@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.visualization import Visualizer
 
+from crossformer_mm import CrossFormer
 from crossformer_mm.data.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -111,6 +113,15 @@ def _shrink_images(step: list | dict) -> None:
         if key in step:
             step[key] = tuple(side // SMALLER for side in step[key])
     _shrink_images(step.get('transforms', []))
+
+
+def groups_of(cfg: Config) -> tuple[list[int], list[int], str]:
+    """G and I of each stage, and the layout, of the backbone that a config builds."""
+    settings = {name: value for name, value in cfg.model.backbone.items() if name != 'type'}
+    with torch.device('meta'):
+        rules = [stage.blocks[0].attn.groups for stage in CrossFormer(**settings).layers]
+    (layout,) = {rule.layout for rule in rules}
+    return [rule.group_size for rule in rules], [rule.interval for rule in rules], layout
 
 
 def narrow_model(model: dict[str, Any]) -> None:
