@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..models.arch import ARCHS, STAGES, Arch
 from ..errors import UserError
+from ..models.arch import ARCHS, STAGES, Arch
 from .names import backbone_of, shorten
 
 # Tensors that give a network away, the more special first.
