@@ -30,9 +30,8 @@ PUBLISHED_ARGUMENTS = {
 def published_type(name: str) -> Callable[..., CrossFormer]:
     """What builds a type of the authors' configs from the arguments that they use.
 
-    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not. So the
-    layout of long distance attention is that of the code which the config was written for, unless
-    ``long_distance`` says otherwise.
+    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not: the layout
+    of long distance attention is that of the code that the config was written for.
 
     Args:
         name: One of :data:`PUBLISHED_TYPES`.

@@ -28,10 +28,10 @@ def costs(model: nn.Module, height: int = HEIGHT, width: int = WIDTH) -> dict[st
     return {part.name: part.multiply_adds for part in count(model, height, width)}
 
 
-# Window and interval on each axis at 64×96 pixels, by stage: of short and of long distance attention.
+# Window and interval on each axis at 224×448 pixels, by stage: of short and of long distance attention.
 WINDOWS = {
-    'map': [((7, 1), (24, 8)), ((7, 1), (12, 4)), ((4, 1), (4, 1)), ((2, 1), (2, 1))],
-    'window': [((7, 1), (56, 8)), ((7, 1), (28, 4)), ((6, 1), (6, 1)), ((3, 1), (3, 1))],
+    'map': [((7, 1), (112, 8)), ((7, 1), (56, 4)), ((7, 1), (28, 2)), ((7, 1), (7, 1))],
+    'window': [((7, 1), (56, 8)), ((7, 1), (28, 4)), ((7, 1), (14, 2)), ((14, 1), (14, 1))],
 }
 
 
@@ -39,9 +39,9 @@ WINDOWS = {
 def test_backbone_counts_every_product_once(mask_rcnn: nn.Module, layout: str) -> None:
     arch = {'embed_dims': 32, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
     mask_rcnn.backbone = CrossFormer(arch, long_distance=layout)
-    multiply_adds = 16 * 24 * 3 * (16 * 16 + 8 * 64 + 4 * 256 + 4 * 1024)
-    for s, (H, W) in enumerate([(16, 24), (8, 12), (4, 6), (2, 3)]):
-        C, P, h = 32 * 2**s, 2 * 2**s, 2**s
+    multiply_adds = 56 * 112 * 3 * (16 * 16 + 8 * 64 + 4 * 256 + 4 * 1024)
+    for s in range(4):
+        H, W, C, P, h = 56 // 2**s, 112 // 2**s, 32 * 2**s, 2 * 2**s, 2**s
         for span, interval in WINDOWS[layout][s]:
             # tokens on an axis by the group that they are in
             rows, columns = (
@@ -52,7 +52,7 @@ def test_backbone_counts_every_product_once(mask_rcnn: nn.Module, layout: str) -
             multiply_adds += 12 * C * C * H * W + 2 * C * pairs + offsets * P * (2 + P + P + h)
         if s < 3:
             multiply_adds += H * W // 4 * C * C * (4 + 16)
-    assert costs(mask_rcnn)['backbone'] == multiply_adds
+    assert costs(mask_rcnn, 224, 448)['backbone'] == multiply_adds
 
 
 def test_parts_sum_up_to_the_whole(mask_rcnn: nn.Module) -> None:
