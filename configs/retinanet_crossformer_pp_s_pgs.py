@@ -1,10 +1,10 @@
 """RetinaNet with CrossFormer++-S, progressive groups, on COCO 2017, 1x: 12 epochs, 8 × 2 images.
 
-The groups that the ++ models have in classification. Weights are those of any setting.
+The groups and the layout of the released ++ classifiers. Weights are those of any setting.
 
     python tools/train.py configs/retinanet_crossformer_pp_s_pgs.py --pretrained FILE
 """
 
 _base_ = './retinanet_crossformer_pp_s.py'
 
-model = dict(backbone=dict(group_sizes=[4, 4, 14, 7], intervals=[4, 2, 1, 1]))
+model = dict(backbone=dict(group_sizes=[4, 4, 14, 7], intervals=[4, 2, 1, 1], long_distance='window'))

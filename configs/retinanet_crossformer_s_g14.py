@@ -1,6 +1,7 @@
 """RetinaNet with CrossFormer-S, large groups, on COCO 2017, 1x: 12 epochs, 8 × 2 images.
 
-The published multiply-adds of 1x fit this setting; see docs/model_zoo.md. Weights are those of any setting.
+The papers' other setting for dense prediction, for large images: in stages 1 and 2, long distance attention
+computes a quarter of the pairs of tokens. Weights are those of any setting.
 
     python tools/train.py configs/retinanet_crossformer_s_g14.py --pretrained FILE
 """

@@ -12,6 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
+# What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
 
 def is_ordinary(x: Tensor) -> bool:
     """Whether ``x`` holds numbers, and is no stand-in of a compiler, a mode or a transform."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .compat import CPU_ATTENTION
 from .config.parts import build_network
 from .errors import UserError
 from .models.crossformer import IMAGE_CHANNELS
@@ -105,6 +106,17 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
     return [*parts, Part('whole model', _parameters(model), multiply_adds)]
 
 
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter of FLOPs, which also knows CPUs' fused attention; a multiply-add is two FLOPs."""
+    return FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops})
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Of the shapes (B, h, N, d), (B, h, M, d) and (B, h, M, e)."""
+    B, h, N, d = query
+    return 2 * B * h * N * key[2] * (d + value[3])
+
+
 def table(parts: Sequence[Part]) -> str:
     """Lay parts out for reading.
 
@@ -150,7 +162,7 @@ def _count_parts(model: nn.Module, image: Tensor) -> Iterator[Part]:
 
 def _run(name: str, module: nn.Module, inputs: Any) -> tuple[Part, Any]:
     """A part's cost, and its outputs for the next."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         outputs = module(inputs)
     return Part(name, _parameters(module), counter.get_total_flops() // 2), outputs
 

@@ -140,6 +140,15 @@ def _shrink_images(step: list | dict) -> None:
     _shrink_images(step.get('transforms', []))
 
 
+def groups_of(cfg: Config) -> tuple[list[int], list[int], str]:
+    """G and I of each stage, and the layout, of the backbone that a config builds."""
+    settings = {name: value for name, value in cfg.model.backbone.items() if name != 'type'}
+    with torch.device('meta'):
+        rules = [stage.blocks[0].attn.groups for stage in CrossFormer(**settings).layers]
+    (layout,) = {rule.layout for rule in rules}
+    return [rule.group_size for rule in rules], [rule.interval for rule in rules], layout
+
+
 def narrow_model(model: dict[str, Any]) -> None:
     """Keep a model's structure, its cooling layers included, and shrink every width and count in it."""
     acl = str(model['backbone']['arch']).startswith('pp')

@@ -151,14 +151,15 @@ def test_a_failing_process_is_told_in_one_line() -> None:
 
 
 def test_cases_survive_json() -> None:
-    case = Case(Subject('s', 'large', True, True), 'train', 'bfloat16', 64, 96, 2)
+    case = Case(Subject('s', 'large', True, True, 'window'), 'train', 'bfloat16', 64, 96, 2)
     assert Case.from_dict(json.loads(json.dumps(case.to_dict()))) == case
 
 
 def test_subjects_are_parsed() -> None:
     assert parse_subject('s+large+cp') == Subject('s', 'large', with_cp=True)
+    assert parse_subject('s+window') == Subject('s', layout='window')
     assert parse_subject('swin_t+compile') == Subject('swin_t', compiled=True)
-    assert parse_subject('s+large+cp').label == 's+large+cp'
+    assert parse_subject('s+cp+window+large').label == 's+large+window+cp'
     assert parse_subject('configs/mask_rcnn_crossformer_s.py').label == 'mask_rcnn_crossformer_s'
 
 
@@ -166,9 +167,14 @@ def test_subjects_are_parsed() -> None:
     ('text', 'message'),
     [
         ('sx', 'nothing is called "sx"; choose of t, s, .*swin_b, or name a config file'),
-        ('s+big', 'no variant is called "big"; there are standard, large, progressive, cp, compile'),
+        (
+            's+big',
+            'no variant is called "big"; there are standard, large, progressive, map, window, cp, compile',
+        ),
         ('swin_t+large', 'only a CrossFormer has a setting of groups'),
         ('s+large+standard', 'just one'),
+        ('s+map+window', 'just one'),
+        ('swin_t+window', 'only a CrossFormer'),
     ],
 )
 def test_subjects_that_do_not_exist(text: str, message: str) -> None:
@@ -184,9 +190,9 @@ def test_swin_is_as_in_mmdets_config() -> None:
 
 
 def test_variants_reach_the_network() -> None:
-    model = build(Subject('t', 'large', with_cp=True))
-    assert model.layers[0].blocks[0].with_cp
-    assert model.layers[0].blocks[0].attn.group_size == 14
+    block = build(Subject('t', 'large', with_cp=True, layout='window')).layers[0].blocks[0]
+    assert (block.with_cp, block.attn.groups.group_size, block.attn.groups.layout) == (True, 14, 'window')
+    assert build(Subject('t')).layers[0].blocks[0].attn.groups.layout == 'map'
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -239,7 +245,8 @@ def test_sizes_are_not_for_whole_models() -> None:
         ('aten::addmm', 'linear layers'),
         ('aten::mkldnn_convolution', 'convolution'),
         ('aten::_scaled_dot_product_flash_attention_for_cpu', 'attention'),
-        ('crossformer_mm::attend', 'attention'),
+        ('crossformer_mm::add_attention_backward', 'attention'),
+        ('crossformer_mm::add_mlp', 'linear layers'),
         ('aten::native_layer_norm_backward', 'norms'),
         ('aten::gelu_backward', 'GELU'),
         ('aten::copy_', 'copies'),

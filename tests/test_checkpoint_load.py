@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crossformer_mm import CrossFormer
-from crossformer_mm.arch import ARCHS, Arch
 from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint, recognise_arch
 from crossformer_mm.errors import UserError
+from crossformer_mm.models.arch import ARCHS, Arch
 
 TOLERANCE = 2e-5  # relative to the largest value, as the reference file asks for
 
@@ -105,7 +105,7 @@ def test_every_shape_of_file_loads_whole(tmp_path: Path, acl: bool, logged: list
         tolerance = 0.01 if name == 'half' else 0
         torch.testing.assert_close(model.state_dict(), source.state_dict(), rtol=tolerance, atol=tolerance)
         count = len(source.state_dict())
-        assert f'{count} tensors matched, 0 missing, 0 unexpected, 0 of another shape' in logged[-1]
+        assert f'{count} tensors matched, 0 missing, 0 unexpected, 0 of another shape; long_d' in logged[-1]
 
 
 def test_stages_that_are_not_built_are_left_out(tmp_path: Path) -> None:
@@ -240,6 +240,23 @@ def test_whole_model_of_the_oldest_backbone_loads(tmp_path: Path, narrow: Config
     model = detector(narrow)
     load_model(model, path)
     assert_unchanged(model, source.state_dict())
+
+
+@pytest.mark.parametrize(('text', 'layout'), [('', 'map'), (', adaptive_interval=False', 'window')])
+def test_another_layout_than_the_models_is_a_warning(
+    text: str, layout: str, tmp_path: Path, narrow: Config, logged: list[str]
+) -> None:
+    config = f"backbone = dict(type='CrossFormer_S'{text})"
+    path = save_old_toolbox(tmp_path / 'a.pth', detector(narrow).state_dict(), config=config)
+    for ours in ('map', 'window'):
+        narrow.model.backbone.long_distance = ours
+        load_model(detector(narrow), path)
+        (counts,) = [line for line in logged if 'tensors matched' in line]
+        warnings = [line for line in logged if 'was trained with' in line]
+        assert f'of another shape; long_distance {layout}: the config in the file' in counts
+        assert len(warnings) == (ours != layout)
+        assert not warnings or warnings[0].endswith(f'model.backbone.long_distance={layout}')
+        logged.clear()
 
 
 def test_whole_model_that_is_not_finite_is_left(tmp_path: Path, narrow: Config) -> None:

@@ -1,6 +1,7 @@
 """Counting: attention's products by hand, parts that sum up, two stages and cascades, and what is refused."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,23 +28,31 @@ def costs(model: nn.Module, height: int = HEIGHT, width: int = WIDTH) -> dict[st
     return {part.name: part.multiply_adds for part in count(model, height, width)}
 
 
-def test_backbone_counts_every_product_once(mask_rcnn: nn.Module) -> None:
-    arch = {'embed_dims': 32, 'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8)}
-    mask_rcnn.backbone = CrossFormer(arch)
-    multiply_adds = 16 * 24 * 3 * (16 * 16 + 8 * 64 + 4 * 256 + 4 * 1024)
-    for s, (rows, columns) in enumerate([(16, 24), (8, 12), (4, 6), (2, 3)]):
-        C, T = 32 * 2**s, rows * columns
-        # windows of 7×7, smaller at the edges; the last two maps are one group each
-        heights = {16: (7, 7, 2), 8: (7, 1)}.get(rows, (rows,))
-        widths = {24: (7, 7, 7, 3), 12: (7, 5)}.get(columns, (columns,))
-        pairs = sum((a * b) ** 2 for a in heights for b in widths)
-        largest = (rows, columns) if min(rows, columns) <= 7 else (7, 7)
-        offsets, P = (2 * largest[0] - 1) * (2 * largest[1] - 1), C // 16
-        multiply_adds += 12 * C * C * T + 2 * C * pairs
-        multiply_adds += offsets * (2 * P + 2 * P * P + P * (1, 2, 4, 8)[s])
+# Window and interval on each axis at 224×448 pixels, by stage: of short and of long distance attention.
+WINDOWS = {
+    'map': [((7, 1), (112, 8)), ((7, 1), (56, 4)), ((7, 1), (28, 2)), ((7, 1), (7, 1))],
+    'window': [((7, 1), (56, 8)), ((7, 1), (28, 4)), ((7, 1), (14, 2)), ((14, 1), (14, 1))],
+}
+
+
+@pytest.mark.parametrize('layout', WINDOWS)
+def test_backbone_counts_every_product_once(mask_rcnn: nn.Module, layout: str) -> None:
+    arch = {'embed_dims': 32, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)}
+    mask_rcnn.backbone = CrossFormer(arch, long_distance=layout)
+    multiply_adds = 56 * 112 * 3 * (16 * 16 + 8 * 64 + 4 * 256 + 4 * 1024)
+    for s in range(4):
+        H, W, C, P, h = 56 // 2**s, 112 // 2**s, 32 * 2**s, 2 * 2**s, 2**s
+        for span, interval in WINDOWS[layout][s]:
+            # tokens on an axis by the group that they are in
+            rows, columns = (
+                Counter((i // span, i % interval) for i in range(size)).values() for size in (H, W)
+            )
+            pairs = sum(a * a for a in rows) * sum(b * b for b in columns)
+            offsets = (2 * max(rows) - 1) * (2 * max(columns) - 1)
+            multiply_adds += 12 * C * C * H * W + 2 * C * pairs + offsets * P * (2 + P + P + h)
         if s < 3:
-            multiply_adds += T // 4 * C * C * (4 + 16)
-    assert costs(mask_rcnn)['backbone'] == multiply_adds
+            multiply_adds += H * W // 4 * C * C * (4 + 16)
+    assert costs(mask_rcnn, 224, 448)['backbone'] == multiply_adds
 
 
 def test_parts_sum_up_to_the_whole(mask_rcnn: nn.Module) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, groups_of
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -112,16 +112,11 @@ def test_multi_scale_pipeline_makes_images_of_many_sizes(
     assert len(sizes) > len(dataset) // 2
 
 
-@pytest.mark.parametrize(
-    ('names', 'group_sizes', 'intervals'),
-    [(LARGE, [14, 14, 7, 7], [16, 8, 2, 1]), (PROGRESSIVE, [4, 4, 14, 7], [4, 2, 1, 1])],
-)
-def test_group_settings(
-    names: list[str], group_sizes: list[int], intervals: list[int], config: Callable[[str], Config]
-) -> None:
-    for name in names:
-        backbone = config(name).model.backbone
-        assert (backbone.group_sizes, backbone.intervals) == (group_sizes, intervals)
+@pytest.mark.parametrize('name', DETECTORS)
+def test_groups(name: str, config: Callable[[str], Config]) -> None:
+    variants = {'g14': ([14, 14, 7, 7], [16, 8, 2, 1], 'map'), 'pgs': ([4, 4, 14, 7], [4, 2, 1, 1], 'window')}
+    standard = ([7, 7, 7, 7], [8, 4, 2, 1], 'map')
+    assert groups_of(config(name)) == variants.get(name.rpartition('_')[2], standard)
 
 
 def test_retinanet_has_five_levels_from_stride_8(config: Callable[[str], Config]) -> None:

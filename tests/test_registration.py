@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 NAMES = ('CrossFormer', 'mmdet.CrossFormer', 'mmseg.CrossFormer', 'CrossFormer_S')
 BUILD = """
@@ -56,7 +57,25 @@ def test_published_types_take_the_published_arguments():
             init_cfg=None,
         )
     )
-    attention = backbone.layers[0].blocks[1].attn
+    groups = backbone.layers[0].blocks[1].attn.groups
     assert backbone.out_channels == (64, 128, 256, 512)
-    assert (attention.group_size, attention.interval, attention.adaptive) == (14, 16, True)
+    assert (groups.group_size, groups.interval, groups.adaptive) == (14, 16, True)
     assert backbone.layers[2].blocks[2].ex_conv is not None
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'layout'),
+    [
+        (dict(group_size=[7, 7, 7, 7], crs_interval=[8, 4, 2, 1]), 'map'),  # as in 2021
+        (dict(group_size=[7, 7, 7, 7], crs_interval=[8, 4, 2, 1], adaptive_interval=False), 'window'),
+        (dict(adaptive_interval=True), 'window'),
+        (dict(adaptive_interval=False, long_distance='map'), 'map'),
+        (dict(long_distance='window'), 'window'),
+    ],
+)
+def test_published_types_have_the_layout_of_their_code(arguments, layout):
+    from mmseg.registry import MODELS
+
+    with torch.device('meta'):
+        backbone = MODELS.build(dict(type='CrossFormer_S', **arguments))
+    assert backbone.layers[0].blocks[1].attn.groups.layout == layout

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, groups_of
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -86,6 +86,14 @@ def test_full_size_model(name: str, config: Callable[[str], Config]) -> None:
     if name in MILLIONS:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         assert parameters / 1e6 == pytest.approx(MILLIONS[name], abs=0.006)
+
+
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_groups(name: str, config: Callable[[str], Config]) -> None:
+    if name in ('fpn_crossformer_s', 'fpn_crossformer_l'):
+        assert groups_of(config(name)) == ([14, 14, 7, 7], [16, 8, 2, 1], 'map')
+    else:
+        assert groups_of(config(name)) == ([7, 7, 7, 7], [8, 4, 2, 1], 'map')
 
 
 @pytest.mark.parametrize('name', SEMANTIC_FPN)

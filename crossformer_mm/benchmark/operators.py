@@ -17,8 +17,8 @@ ROUNDS = 4
 # The first that an operator's name matches.
 KINDS = {
     'convolution': 'conv|slow_conv',
-    'attention': r'attend|scaled_dot_product|attention|bmm|softmax',
-    'linear layers': r'::(addmm|mm|linear|mkldnn_linear\w*|matmul)(_|$)|gemm',
+    'attention': r'attention|scaled_dot_product|bmm|softmax',
+    'linear layers': r'::(addmm|mm|linear|mkldnn_linear\w*|matmul|add_mlp)(_|$)|gemm',
     'norms': 'norm',
     'GELU': 'gelu',
     'copies': r'copy|clone|contiguous|::_?(cat|stack|index|gather|roll|flip)|_pad|_groups|shuffle',

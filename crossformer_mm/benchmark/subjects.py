@@ -13,6 +13,7 @@ from ..complexity import build_model
 from ..config.run import load_config, without_notices
 from ..errors import UserError
 from ..models.crossformer import ARCHS, CrossFormer
+from ..models.grouping import LAYOUTS
 
 # As published and as in MMDetection's configs.
 SWINS: dict[str, dict[str, Any]] = {
@@ -26,7 +27,7 @@ GROUPS: dict[str, dict[str, Any]] = {  # the papers' settings
     'progressive': {'group_sizes': (4, 4, 14, 7), 'intervals': (4, 2, 1, 1)},
 }
 CHECKPOINTED, COMPILED = 'cp', 'compile'
-VARIANTS = (*GROUPS, CHECKPOINTED, COMPILED)
+VARIANTS = (*GROUPS, *LAYOUTS, CHECKPOINTED, COMPILED)
 FAVOURED_CLASS_LOGIT = 5.0
 PROPOSING_LAYERS = ('rpn_cls', 'rpn_reg', 'fc_reg')  # of MMDetection's two-stage detectors
 
@@ -41,19 +42,27 @@ class Subject:
         groups: A setting of groups for a CrossFormer; None keeps its own.
         with_cp: Activation checkpointing.
         compiled: ``torch.compile`` the backbone.
+        layout: What long distance groups span, ``'map'`` or ``'window'``; None keeps a CrossFormer's own.
     """
 
     name: str
     groups: str | None = None
     with_cp: bool = False
     compiled: bool = False
+    layout: str | None = None
 
     @property
     def label(self) -> str:
         """The name in tables; a config's without folder and suffix."""
         name = Path(self.name).stem if self.is_whole_model else self.name
-        flags = {self.groups: self.groups, CHECKPOINTED: self.with_cp, COMPILED: self.compiled}
-        return '+'.join([name, *(str(word) for word, on in flags.items() if on)])
+        flags = [CHECKPOINTED] * self.with_cp + [COMPILED] * self.compiled
+        return '+'.join([word for word in (name, self.groups, self.layout, *flags) if word])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it changes about a CrossFormer's groups, as the network's arguments."""
+        groups = GROUPS[self.groups] if self.groups else {}
+        return {**groups, **({'long_distance': self.layout} if self.layout else {})}
 
     @property
     def is_whole_model(self) -> bool:
@@ -65,7 +74,7 @@ def parse_subject(text: str) -> Subject:
     """Read a subject as it is given on a command line: a name and what is to be different about it.
 
     Args:
-        text: ``s``, ``s+large``, ``swin_t+cp+compile``, ``configs/mask_rcnn_crossformer_s.py``, ….
+        text: ``s``, ``s+large``, ``s+window``, ``swin_t+cp+compile``, ``configs/NAME.py``, ….
 
     Returns:
         The subject.
@@ -82,10 +91,18 @@ def parse_subject(text: str) -> Subject:
             f'{text}: nothing is called "{name}"; choose of {", ".join([*ARCHS, *SWINS])},'
             ' or name a config file'
         )
-    groups = [word for word in words if word in GROUPS]
-    if len(groups) > 1 or (groups and name in SWINS):
-        raise UserError(f'{text}: only a CrossFormer has a setting of groups, and just one')
-    return Subject(name, groups[0] if groups else None, CHECKPOINTED in words, COMPILED in words)
+    groups, layouts = ([word for word in words if word in choices] for choices in (GROUPS, LAYOUTS))
+    if len(groups) > 1 or len(layouts) > 1 or ((groups or layouts) and name in SWINS):
+        raise UserError(
+            f'{text}: only a CrossFormer has a setting of groups and a layout, and just one of each'
+        )
+    return Subject(
+        name,
+        groups[0] if groups else None,
+        CHECKPOINTED in words,
+        COMPILED in words,
+        layouts[0] if layouts else None,
+    )
 
 
 def build(subject: Subject) -> nn.Module:
@@ -103,8 +120,7 @@ def build(subject: Subject) -> nn.Module:
     if subject.is_whole_model:
         return _build_whole(subject)
     if subject.name in ARCHS:
-        groups = GROUPS[subject.groups] if subject.groups else {}
-        return CrossFormer(subject.name, with_cp=subject.with_cp, **groups)
+        return CrossFormer(subject.name, with_cp=subject.with_cp, **subject.settings)
     with without_notices():
         from mmdet.models import SwinTransformer  # the one part here that needs MMDetection
     return SwinTransformer(**SWINS[subject.name], with_cp=subject.with_cp)
@@ -116,8 +132,7 @@ def _build_whole(subject: Subject) -> BaseModel:
     backbone.pop('init_cfg', None)  # a toolbox's config would download weights
     if subject.with_cp:
         backbone['with_cp'] = True
-    if subject.groups:
-        backbone.update(GROUPS[subject.groups])
+    backbone.update(subject.settings)
     model = build_model(cfg)
     _find_something(model)
     return model

@@ -8,8 +8,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..complexity import flop_counter
 from ..mixed_precision import BFloat16OptimWrapper, keep_boxes_in_float32
 from ..models.crossformer import IMAGE_CHANNELS
 from .subjects import Subject, build
@@ -95,7 +95,7 @@ class Workload:
 
     def count(self) -> int:
         """Run once, without compiled code, and count the multiply-adds of its products."""
-        with torch.compiler.set_stance('force_eager'), FlopCounterMode(display=False) as counter:
+        with torch.compiler.set_stance('force_eager'), flop_counter() as counter:
             self()
         return counter.get_total_flops() // 2
 

@@ -1,8 +1,8 @@
 """Checkpoints: read any of them safely, recognise, load whole or not at all, convert.
 
-Rooms, from leaf to root: ``inert`` (data in place of a pickle's objects), ``reader`` (files),
-``names`` (key conversion), ``recognise`` (the arch), ``load`` (into models), ``resume`` (mmengine's
-own loading).
+Modules, lowest level first: ``inert`` (data in place of a pickle's objects), ``reader`` (files), ``names``
+(key conversion), ``recognise`` (the arch), ``layout`` (of long distance attention), ``load`` (into models),
+``resume`` (mmengine's own loading).
 """
 
 from .load import load_backbone, load_model

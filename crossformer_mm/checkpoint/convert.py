@@ -18,6 +18,7 @@ from ..models.arch import Arch
 from ..models.crossformer import CrossFormer
 from ..version import __version__
 from .classes import dataset_meta_of
+from .layout import NOTES, ImpliedLayout, implied_layout
 from .load import Fit, check_finite, not_finite
 from .names import BACKBONE, CONTAINERS, kind_of, shorten, sort_out, strip_prefix, tensors_of
 from .reader import SAFETENSORS_META, about, read_checkpoint
@@ -38,6 +39,7 @@ class Conversion:
         kind: What the file holds: 'classifier', 'backbone', 'detector' or 'segmentor'.
         to: What it becomes, one of :data:`TARGETS`.
         arch: The backbone's, as :func:`~.recognise.recognise_arch` gives it.
+        layout: Of long distance attention.
         state: The tensors.
         meta: Notes and class names, plain values alone.
         dropped: Names of what is left out, by why.
@@ -46,6 +48,7 @@ class Conversion:
     kind: str
     to: str
     arch: str
+    layout: ImpliedLayout
     state: dict[str, Tensor]
     meta: dict[str, Any]
     dropped: dict[str, list[str]]
@@ -58,6 +61,7 @@ class Conversion:
         lines = [
             f'a {self.kind} becomes a {self.to}',
             f'arch      {self.arch}',
+            f'layout    {self.layout}',
             f'tensors   {len(self.state)}, {numbers / 1e6:.3f} M parameters, {", ".join(dtypes)}',
         ]
         if classes:
@@ -96,10 +100,13 @@ def plan_conversion(
     other = [key for key in checkpoint if key not in (*CONTAINERS, 'meta') and key not in state]
     if other:
         dropped['not needed to load weights'] = [str(key) for key in other]
-    meta = {'crossformer_mm': {'version': __version__, 'arch': describe_arch(arch), 'kind': to}}
+    layout = implied_layout(checkpoint)
+    meta = {NOTES: {'version': __version__, 'arch': describe_arch(arch), 'kind': to}}
+    if len(layout.layouts) == 1:
+        meta[NOTES]['long_distance'] = layout.layouts[0]
     if to != 'backbone' and (dataset_meta := dataset_meta_of(checkpoint)):
         meta['dataset_meta'] = dataset_meta
-    return Conversion(kind, to, describe_arch(arch), kept, meta, dropped)
+    return Conversion(kind, to, describe_arch(arch), layout, kept, meta, dropped)
 
 
 def convert_checkpoint(
@@ -140,7 +147,7 @@ def convert_checkpoint(
         conversion = plan_conversion(checkpoint, to, strict=strict, half=half)
     del checkpoint
     digest = sha256_of(source)
-    conversion.meta['crossformer_mm'] |= {'source': source.name, 'source_sha256': digest}
+    conversion.meta[NOTES] |= {'source': source.name, 'source_sha256': digest}
     lines = [f'in        {_described(source, digest)}', *conversion.report()]
     if dry_run:
         return [*lines, 'out       nothing, a dry run']

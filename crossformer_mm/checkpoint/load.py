@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models.grouping import GroupRule
+from .layout import ImpliedLayout, implied_layout
 from .names import BACKBONE, backbone_of, shorten, tensors_of
 from .reader import about, read_checkpoint
 from .recognise import recognise_arch
@@ -111,8 +114,10 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path, mmap=True)
     with about(path):
         state = _tensors_for(model, checkpoint)
-        _check_fit(state, model.state_dict(), f'Model from {path}')
+        layout = implied_layout(checkpoint)
+        _check_fit(state, model.state_dict(), f'Model from {path}', layout)
         check_finite(state)
+    _compare_layouts(model, path, layout)
     model.load_state_dict(state)
     return checkpoint
 
@@ -148,7 +153,7 @@ def _backbone_for(model: CrossFormer, path: str | Path, log_as: str | None = Non
     with about(path):
         state = backbone_of(tensors_of(checkpoint))
         backbone = {k: v for k, v in state.items() if not model.ignores(k)}
-        _check_fit(backbone, model.state_dict(), log_as)
+        _check_fit(backbone, model.state_dict(), log_as, implied_layout(checkpoint))
         check_finite(backbone)
     return backbone
 
@@ -158,12 +163,30 @@ def _tensors_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> dict[str, T
     return {k: v for k, v in tensors_of(checkpoint).items() if not ignored(k)}
 
 
-def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], log_as: str | None = None) -> None:
+def _check_fit(
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    log_as: str | None = None,
+    layout: ImpliedLayout | None = None,
+) -> None:
     fit = Fit.of(state, wanted)
     if log_as:
-        print_log(f'{log_as}: {fit.counts()}', logger='current')
+        print_log(f'{log_as}: {fit.counts()}; long_distance {layout}', logger='current')
     if not fit.whole:
         raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {fit.misfits()}')
+
+
+def _compare_layouts(model: nn.Module, path: str | Path, layout: ImpliedLayout) -> None:
+    """Warn where a file was trained in another layout of long distance attention than the model has."""
+    rules = [module.groups for module in model.modules() if isinstance(vars(module).get('groups'), GroupRule)]
+    if rules and layout.layouts and rules[0].layout not in layout.layouts:
+        print_log(
+            f'{path}: was trained with long_distance={layout.layouts[0]!r}, and the model has'
+            f' {rules[0].layout!r}, which computes something else from the same weights; for evaluation and'
+            f' prediction as trained: --cfg-options model.backbone.long_distance={layout.layouts[0]}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _ignored_by(backbone: nn.Module | None) -> Callable[[str], bool]:

@@ -1,0 +1,86 @@
+"""Which layout of long distance attention the network of a file was trained with, where that is known."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..models.grouping import LAYOUTS
+from .names import BACKBONE, DERIVED_BUFFERS, kind_of, tensors_of
+
+NOTES = 'crossformer_mm'  # the entry of `meta` in which a converted file holds what is known of it
+OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
+SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
+CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")
+PUBLISHED_TYPE = re.compile(r"""['"]CrossFormer_[TSBL]['"]""")
+
+
+class ImpliedLayout(NamedTuple):
+    """What a file says of its layout.
+
+    Attributes:
+        layouts: Values of ``long_distance`` that it can have been trained with: one, both where they are the
+            same function, none where nothing is known.
+        why: What tells.
+    """
+
+    layouts: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f'{" or ".join(self.layouts) or "not known"}: {self.why}; tensors do not tell'
+
+
+def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
+    """Work out the layout from where a file comes from: its tensors are the same in both.
+
+    In this order, the first that applies:
+
+    - The notes of a converted file, and ``long_distance`` in the config that a file holds, say it.
+    - The authors' configs pass ``adaptive_interval`` since December 2023, when their code got layout
+      ``'window'``. A config of MMDetection 2.x or MMSegmentation 0.x with their type names but without it is
+      for their earlier code, of layout ``'map'``. (A run of this package holds its config elsewhere. Without
+      ``long_distance`` there, it had the default of the package, which has been either.)
+    - Classifiers of ++ models were trained by the code of December 2023. Those of the other models were
+      trained on 224×224 images, for which both layouts are the same.
+    - The buffers that the network derives are in files of the earlier code alone.
+
+    Args:
+        checkpoint: What :func:`~.reader.read_checkpoint` returned. Its configs are searched as text, not run.
+
+    Raises:
+        UserError: It holds no tensors.
+    """
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    notes = meta.get(NOTES)
+    noted = notes.get('long_distance') if isinstance(notes, Mapping) else None
+    if isinstance(noted, str) and noted in LAYOUTS:
+        return ImpliedLayout((noted,), 'noted when the file was converted')
+    old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
+    return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
+
+
+def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
+    settings = set(SETTING.findall(old + new))
+    if len(settings) == 1 and settings <= set(LAYOUTS):
+        return ImpliedLayout(tuple(settings), 'set in the config in the file')
+    if CODE_OF_2023.search(old + new):
+        return ImpliedLayout(('window',), "the config in the file is for the authors' code of December 2023")
+    if PUBLISHED_TYPE.search(old):
+        return ImpliedLayout(('map',), "the config in the file is for the authors' code of 2021")
+    return None
+
+
+def _layout_of_kind(state: Mapping[str, Tensor]) -> ImpliedLayout:
+    is_classifier = kind_of(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
+    if is_classifier and any('.ex_conv.' in name for name in state):
+        return ImpliedLayout(
+            ('window',), "classifiers of ++ models come from the authors' code of December 2023"
+        )
+    if is_classifier:
+        return ImpliedLayout(LAYOUTS, 'a classifier of 224×224 images, where they agree')
+    if any(name.endswith(DERIVED_BUFFERS) for name in state):
+        return ImpliedLayout(('map',), "it holds buffers of the authors' code of 2021")
+    return ImpliedLayout((), 'nothing in the file says it')

@@ -1,0 +1,62 @@
+"""The layout that a file's origin implies, from what the file holds beside tensors."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from crossformer_mm.checkpoint.layout import implied_layout
+
+NAMES = ('patch_embed.norm.bias', 'layers.0.blocks.0.attn.qkv.bias')
+COOLED = (*NAMES, 'layers.2.blocks.2.ex_conv.bias')
+OLDEST = (*NAMES, 'layers.0.blocks.0.attn.biases')
+AUTHORS = "model = dict(backbone=dict(type='CrossFormer_S', group_size=[7, 7, 7, 7]{}))"
+
+
+def checkpoint(names: tuple[str, ...], *heads: str, prefix: str = '', **meta: Any) -> dict[str, Any]:
+    return {
+        'state_dict': {name: torch.ones(1) for name in [*(prefix + n for n in names), *heads]},
+        'meta': meta,
+    }
+
+
+def detector(names: tuple[str, ...] = NAMES, **meta: Any) -> dict[str, Any]:
+    return checkpoint(names, 'rpn_head.a', prefix='backbone.', **meta)
+
+
+@pytest.mark.parametrize(
+    ('file', 'layouts'),
+    [
+        # by the config
+        (detector(config=AUTHORS.format('')), ['map']),
+        (detector(config='raise SystemExit\n' + AUTHORS.format('')), ['map']),
+        (detector(config=AUTHORS.format(', adaptive_interval=False')), ['window']),
+        (detector(config='{"type": "CrossFormer_B2", "adaptive_interval": false}'), ['window']),
+        (detector(config=AUTHORS.format(", long_distance='window'")), ['window']),
+        (detector(cfg="dict(arch='s', long_distance='map', type='CrossFormer')"), ['map']),
+        (detector(cfg="dict(adaptive_intervals=True, type='CrossFormer')"), ['window']),
+        (detector(cfg="dict(adaptive_intervals=False, type='CrossFormer')"), []),
+        (detector(cfg="dict(arch='s', type='CrossFormer')"), []),
+        (detector(cfg=AUTHORS.format('')), []),  # run by this package
+        (detector(config={'type': 'CrossFormer_S'}), []),
+        # by the notes
+        (detector(crossformer_mm={'long_distance': 'window'}, config=AUTHORS.format('')), ['window']),
+        (detector(crossformer_mm={'long_distance': ['map']}, config=AUTHORS.format('')), ['map']),
+        (detector(crossformer_mm={'arch': 's'}), []),
+        # by the tensors' names
+        (detector(OLDEST), ['map']),
+        (detector(), []),
+        (detector(COOLED), []),
+        (checkpoint(NAMES), []),
+        (checkpoint(NAMES, 'norm.bias', 'head.bias'), ['map', 'window']),
+        (checkpoint(OLDEST, 'norm.bias', 'head.bias'), ['map', 'window']),
+        (checkpoint(COOLED, 'norm.bias', 'head.bias'), ['window']),
+        (checkpoint(COOLED, 'head.fc.bias', prefix='backbone.'), []),  # another toolbox's
+        ({**detector(), 'meta': None}, []),
+    ],
+)
+def test_layout(file: dict[str, Any], layouts: list[str]) -> None:
+    implied = implied_layout(file)
+    assert list(implied.layouts) == layouts
+    assert str(implied).startswith(' or '.join(layouts) or 'not known')
+    assert str(implied).endswith('; tensors do not tell')
