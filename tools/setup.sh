@@ -3,8 +3,8 @@
 # mmcv's operators compiled once, and this project, editable.
 #
 # From the environment: STACK, the family of the stack, onedl (the default, into .venv) or openmmlab
-# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; MAX_JOBS,
-# compilers at a time.
+# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; and what
+# tools/install_mmcv.sh reads.
 #
 # Every step leaves a stamp made of what it depends on, after it has succeeded. So a second call takes no
 # time, and a failed or interrupted set-up goes on where it stopped.
@@ -27,9 +27,11 @@ main() {
   lock
   refuse_other_family
   prepare_venv
+  export PATH=$PWD/$VENV/bin:$PATH # for ninja, without which torch compiles one file after the other
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
   chain="$STACK $PWD" # a clone that was moved has to be installed again
   step build 'Installing torch and what compiling needs' install_build requirements/build.txt
-  step operators "Compiling mmcv's operators (8 to 27 minutes on two cores)" install_operators "$FAMILY"
+  step operators 'Installing mmcv, compiled here unless there is a wheel of it' install_operators "$FAMILY"
   step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
   step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
   step imports 'Importing all of it once' import_stack
@@ -155,13 +157,15 @@ watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and sh
   export TMPDIR
   say "$1 ..."
   set -m # a process group of its own, so that an interrupt reaches all of it
-  "$2" >"$log" 2>&1 &
+  "$2" 3>&1 >"$log" 2>&1 &
   job=$!
   set +m
   trap 'kill -- -$job 2>/dev/null; exit 130' INT TERM HUP PIPE
   while kill -0 "$job" 2>/dev/null; do
     sleep 0.1
-    ((SECONDS - started < next)) || { progress "$started" && next=$((next + 15)); }
+    ((SECONDS - started >= next)) || continue
+    say "  $(minutes $((SECONDS - started)))  $(tail -n 1 "$log" | cut -c 1-90)"
+    next=$((next + 15))
   done
   wait "$job" || fail "$1" "$log"
   trap - INT TERM HUP PIPE
@@ -169,56 +173,25 @@ watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and sh
   say "$1: done in $(minutes $((SECONDS - started)))"
 }
 
-progress() { # STARTED: the compiler's progress where there is one, pip's last word elsewhere
-  local elapsed=$((SECONDS - $1)) ninja total compiled state
-  if ninja=$(compgen -G "$TMPDIR/pip-install-*/*/build/temp*/build.ninja"); then
-    total=$(grep -c '^build .*: compile' "$ninja")
-    compiled=$(find "${ninja%/*}" -name '*.o' | wc -l)
-    state="$compiled of $total files compiled"
-    ((compiled == 0)) || state+=", about $(minutes $((elapsed * (total - compiled) / compiled))) left"
-  else
-    state=$(tail -n 1 "$STATE/log" | cut -c 1-90)
-  fi
-  say "  $(minutes $elapsed)  $state"
-}
-
 fail() { # MESSAGE LOG
   tail -n 15 "$2" >&2
   die "$1: failed; the whole output is in $2. Call again to go on from here"
 }
 
-pip_install() { # with ninja on the PATH, without which torch compiles one file after the other
-  PATH=$PWD/$VENV/bin:$PATH "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install \
-    --progress-bar off "$@"
-}
-
-install_build() { pip_install -r requirements/build.txt; }
+install_build() { python -m pip install -r requirements/build.txt; }
 
 install_operators() {
-  local mmcv
-  mmcv=$(grep -E '^(onedl-)?mmcv==' "$FAMILY")
-  MAX_JOBS=${MAX_JOBS:-$(compilers_at_a_time)}
-  export MAX_JOBS
-  pip_install --no-build-isolation -c requirements/build.txt -c requirements/common.txt -c "$FAMILY" "$mmcv"
-  # pip keeps the wheel that it compiled, and offers it again whichever torch is there then.
-  "$VENV/bin/python" -c 'import torch, mmcv._ext' ||
-    pip_install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "$mmcv"
-}
-
-compilers_at_a_time() { # as many as there are cores, and 1.5 GB of memory for each
-  local cores by_memory
-  cores=$(nproc)
-  by_memory=$(awk '/^MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
-  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
+  tools/install_mmcv.sh "$(grep -E '^(onedl-)?mmcv==' "$FAMILY")" -c requirements/build.txt \
+    -c requirements/common.txt -c "$FAMILY"
 }
 
 install_toolboxes() {
-  pip_install --no-build-isolation -c requirements/build.txt -r "$FAMILY" -r requirements/common.txt \
+  python -m pip install --no-build-isolation -c requirements/build.txt -r "$FAMILY" -r requirements/common.txt \
     -r requirements/test.txt
 }
 
-install_project() { pip_install --no-deps --no-build-isolation -e .; }
+install_project() { python -m pip install --no-deps --no-build-isolation -e .; }
 
-import_stack() { "$VENV/bin/python" -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'; }
+import_stack() { python -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'; }
 
 main
