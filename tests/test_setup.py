@@ -349,6 +349,10 @@ def test_a_wheel_where_the_user_says_is_taken_if_it_works_with_this_torch(clone:
     assert compiled(clone) == ['source']
 
 
+def test_the_time_in_all_is_said_at_the_end(clone: Path) -> None:
+    assert re.fullmatch(r'setup: all done in \d+:\d\d', set_up(clone)[1].splitlines()[-1])
+
+
 def requirements(name: str) -> list[str]:
     """The requirements of a file, without its comments."""
     lines = (ROOT / 'requirements' / name).read_text().splitlines()

@@ -35,6 +35,7 @@ main() {
   step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
   step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
   step imports 'Importing all of it once' import_stack
+  [[ -z ${worked-} ]] || say "all done in $(minutes $SECONDS)"
 }
 
 # ---- what is said ----------------------------------------------------------------------------------
@@ -146,6 +147,7 @@ step() { # NAME MESSAGE COMMAND FILE...: run COMMAND unless it was done already 
   chain=$({ echo "$chain $name" && cat /dev/null "$@"; } | sha256sum)
   [[ ! -f $STATE/$name || $(<"$STATE/$name") != "$chain" ]] || return 0
   watch_over "$message" "$command"
+  worked=yes
   echo "$chain" >"$STATE/$name"
 }
 
