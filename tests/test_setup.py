@@ -328,25 +328,44 @@ def test_where_the_one_file_does_not_compile_the_files_are_compiled_one_by_one(c
     assert 'setup: onedl-mmcv==2.3.6 does not work compiled as one file: compiling file by file' in out
 
 
-def test_a_second_clone_takes_the_wheel_of_the_first(clone: Path) -> None:
+def test_a_second_clone_takes_the_wheel_of_the_first_unless_its_torch_is_another(clone: Path) -> None:
     second = Path(shutil.copytree(clone, clone.parent / 'second'))
     set_up(clone)
     assert set_up(second)[0] == 0
     assert compiled(second) == []
+    assert set_up(second, TORCH='2.12.0')[0] == 0
+    assert compiled(second) == ['source']
+    assert len(list(clone.parent.glob('cache/mmcv/*/*.whl'))) == 2
 
 
 def test_a_wheel_where_the_user_says_is_taken_if_it_works_with_this_torch(clone: Path) -> None:
     links = clone.parent / 'links'
     links.mkdir()
-    (links / 'mmcv.whl').write_text('torch==2.13.0\n')
-    assert set_up(clone, MMCV_FIND_LINKS=str(links))[0] == 0
-    assert compiled(clone) == []
     (links / 'mmcv.whl').write_text('torch==2.12.0\n')
-    (clone / '.venv/.setup/operators').unlink()
-    status, out, _ = set_up(clone, MMCV_FIND_LINKS=str(links))
+    assert set_up(clone, TORCH='2.12.0', MMCV_FIND_LINKS=str(links))[0] == 0
+    assert compiled(clone) == []
+    status, out, _ = set_up(clone, TORCH='2.13.0', MMCV_FIND_LINKS=str(links))
     assert status == 0
     assert f'setup: no wheel of onedl-mmcv==2.3.6 in {links} works with this torch: compiling one' in out
     assert compiled(clone) == ['source']
+
+
+def test_another_torch_stays_until_one_is_named_again(clone: Path) -> None:
+    set_up(clone)
+    pinned = (clone / '.venv/torch').read_text()
+    set_up(clone, TORCH='2.12.0', PIP_FAILS_AT='build')
+    installed(clone)
+    set_up(clone)
+    assert (clone / '.venv/torch').read_text() == pinned
+    set_up(clone, TORCH='2.12.0')
+    installed(clone)
+    assert set_up(clone) == (0, '', '')
+    assert (clone / '.venv/torch').read_text() == 'torch==2.12.0\n'
+    assert set_up(clone, TORCH='latest') == (
+        1,
+        '',
+        'setup: TORCH=latest is no version: use one such as 2.12.0\n',
+    )
 
 
 def test_the_time_in_all_is_said_at_the_end(clone: Path) -> None:

@@ -3,8 +3,8 @@
 # mmcv's operators compiled once, and this project, editable.
 #
 # From the environment: STACK, the family of the stack, onedl (the default, into .venv) or openmmlab
-# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; and what
-# tools/install_mmcv.sh reads.
+# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; TORCH, a version of
+# torch instead of the pinned one; and what tools/install_mmcv.sh reads.
 #
 # Every step leaves a stamp made of what it depends on, after it has succeeded. So a second call takes no
 # time, and a failed or interrupted set-up goes on where it stopped.
@@ -22,15 +22,17 @@ readonly VENV other_family
 readonly STATE=$VENV/.setup             # the stamps, the log, and the build folder
 readonly NEEDED_KB=$((8 * 1024 * 1024)) # torch's CUDA build takes 5 GB and its download 3; a CPU build 2
 readonly FAMILY=requirements/$STACK.txt
+readonly BUILD=$STATE/torch.txt # requirements/build.txt with the torch that was asked for
 
 main() {
   lock
   refuse_other_family
   prepare_venv
+  choose_torch
   export PATH=$PWD/$VENV/bin:$PATH # for ninja, without which torch compiles one file after the other
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
   chain="$STACK $PWD" # a clone that was moved has to be installed again
-  step build 'Installing torch and what compiling needs' install_build requirements/build.txt
+  step build 'Installing torch and what compiling needs' install_build "$BUILD"
   step operators 'Installing mmcv, compiled here unless there is a wheel of it' install_operators "$FAMILY"
   step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
   step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
@@ -141,11 +143,19 @@ make_venv() {
   "$1" -m venv "$VENV"
 }
 
+choose_torch() { # the one in TORCH, or that was installed so in an earlier call, or the pinned one
+  TORCH=${TORCH:-$(cat "$STATE/TORCH" 2>/dev/null || true)}
+  [[ -z $TORCH || $TORCH =~ ^[0-9]+\.[0-9a-z.+]+$ ]] || die "TORCH=$TORCH is no version: use one such as 2.12.0"
+  mkdir -p "$STATE"
+  sed "${TORCH:+s/^torch==.*/torch==$TORCH/}" requirements/build.txt >"$BUILD"
+}
+
 step() { # NAME MESSAGE COMMAND FILE...: run COMMAND unless it was done already with these files and steps
   local name=$1 message=$2 command=$3
   shift 3
   chain=$({ echo "$chain $name" && cat /dev/null "$@"; } | sha256sum)
   [[ ! -f $STATE/$name || $(<"$STATE/$name") != "$chain" ]] || return 0
+  rm -f "$STATE/$name"
   watch_over "$message" "$command"
   worked=yes
   echo "$chain" >"$STATE/$name"
@@ -153,7 +163,6 @@ step() { # NAME MESSAGE COMMAND FILE...: run COMMAND unless it was done already 
 
 watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and show that it is alive
   local started=$SECONDS job log=$STATE/log next=15
-  mkdir -p "$STATE"
   rm -rf "$STATE"/build.* || true # the compilers of a killed set-up may still be writing there
   TMPDIR=$PWD/$(mktemp -d "$STATE/build.XXXXXX")
   export TMPDIR
@@ -180,15 +189,17 @@ fail() { # MESSAGE LOG
   die "$1: failed; the whole output is in $2. Call again to go on from here"
 }
 
-install_build() { python -m pip install -r requirements/build.txt; }
+install_build() {
+  python -m pip install -r "$BUILD"
+  echo "$TORCH" >"$STATE/TORCH"
+}
 
 install_operators() {
-  tools/install_mmcv.sh "$(grep -E '^(onedl-)?mmcv==' "$FAMILY")" -c requirements/build.txt \
-    -c requirements/common.txt -c "$FAMILY"
+  tools/install_mmcv.sh "$(grep -E '^(onedl-)?mmcv==' "$FAMILY")" -c "$BUILD" -c requirements/common.txt -c "$FAMILY"
 }
 
 install_toolboxes() {
-  python -m pip install --no-build-isolation -c requirements/build.txt -r "$FAMILY" -r requirements/common.txt \
+  python -m pip install --no-build-isolation -c "$BUILD" -r "$FAMILY" -r requirements/common.txt \
     -r requirements/test.txt
 }
 
