@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-setup: ## make .venv with the pinned stack (10 to 30 minutes the first time)
+setup: ## make .venv with the pinned stack (some minutes the first time)
 	@STACK=$(STACK) tools/setup.sh
 
 demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs/demo/

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -14,30 +15,56 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(path.name for path in (ROOT / 'requirements').glob('*.txt'))
 COMMANDS = """
-as awk bash c++ cat cp cut df dirname env find flock grep ld mkdir mktemp nproc rm sha256sum sleep tail wc
+as awk basename bash c++ cat cp cut df dirname env flock grep gzip ld mkdir mktemp mv nproc rm sed sha256sum
+sleep tail tar
 """
 STEPS = ['build', 'mmcv', 'toolboxes', 'project']
 
+# Stand for mmcv's: they exit with 0 when compiled as they would be one by one.
+SOURCES = {
+    'pybind.cpp': 'int one(), two(), ten(); int main() { return one() != 1 || two() != 2 || ten() != 10; }',
+    'an_std.cpp': 'namespace std { int any(float) { return 0; } }\nusing namespace std;\n',
+    'ten.cpp': 'int any(double) { return 10; }\nint ten() { return any(0.5f); }\n',
+    'cpu/one.cpp': '#define min 5\ninline int add() { return 1; }\nint one() { return add(); }\n',
+    'cpu/two.cpp': 'inline int add() { int min = 2; return min; }\nint two() { return add(); }\n',
+}
+
 # Answers questions as this test's own Python does, makes virtual environments of copies of itself, and
-# writes each installation's begin and end into pip.log instead of installing anything.
+# writes each installation's begin and end into pip.log instead of installing anything. What it does for a
+# wheel of mmcv is in "compiled"; a wheel holds the version of torch that it was compiled with.
 FAKE_PYTHON = f"""#!/usr/bin/env bash
+shopt -s nullglob
+venv=${{0%/bin/python}} last=${{@: -1}} folder=${{@: -2:1}}
 case "$*" in
   --version) echo "Python 3.11.0" ;;
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip --version") ;;
+  "-m pip --version" | "-m pip uninstall "*) ;;
+  "-m pip cache dir") echo "$PWD/../cache" ;;
+  "-m pip download "*) cp "$PWD/../source.tar.gz" "$folder" ;;
+  "-m pip wheel "*)
+    echo "${{last##*/}}" >> compiled
+    [[ $last == *==* ]] || c++ -w -o program "$last"/mmcv/ops/csrc/pytorch/{{,cpu/}}*.cpp || exit
+    cp "$venv/torch" "$folder/mmcv.whl" ;;
   "-m pip "*)
     case "$*" in
       *" -e "*) step=project ;;
-      *"-mmcv=="*) step=mmcv ;;
+      *--only-binary*) step=mmcv ;;
       *test.txt*) step=toolboxes ;;
-      *) step=build ;;
+      *) step=build && grep ^torch== "$last" > "$venv/torch" ;;
     esac
+    if [[ $step == mmcv ]]; then
+      for place in "$@"; do for file in "$place" "$place"/*.whl; do
+        [[ $file != *.whl ]] || wheel=$file
+      done; done
+      [[ -n ${{wheel:-}} ]] || {{ echo "no such wheel"; exit 1; }}
+    fi
     echo "begin $step" >> pip.log
     sleep "${{PIP_SECONDS:-0}}"
     [[ $step != "${{PIP_FAILS_AT:-}}" ]] || {{ echo "no network for $step"; exit 1; }}
-    [[ "$*" != *--force-reinstall* ]] || echo "rebuilt" >> pip.log
+    [[ $step != mmcv ]] || cp "$wheel" "$venv/mmcv"
     echo "end $step" >> pip.log ;;
-  *"import torch, mmcv._ext"*) [[ -z "${{STALE_WHEEL:-}}" ]] ;;
+  *torch.__version__*) cat "$venv/torch" ;;
+  *"mmcv.ops.nms"*) [[ $(<"$venv/mmcv") == "$(<"$venv/torch")" ]] ;;
   *"import cv2, mmcv._ext"*) ;;
   *) exec {sys.executable} "$@" ;;
 esac
@@ -50,14 +77,36 @@ def clone(tmp_path: Path) -> Path:
     clone = tmp_path / 'clone'
     for name in ('tools', 'crossformer_mm'):
         (clone / name).mkdir(parents=True)
-    for name in ('tools/setup.sh', 'setup.py', 'pyproject.toml', 'crossformer_mm/version.py'):
+    for name in ('tools/setup.sh', 'tools/install_mmcv.sh', 'crossformer_mm/version.py'):
+        shutil.copy(ROOT / name, clone / name)
+    for name in ('setup.py', 'pyproject.toml'):
         shutil.copy(ROOT / name, clone / name)
     shutil.copytree(ROOT / 'requirements', clone / 'requirements')
     (tmp_path / 'bin').mkdir()
     for name in COMMANDS.split():
         (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
     write_command(clone, 'python3', FAKE_PYTHON)
+    write_sources(clone, SOURCES)
     return clone
+
+
+def write_sources(clone: Path, sources: dict[str, str]) -> None:
+    """Put mmcv's source package, of these files, where the fake pip downloads from."""
+    folder = clone.parent / 'onedl_mmcv-2.3.6'
+    for name, text in sources.items():
+        file = folder / 'mmcv/ops/csrc/pytorch' / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    with tarfile.open(clone.parent / 'source.tar.gz', 'w:gz') as archive:
+        archive.add(folder, folder.name)
+
+
+def compiled(clone: Path) -> list[str]:
+    """What wheels of mmcv were compiled from, which is forgotten: joined sources, or a requirement."""
+    record = clone / 'compiled'
+    lines = record.read_text().splitlines() if record.exists() else []
+    record.unlink(missing_ok=True)
+    return lines
 
 
 def write_command(clone: Path, name: str, text: str) -> None:
@@ -231,7 +280,7 @@ def test_a_set_up_killed_and_called_again_waits_for_what_the_first_left_running(
     first = start(clone, PIP_SECONDS='1')
     wait_for(clone, 'begin mmcv')
     first.kill()
-    first.communicate()
+    first.wait()
     status, out, _ = set_up(clone)
     assert status == 0
     assert 'waiting for another set-up of .venv' in out
@@ -265,15 +314,62 @@ def test_a_half_made_virtual_environment_is_made_anew(clone: Path) -> None:
     assert installed(clone) == once(*STEPS)
 
 
-def test_a_cached_wheel_that_does_not_fit_this_torch_is_compiled_anew(clone: Path) -> None:
-    assert set_up(clone, STALE_WHEEL='yes')[0] == 0
-    assert installed(clone) == [
-        *once('build', 'mmcv'),
-        'begin mmcv',
-        'rebuilt',
-        'end mmcv',
-        *once('toolboxes', 'project'),
-    ]
+def test_mmcv_compiles_as_one_file_that_computes_as_its_files_do(clone: Path) -> None:
+    assert set_up(clone)[0] == 0
+    assert compiled(clone) == ['source']
+    assert subprocess.run([clone / 'program'], check=False).returncode == 0
+
+
+def test_where_the_one_file_does_not_compile_the_files_are_compiled_one_by_one(clone: Path) -> None:
+    write_sources(clone, {'cpu/three.cpp': 'int two() { return 3; }'})
+    status, out, _ = set_up(clone)
+    assert status == 0
+    assert compiled(clone) == ['source', 'onedl-mmcv==2.3.6']
+    assert 'setup: onedl-mmcv==2.3.6 does not work compiled as one file: compiling file by file' in out
+
+
+def test_a_second_clone_takes_the_wheel_of_the_first_unless_its_torch_is_another(clone: Path) -> None:
+    second = Path(shutil.copytree(clone, clone.parent / 'second'))
+    set_up(clone)
+    assert set_up(second)[0] == 0
+    assert compiled(second) == []
+    assert set_up(second, TORCH='2.12.0')[0] == 0
+    assert compiled(second) == ['source']
+    assert len(list(clone.parent.glob('cache/mmcv/*/*.whl'))) == 2
+
+
+def test_a_wheel_where_the_user_says_is_taken_if_it_works_with_this_torch(clone: Path) -> None:
+    links = clone.parent / 'links'
+    links.mkdir()
+    (links / 'mmcv.whl').write_text('torch==2.12.0\n')
+    assert set_up(clone, TORCH='2.12.0', MMCV_FIND_LINKS=str(links))[0] == 0
+    assert compiled(clone) == []
+    status, out, _ = set_up(clone, TORCH='2.13.0', MMCV_FIND_LINKS=str(links))
+    assert status == 0
+    assert f'setup: no wheel of onedl-mmcv==2.3.6 in {links} works with this torch: compiling one' in out
+    assert compiled(clone) == ['source']
+
+
+def test_another_torch_stays_until_one_is_named_again(clone: Path) -> None:
+    set_up(clone)
+    pinned = (clone / '.venv/torch').read_text()
+    set_up(clone, TORCH='2.12.0', PIP_FAILS_AT='build')
+    installed(clone)
+    set_up(clone)
+    assert (clone / '.venv/torch').read_text() == pinned
+    set_up(clone, TORCH='2.12.0')
+    installed(clone)
+    assert set_up(clone) == (0, '', '')
+    assert (clone / '.venv/torch').read_text() == 'torch==2.12.0\n'
+    assert set_up(clone, TORCH='latest') == (
+        1,
+        '',
+        'setup: TORCH=latest is no version: use one such as 2.12.0\n',
+    )
+
+
+def test_the_time_in_all_is_said_at_the_end(clone: Path) -> None:
+    assert re.fullmatch(r'setup: all done in \d+:\d\d', set_up(clone)[1].splitlines()[-1])
 
 
 def requirements(name: str) -> list[str]:

@@ -3,8 +3,8 @@
 # mmcv's operators compiled once, and this project, editable.
 #
 # From the environment: STACK, the family of the stack, onedl (the default, into .venv) or openmmlab
-# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; MAX_JOBS,
-# compilers at a time.
+# (into .venv-openmmlab); PYTHON, the interpreter to make the virtual environment with; TORCH, a version of
+# torch instead of the pinned one; and what tools/install_mmcv.sh reads.
 #
 # Every step leaves a stamp made of what it depends on, after it has succeeded. So a second call takes no
 # time, and a failed or interrupted set-up goes on where it stopped.
@@ -22,17 +22,22 @@ readonly VENV other_family
 readonly STATE=$VENV/.setup             # the stamps, the log, and the build folder
 readonly NEEDED_KB=$((8 * 1024 * 1024)) # torch's CUDA build takes 5 GB and its download 3; a CPU build 2
 readonly FAMILY=requirements/$STACK.txt
+readonly BUILD=$STATE/torch.txt # requirements/build.txt with the torch that was asked for
 
 main() {
   lock
   refuse_other_family
   prepare_venv
+  choose_torch
+  export PATH=$PWD/$VENV/bin:$PATH # for ninja, without which torch compiles one file after the other
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
   chain="$STACK $PWD" # a clone that was moved has to be installed again
-  step build 'Installing torch and what compiling needs' install_build requirements/build.txt
-  step operators "Compiling mmcv's operators (8 to 27 minutes on two cores)" install_operators "$FAMILY"
+  step build 'Installing torch and what compiling needs' install_build "$BUILD"
+  step operators 'Installing mmcv, compiled here unless there is a wheel of it' install_operators "$FAMILY"
   step toolboxes 'Installing the toolboxes' install_toolboxes requirements/common.txt requirements/test.txt
   step project 'Installing the project, editable' install_project setup.py pyproject.toml crossformer_mm/version.py
   step imports 'Importing all of it once' import_stack
+  [[ -z ${worked-} ]] || say "all done in $(minutes $SECONDS)"
 }
 
 # ---- what is said ----------------------------------------------------------------------------------
@@ -138,30 +143,40 @@ make_venv() {
   "$1" -m venv "$VENV"
 }
 
+choose_torch() { # the one in TORCH, or that was installed so in an earlier call, or the pinned one
+  TORCH=${TORCH:-$(cat "$STATE/TORCH" 2>/dev/null || true)}
+  [[ -z $TORCH || $TORCH =~ ^[0-9]+\.[0-9a-z.+]+$ ]] || die "TORCH=$TORCH is no version: use one such as 2.12.0"
+  mkdir -p "$STATE"
+  sed "${TORCH:+s/^torch==.*/torch==$TORCH/}" requirements/build.txt >"$BUILD"
+}
+
 step() { # NAME MESSAGE COMMAND FILE...: run COMMAND unless it was done already with these files and steps
   local name=$1 message=$2 command=$3
   shift 3
   chain=$({ echo "$chain $name" && cat /dev/null "$@"; } | sha256sum)
   [[ ! -f $STATE/$name || $(<"$STATE/$name") != "$chain" ]] || return 0
+  rm -f "$STATE/$name"
   watch_over "$message" "$command"
+  worked=yes
   echo "$chain" >"$STATE/$name"
 }
 
 watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and show that it is alive
   local started=$SECONDS job log=$STATE/log next=15
-  mkdir -p "$STATE"
   rm -rf "$STATE"/build.* || true # the compilers of a killed set-up may still be writing there
   TMPDIR=$PWD/$(mktemp -d "$STATE/build.XXXXXX")
   export TMPDIR
   say "$1 ..."
   set -m # a process group of its own, so that an interrupt reaches all of it
-  "$2" >"$log" 2>&1 &
+  "$2" 3>&1 >"$log" 2>&1 &
   job=$!
   set +m
   trap 'kill -- -$job 2>/dev/null; exit 130' INT TERM HUP PIPE
   while kill -0 "$job" 2>/dev/null; do
     sleep 0.1
-    ((SECONDS - started < next)) || { progress "$started" && next=$((next + 15)); }
+    ((SECONDS - started >= next)) || continue
+    say "  $(minutes $((SECONDS - started)))  $(tail -n 1 "$log" | cut -c 1-90)"
+    next=$((next + 15))
   done
   wait "$job" || fail "$1" "$log"
   trap - INT TERM HUP PIPE
@@ -169,56 +184,27 @@ watch_over() { # MESSAGE COMMAND: run COMMAND with its output in the log, and sh
   say "$1: done in $(minutes $((SECONDS - started)))"
 }
 
-progress() { # STARTED: the compiler's progress where there is one, pip's last word elsewhere
-  local elapsed=$((SECONDS - $1)) ninja total compiled state
-  if ninja=$(compgen -G "$TMPDIR/pip-install-*/*/build/temp*/build.ninja"); then
-    total=$(grep -c '^build .*: compile' "$ninja")
-    compiled=$(find "${ninja%/*}" -name '*.o' | wc -l)
-    state="$compiled of $total files compiled"
-    ((compiled == 0)) || state+=", about $(minutes $((elapsed * (total - compiled) / compiled))) left"
-  else
-    state=$(tail -n 1 "$STATE/log" | cut -c 1-90)
-  fi
-  say "  $(minutes $elapsed)  $state"
-}
-
 fail() { # MESSAGE LOG
   tail -n 15 "$2" >&2
   die "$1: failed; the whole output is in $2. Call again to go on from here"
 }
 
-pip_install() { # with ninja on the PATH, without which torch compiles one file after the other
-  PATH=$PWD/$VENV/bin:$PATH "$VENV/bin/python" -m pip --disable-pip-version-check --no-input install \
-    --progress-bar off "$@"
+install_build() {
+  python -m pip install -r "$BUILD"
+  echo "$TORCH" >"$STATE/TORCH"
 }
-
-install_build() { pip_install -r requirements/build.txt; }
 
 install_operators() {
-  local mmcv
-  mmcv=$(grep -E '^(onedl-)?mmcv==' "$FAMILY")
-  MAX_JOBS=${MAX_JOBS:-$(compilers_at_a_time)}
-  export MAX_JOBS
-  pip_install --no-build-isolation -c requirements/build.txt -c requirements/common.txt -c "$FAMILY" "$mmcv"
-  # pip keeps the wheel that it compiled, and offers it again whichever torch is there then.
-  "$VENV/bin/python" -c 'import torch, mmcv._ext' ||
-    pip_install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "$mmcv"
-}
-
-compilers_at_a_time() { # as many as there are cores, and 1.5 GB of memory for each
-  local cores by_memory
-  cores=$(nproc)
-  by_memory=$(awk '/^MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
-  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
+  tools/install_mmcv.sh "$(grep -E '^(onedl-)?mmcv==' "$FAMILY")" -c "$BUILD" -c requirements/common.txt -c "$FAMILY"
 }
 
 install_toolboxes() {
-  pip_install --no-build-isolation -c requirements/build.txt -r "$FAMILY" -r requirements/common.txt \
+  python -m pip install --no-build-isolation -c "$BUILD" -r "$FAMILY" -r requirements/common.txt \
     -r requirements/test.txt
 }
 
-install_project() { pip_install --no-deps --no-build-isolation -e .; }
+install_project() { python -m pip install --no-deps --no-build-isolation -e .; }
 
-import_stack() { "$VENV/bin/python" -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'; }
+import_stack() { python -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'; }
 
 main

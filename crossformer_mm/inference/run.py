@@ -36,7 +36,7 @@ def inference_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, metavar='X', help='leave out objects below (%(default)s)'
     )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, mps (a GPU if there is one)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1 (a GPU if there is one)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images at once (%(default)s)')
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16')
     parser.add_argument(
