@@ -1,26 +1,63 @@
 """Package metadata: ranges that should work; requirements/ pins what was tested."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+
+
+class BuildWithConfigs(build_py):
+    """Puts the configs and their index into the package, where OpenMMLab's tools look for them."""
+
+    def run(self) -> None:
+        """Build."""
+        super().run()
+        if not self.editable_mode:  # a clone has them already, where they are edited
+            inside = Path(self.build_lib, 'crossformer_mm', '.mim')
+            shutil.rmtree(inside, ignore_errors=True)
+            shutil.copytree(
+                ROOT / 'configs', inside / 'configs', ignore=shutil.ignore_patterns('__pycache__')
+            )
+            shutil.copy(ROOT / 'model-index.yml', inside)
+
 
 setup(
     name='crossformer-mm',
     version=runpy.run_path(str(ROOT / 'crossformer_mm' / 'version.py'))['__version__'],
     description='CrossFormer and CrossFormer++ backbones for MMDetection and MMSegmentation',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author='The crossformer_mm developers',
     license='Apache-2.0',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     packages=find_packages(include=['crossformer_mm', 'crossformer_mm.*']),
+    py_modules=['crossformer_mm_command'],
+    entry_points={'console_scripts': ['crossformer = crossformer_mm_command:main']},
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
     # Nothing of mmcv and its toolboxes: the two families would be installed over each other. See the extras.
     install_requires=[
         'torch>=2.6',  # the first whose safe unpickling can be asked what it refuses
         'numpy>=1.26',
         'matplotlib',
+        'opencv-python',  # both families ask for this build of OpenCV
+        'packaging',
+        'pillow',
         'pycocotools',
+        'rich',
         'safetensors',
+        'terminaltables',
     ],
     extras_require={
         'onedl': [

@@ -17,14 +17,14 @@ class Terminated(KeyboardInterrupt):
 
 def run(
     parser: argparse.ArgumentParser,
-    main: Callable[[argparse.Namespace], int | None],
+    main: Callable[[argparse.Namespace], object],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse ``argv``, call ``main`` with the options, and return the exit status.
 
     Args:
         parser: The tool's options; ``--debug`` is added to them.
-        main: The tool; may return an exit status, None means success.
+        main: The tool; may return an exit status, anything else means success.
         argv: The words of the command line, by default the process's own.
 
     Returns:
@@ -36,7 +36,8 @@ def run(
     options = parser.parse_args(argv)
     try:
         with _sigterm_raises():
-            return main(options) or 0
+            status = main(options)
+            return status if isinstance(status, int) else 0
     except UserError as error:
         if options.debug:
             raise

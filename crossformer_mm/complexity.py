@@ -1,5 +1,6 @@
 """What a model costs: parameters and multiply-adds of the whole and of its parts."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .compat import CPU_ATTENTION
+from .config.files import CONFIG_HELP
 from .config.parts import build_network
+from .config.run import load_config
 from .errors import UserError
 from .models.crossformer import IMAGE_CHANNELS
 
@@ -62,7 +65,7 @@ def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
         raise UserError(
-            f'{cfg.filename} has no model with a backbone; give a config such as those in configs/'
+            f'{cfg.filename} has no model with a backbone; give a config such as "crossformer configs" lists'
         )
     return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
 
@@ -131,6 +134,44 @@ def table(parts: Sequence[Part]) -> str:
         parameters, multiply_adds = f'{part.parameters / 1e6:.3f} M', f'{part.multiply_adds / 1e9:.2f} G'
         lines.append(f'{part.name:<20}{parameters:>14}{multiply_adds:>16}')
     return '\n'.join(lines)
+
+
+def flops_parser() -> argparse.ArgumentParser:
+    """The options of ``tools/get_flops.py``."""
+    options = argparse.ArgumentParser(
+        description='Count parameters and multiply-adds of a model.', epilog=RULE
+    )
+    options.add_argument('config', help=CONFIG_HELP)
+    options.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='height and width of the image in pixels (800 1280 for detectors, 1024 1024 for segmentors)',
+    )
+    options.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings to change, e.g. model.backbone.group_sizes=(14,14,7,7)',
+    )
+    return options
+
+
+def print_flops(options: argparse.Namespace) -> None:
+    """Count a config's model and print the table.
+
+    Args:
+        options: What :func:`flops_parser` parsed.
+
+    Raises:
+        UserError: The config or the shape does not work.
+    """
+    cfg = load_config(options.config, options.cfg_options)
+    height, width = options.shape or usual_shape(cfg)
+    parts = count(build_model(cfg), height, width)
+    print(f'{options.config}, one image of {height}×{width} pixels\n\n{table(parts)}\n\n{RULE}')
 
 
 def _check_parts(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from .checkpoint.names import printable
 from .config.coco import annotation_path, coco_datasets, image_folder
 from .config.data import agree_with_data, point_to_data
+from .config.files import CONFIG_HELP
 from .config.run import add_data_options, data_options, load_config
 from .config.segmentation import label_folder, map_datasets
 from .data.coco import Records, check_records, load_json, missing_images
@@ -28,7 +29,7 @@ LOADERS = ('train_dataloader', 'val_dataloader')
 def check_parser() -> argparse.ArgumentParser:
     """The options of ``tools/check_dataset.py``."""
     parser = argparse.ArgumentParser(description='List all that is wrong with a data set.')
-    parser.add_argument('config', help='the config file')
+    parser.add_argument('config', help=CONFIG_HELP)
     add_data_options(parser)
     parser.add_argument('--sample', type=int, metavar='N', help='decode N images of each set (all)')
     parser.add_argument('--seed', type=int, default=0, help='of the sample and the drawn images (0)')

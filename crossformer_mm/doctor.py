@@ -1,7 +1,7 @@
 """Look at an installation and say, a line a check, what works and what to do where it does not.
 
-``tools/doctor.py`` runs this file by itself: where the stack is broken, the package does not import. So this
-module imports nothing at its top but Python's own.
+``tools/doctor.py`` and ``crossformer doctor`` run this file by itself: where the stack is broken, the package
+does not import. So this module imports nothing at its top but Python's own.
 """
 
 from __future__ import annotations  # an old Python is to be told so, not to stumble here
@@ -195,7 +195,8 @@ def check_family() -> Iterator[Finding]:
         remedy = 'they write the same folders: uninstall all of them, then install one (docs/install.md)'
         yield Finding(FAILED, 'both families are installed', remedy)
     elif not present:
-        yield Finding(FAILED, 'neither family of mmcv is installed', 'make setup, or docs/install.md')
+        remedy = "make setup in a clone, or pip install --no-build-isolation 'WHEEL[onedl]' (docs/install.md)"
+        yield Finding(FAILED, 'neither family of mmcv is installed', remedy)
     elif 'crossformer-mm' in versions:
         yield from _outside_ranges(versions, present[0])
     if 'mmcv-lite' in versions:

@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import signal
-from pathlib import Path
 
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -13,13 +12,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from .cli import Terminated
 from .errors import LostProcessError, UserError
 
-TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 FILES = {'train': ('CONFIG',), 'test': ('CONFIG', 'CHECKPOINT')}  # a tool's words before the number
 OWN_PORT = '29500'  # torchrun's own, on which several machines meet
 
 
 def launcher_parser() -> argparse.ArgumentParser:
-    """The words of ``tools/dist_train.sh`` and ``tools/dist_test.sh``."""
+    """The words of ``crossformer launch``, ``tools/dist_train.sh`` and ``tools/dist_test.sh``."""
     parser = argparse.ArgumentParser(description='Run a tool in several processes.')
     parser.add_argument('tool', choices=FILES, help='the tool')
     parser.add_argument('words', nargs=argparse.REMAINDER, help='its files, the number of processes, options')
@@ -38,11 +36,11 @@ def launch(options: argparse.Namespace) -> None:
     """
     files = FILES[options.tool]
     if len(options.words) <= len(files) or options.words[0].startswith('-'):
-        raise UserError(f'tools/dist_{options.tool}.sh takes {" ".join(files)} PROCESSES [options]')
+        raise UserError(f'{options.tool} takes {" ".join(files)} PROCESSES [options]')
     given, (number, *more) = options.words[: len(files)], options.words[len(files) :]
     if not number.isdecimal() or int(number) < 1:
         raise UserError(f'{number}: not a number of processes; it comes after {" ".join(files)}')
-    tool = [str(TOOLS / f'{options.tool}.py'), *given, *more, '--launcher', 'pytorch']
+    tool = ['--module', 'crossformer_mm_command', options.tool, *given, *more, '--launcher', 'pytorch']
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # torchrun would, in five lines of warning
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
     try:

@@ -1,10 +1,8 @@
 """Counting: attention's products by hand, parts that sum up, two stages and cascades, and what is refused."""
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +11,16 @@ from mmengine.config import Config
 from torch import nn
 
 from crossformer_mm import CrossFormer, cli
-from crossformer_mm.complexity import MAX_PIXELS, RULE, build_model, count, table, usual_shape
+from crossformer_mm.complexity import (
+    MAX_PIXELS,
+    RULE,
+    build_model,
+    count,
+    flops_parser,
+    print_flops,
+    table,
+    usual_shape,
+)
 from crossformer_mm.errors import UserError
 
 HEIGHT, WIDTH = 64, 96
@@ -176,9 +183,9 @@ def test_configs_without_a_model_to_count(text: str, message: str, tmp_path: Pat
     assert '\n' not in str(refused.value)
 
 
-def test_tool_prints_the_parts_and_the_rule(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tool_prints_the_parts_and_the_rule(capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(CONFIGS / 'demo_mask_rcnn.py'), '--shape', '192', '160']
-    assert cli.run(tool.parser(), tool.main, words) == 0
+    assert cli.run(flops_parser(), print_flops, words) == 0
     printed = capsys.readouterr().out
     assert 'one image of 192×160 pixels' in printed
     assert printed.rstrip().endswith(RULE)
@@ -194,20 +201,8 @@ def test_tool_prints_the_parts_and_the_rule(tool: ModuleType, capsys: pytest.Cap
         ([str(CONFIGS / 'demo_mask_rcnn.py'), '--cfg-options', 'moddel=1'], 'did you mean model?'),
     ],
 )
-def test_tool_refuses_in_one_line(
-    words: list[str], message: str, tool: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.run(tool.parser(), tool.main, words) == 1
+def test_tool_refuses_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(flops_parser(), print_flops, words) == 1
     printed = capsys.readouterr()
     assert message in printed.err.splitlines()[-1]
     assert 'whole model' not in printed.out
-
-
-@pytest.fixture(scope='module')
-def tool() -> ModuleType:
-    """The tool as a module."""
-    path = CONFIGS.parent / 'tools' / 'get_flops.py'
-    spec = importlib.util.spec_from_file_location('get_flops', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

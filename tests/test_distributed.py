@@ -352,10 +352,10 @@ def processes_of(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ('train', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
-        ('train config.py', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
-        ('test config.py weights.pth', 'tools/dist_test.sh takes CONFIG CHECKPOINT PROCESSES [options]'),
-        ('train --work-dir w config.py 2', 'tools/dist_train.sh takes CONFIG PROCESSES [options]'),
+        ('train', 'train takes CONFIG PROCESSES [options]'),
+        ('train config.py', 'train takes CONFIG PROCESSES [options]'),
+        ('test config.py weights.pth', 'test takes CONFIG CHECKPOINT PROCESSES [options]'),
+        ('train --work-dir w config.py 2', 'train takes CONFIG PROCESSES [options]'),
         ('train config.py 0', '0: not a number of processes; it comes after CONFIG'),
         (
             'test config.py 2 weights.pth',

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from crossformer_mm import doctor
 TOOL = Path(__file__).parents[1] / 'tools' / 'doctor.py'
 
 
-def consult(*folders: Path) -> tuple[int, str]:
+def consult(*folders: Path, words: Sequence[str | Path] = (TOOL,)) -> tuple[int, str]:
     """Exit status and output of the tool, with folders that Python looks into first."""
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, folders))}
     ended = subprocess.run(
-        [sys.executable, TOOL], capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, *words], capture_output=True, text=True, env=environment, timeout=300
     )
     assert 'Traceback' not in ended.stdout + ended.stderr
     return ended.returncode, ended.stdout
@@ -59,6 +60,13 @@ def test_torch_and_mmengine_that_do_not_import(tmp_path: Path) -> None:
     assert 'FAILED  torch: OSError: libcudart.so.12: cannot open shared object file; install it first' in said
     assert 'FAILED  imports: mmengine: ImportError: broken; uninstall it' in said
     assert 'FAILED  registries: ' in said
+
+
+def test_the_command_works_where_the_package_does_not(tmp_path: Path) -> None:
+    module(tmp_path, 'torch', 'raise OSError("libcudart.so.12: cannot open shared object file")')
+    status, said = consult(tmp_path, words=['-m', 'crossformer_mm_command', 'doctor'])
+    assert status == 1
+    assert 'FAILED  torch: OSError: libcudart.so.12: cannot open shared object file; install it first' in said
 
 
 def findings(check: str) -> list[tuple[str, str]]:

@@ -1,10 +1,8 @@
 """The command line of the converter."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -20,17 +18,9 @@ from torch import Tensor
 
 from crossformer_mm import CrossFormer, cli
 from crossformer_mm.checkpoint import load_backbone
+from crossformer_mm.checkpoint.run import conversion_parser, convert
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'convert_checkpoint.py'
-
-
-@pytest.fixture(scope='module')
-def tool() -> ModuleType:
-    """The tool as a module."""
-    spec = importlib.util.spec_from_file_location('convert_checkpoint', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -39,8 +29,8 @@ def source(tmp_path: Path) -> Path:
     return save_classifier(tmp_path / 'in.pth', classifier_state(backbone()))
 
 
-def run(tool: ModuleType, *words: object) -> int:
-    return cli.run(tool.parser(), tool.main, [str(word) for word in words])
+def run(*words: object) -> int:
+    return cli.run(conversion_parser(), convert, [str(word) for word in words])
 
 
 def test_the_tool_converts_and_reports(source: Path) -> None:
@@ -53,32 +43,30 @@ def test_the_tool_converts_and_reports(source: Path) -> None:
     load_backbone(CrossFormer(NARROW), out)
 
 
-def test_a_dry_run_writes_nothing(tool: ModuleType, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tool, source, source.with_name('out.pth'), '--dry-run') == 0
+def test_a_dry_run_writes_nothing(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, source.with_name('out.pth'), '--dry-run') == 0
     assert 'a classifier becomes a backbone' in capsys.readouterr().out
     assert list(source.parent.iterdir()) == [source]
 
 
 def test_existing_files_are_replaced_only_when_asked(
-    tool: ModuleType, source: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = source.with_name('out.pth')
     out.write_text('mine')
-    assert run(tool, source, out) == 1
+    assert run(source, out) == 1
     assert 'exists; choose another name or give --overwrite' in capsys.readouterr().err
     assert out.read_text() == 'mine'
-    assert run(tool, source, out, '--overwrite') == 0
+    assert run(source, out, '--overwrite') == 0
     load_backbone(CrossFormer(NARROW), out)
 
 
-def test_the_input_is_never_overwritten(
-    tool: ModuleType, source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_input_is_never_overwritten(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = source.read_bytes()
     source.with_name('link.pth').symlink_to(source)
     source.with_name('hard.pth').hardlink_to(source)
     for name in ('in.pth', 'link.pth', 'hard.pth', f'../{source.parent.name}/in.pth'):
-        assert run(tool, source, source.parent / name, '--overwrite') == 1
+        assert run(source, source.parent / name, '--overwrite') == 1
         assert 'is the input itself' in capsys.readouterr().err
     assert source.read_bytes() == content
 
@@ -138,13 +126,11 @@ def bad_inputs(folder: Path) -> dict[str, tuple[Path, list[str], str]]:
     }
 
 
-def test_bad_input_is_one_line_and_no_file(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line_and_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = bad_inputs(tmp_path)
     before = sorted(tmp_path.iterdir())
     for name, (source, options, message) in cases.items():
-        assert run(tool, source, tmp_path / 'out.pth', *options) == 1, name
+        assert run(source, tmp_path / 'out.pth', *options) == 1, name
         printed = capsys.readouterr()
         assert message in printed.err and printed.err.count('\n') == 1, (name, printed.err)
         assert printed.err.startswith('error: ') and not printed.out
@@ -156,15 +142,13 @@ def test_bad_input_is_one_line_and_no_file(
     [('out.bin', 'must end with .pth or .safetensors'), ('nowhere/out.pth', 'there is no folder')],
 )
 def test_bad_output_is_named_before_anything_is_read(
-    tool: ModuleType, tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tool, tmp_path / 'never read.pth', tmp_path / name) == 1
+    assert run(tmp_path / 'never read.pth', tmp_path / name) == 1
     assert message in capsys.readouterr().err
 
 
-def test_output_that_is_a_folder_is_named(
-    tool: ModuleType, source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_that_is_a_folder_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.with_name('out.pth').mkdir()
-    assert run(tool, source, source.with_name('out.pth'), '--overwrite') == 1
+    assert run(source, source.with_name('out.pth'), '--overwrite') == 1
     assert 'is a folder' in capsys.readouterr().err

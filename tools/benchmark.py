@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure speed and memory of networks side by side: see --help."""
 
 from crossformer_mm import cli

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """List all that is wrong with a data set, and draw what is in it: see --help."""
 
 from crossformer_mm import cli, dataset_check

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train and evaluate a narrow network on generated shapes, in minutes: ``make demo``, ``make demo-seg``."""
 
 import argparse

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train or evaluate in several processes: dist_train.sh and dist_test.sh call it."""
 
 from crossformer_mm import cli, launch

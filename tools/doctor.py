@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Say what of the installation works, and what to do where it does not; status 1 if anything failed."""
 
 import argparse

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Predict on images with a checkpoint: see --help."""
 
 from crossformer_mm import cli

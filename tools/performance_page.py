@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure sections of docs/performance.md anew and write the page: see --help."""
 
 import argparse

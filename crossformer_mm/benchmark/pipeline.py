@@ -90,7 +90,9 @@ def measure_pipeline(names: Sequence[str], workers: Sequence[int], images: int) 
 def _config(name: str, data_root: str) -> Config:
     cfg = read_config(name)
     if not cfg.get('train_dataloader') or not cfg.get('model'):
-        raise UserError(f'{name}: has no training data to load; give a config such as those in configs/')
+        raise UserError(
+            f'{name}: has no training data to load; give a config such as "crossformer configs" lists'
+        )
     point_to_data(cfg, DataOptions(data_root=data_root))
     agree_with_data(cfg, ['train_dataloader'])
     init_default_scope(cfg.get('default_scope') or 'mmdet')

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..outputs import check_folder
 from .coco import coco_evaluators
 from .data import DataOptions, agree_with_data, point_to_data
+from .files import CONFIG_HELP, find_config
 from .parts import LOADERS, joined, without_annotations
 from .segmentation import map_datasets
 from .settings import check_groups
@@ -27,7 +28,7 @@ from .settings import check_groups
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # The variable that a launcher numbers its processes by, and what starts it.
 _LAUNCHERS = {
-    'pytorch': ('RANK', 'tools/dist_train.sh or tools/dist_test.sh'),
+    'pytorch': ('RANK', '"crossformer launch"'),
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
@@ -42,7 +43,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     """Read a config file and merge settings into it.
 
     Args:
-        path: The config file.
+        path: The config file, or the name of one of this project's own.
         cfg_options: Settings as ``KEY=VALUE``, in mmengine's notation: ``a.b.0.c=(1,2)``.
 
     Returns:
@@ -51,8 +52,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     Raises:
         UserError: The file is missing or does not parse, or a setting does not fit it.
     """
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such config file; the project keeps its own in configs/')
+    path = find_config(path)
     try:
         with without_notices():
             cfg = Config.fromfile(path)
@@ -119,7 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The tool's parser, which gets them.
     """
-    parser.add_argument('config', help='the config file')
+    parser.add_argument('config', help=CONFIG_HELP)
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
     add_data_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -353,7 +353,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
 def _check_parts(cfg: Config) -> None:
     if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
         raise UserError(
-            f'{cfg.filename} has no model with a backbone; give a config such as those in configs/'
+            f'{cfg.filename} has no model with a backbone; give a config such as "crossformer configs" lists'
         )
 
 

@@ -197,7 +197,7 @@ def _sound(
     """One of the file's three lists, without the records that have a fatal problem."""
     records = content.get(name)
     if not isinstance(records, list) or not records:
-        hint = '; tools/test.py --format-only needs none' if name == 'annotations' else ''
+        hint = '; testing with --format-only needs none' if name == 'annotations' else ''
         yield Problem('no records', f'"{name}" is empty, missing or no list{hint}')
         return []
     sound, ids = [], set()

@@ -14,6 +14,7 @@ from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
 
 from ..checkpoint.write import write_whole
+from ..config.files import CONFIG_HELP
 from ..data.label_maps import write_label_map
 from ..errors import UserError
 from ..outputs import check_folder
@@ -30,7 +31,7 @@ def inference_parser() -> argparse.ArgumentParser:
     """The options of ``tools/infer.py``."""
     parser = argparse.ArgumentParser(description='Predict on images: pictures, and the results as JSON.')
     parser.add_argument('images', nargs='+', help='files, folders, or patterns such as "photos/**/*.jpg"')
-    parser.add_argument('--config', required=True, help='the config file')
+    parser.add_argument('--config', required=True, help=CONFIG_HELP)
     parser.add_argument('--checkpoint', required=True, help='the weights; class names come from them')
     parser.add_argument('--out', default='predictions', metavar='DIR', help='where to write (%(default)s)')
     parser.add_argument(
