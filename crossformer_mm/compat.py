@@ -81,5 +81,5 @@ def untraced() -> Iterator[None]:
 
 
 def sizes(x: Tensor) -> list[int]:
-    """The shape of ``x`` in plain numbers, in a trace or a compiled program too, which is then of this size."""
+    """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
     return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol

@@ -35,7 +35,7 @@ def narrow_network(**kwargs: object) -> CrossFormer:
     return CrossFormer(NARROW, **kwargs)
 
 
-class plain_path(TorchDispatchMode):  # noqa: N801: used like a function
+class plain_path(TorchDispatchMode):
     """Inside it the network runs layer by layer on CPUs too, as on GPUs."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -2,48 +2,40 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import NARROW, assert_outputs_close, plain_path
+from conftest import narrow_network as narrow
 from reference import REFERENCE, assert_record, fill_by_rule, reference_images, reference_tensor
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from crossformer_mm import CrossFormer
-from crossformer_mm.crossformer import DropPath
+from crossformer_mm.models.crossformer import DropPath
+from crossformer_mm.models.grouping import find_groups
 
-NARROW = dict(embed_dims=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), acl=True)
 BACKBONE = {case['name']: case for case in REFERENCE['backbone']}
 SIZES = [(1, 1), (1, 300), (300, 1), (33, 5), (65, 129), (250, 333), (224, 224)]
 
 
-def narrow(**kwargs: object) -> CrossFormer:
-    torch.manual_seed(0)
-    return CrossFormer(NARROW, **kwargs)
-
-
 def reference_network(case: dict, **settings: object) -> CrossFormer:
-    adaptive = case.get('adaptive_interval', False)
-    network = CrossFormer(case['arch'], case['group_sizes'], case['intervals'], adaptive, **settings)
+    settings.update(
+        group_sizes=case['group_sizes'],
+        intervals=case['intervals'],
+        long_distance=case.get('long_distance', 'map'),
+        adaptive_intervals=case.get('adaptive_interval', False),
+    )
+    network = CrossFormer(case['arch'], **settings)
     return fill_by_rule(network).eval()
 
 
-def assert_outputs_close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance=1e-5) -> None:
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
-
-
-@pytest.fixture(params=['in chunks', 'layer by layer'])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways through a block on a CPU; GPUs take the second."""
-    if request.param == 'layer by layer':
-        monkeypatch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
-    return request.param
+@pytest.fixture(params=['kernels', 'plain'])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways through the network on a CPU; GPUs take the second."""
+    with plain_path() if request.param == 'plain' else nullcontext():
+        yield request.param
 
 
 # The published network
@@ -115,8 +107,9 @@ def test_old_buffers_and_unbuilt_stages_are_left_out_of_a_strict_load():
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('groups', [((7,) * 4, (8, 4, 2, 1)), ((4, 4, 14, 7), (4, 2, 1, 1))])
-def test_any_size_gives_maps_of_every_stride_and_gradients(size, groups):
-    model = narrow(group_sizes=groups[0], intervals=groups[1])
+@pytest.mark.parametrize('layout', ['map', 'window'])
+def test_any_size_gives_maps_of_every_stride_and_gradients(size, groups, layout):
+    model = narrow(group_sizes=groups[0], intervals=groups[1], long_distance=layout)
     outputs = model(torch.randn(2, 3, *size))
     for i, output in enumerate(outputs):
         expected = [-(-side // 2 ** (i + 2)) for side in size]
@@ -130,7 +123,7 @@ def test_padding_to_a_stride_is_zeros_at_the_bottom_and_right():
     embedding = narrow().patch_embed
     images = torch.randn(1, 3, 30, 41)
     padded = nn.functional.pad(images, (0, 3, 0, 2))
-    assert torch.equal(embedding(images), embedding(padded))
+    torch.testing.assert_close(embedding(images), embedding(padded))
     downsample = narrow().layers[0].downsample
     x = torch.randn(1, 7, 9, 32)
     normed = nn.functional.pad(downsample.norm(x).permute(0, 3, 1, 2), (0, 1, 0, 1))
@@ -157,26 +150,25 @@ def test_images_of_a_batch_do_not_mix():
         assert_outputs_close(model(images), tuple(torch.cat(maps) for maps in zip(*alone, strict=True)))
 
 
-def flops(height: int, width: int, *groups: tuple[int, ...]) -> int:
-    """Counted from shapes alone."""
-    model, shapes = CrossFormer('t', *groups).eval(), FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, height, width))
-    return counter.get_total_flops()
+def attention_pairs(height: int, width: int, layout: str, *groups: tuple[int, ...]) -> int:
+    """Of S, over all blocks: pairs of tokens that attend to each other."""
+    total = 0
+    for s, stage in enumerate(CrossFormer('s', *groups, long_distance=layout).layers):
+        H, W = -(-height // 2 ** (s + 2)), -(-width // 2 ** (s + 2))
+        for block in stage.blocks:
+            grouping = block.attn.groups(H, W)
+            groups_ = find_groups(torch.empty(0), 1, H, W, grouping.span, grouping.interval)
+            total += sum(b.count * b.tokens**2 for b in groups_.blocks)
+    return total
 
 
-def test_a_thin_map_costs_what_its_own_tokens_cost():
-    # 24 rows of pixels are 6 rows of tokens, one group. A square of its width has 8 times the pixels; stage
-    # sizes that are rounded up make it less than 8 times the work.
-    assert flops(24, 192) < flops(192, 192) / 5
-
-
-def test_an_edge_costs_what_its_own_tokens_cost():
-    # The macro-windows divide 448, and 896 those of the large setting. One more row of the last stage's
-    # patches must not cost another row of windows: smaller groups cost less a token, never more.
-    assert flops(480, 480) / 480**2 <= flops(448, 448) / 448**2
-    large = (14, 14, 7, 7), (16, 8, 2, 1)
-    assert flops(928, 928, *large) / 928**2 <= flops(896, 896, *large) / 896**2
+@pytest.mark.parametrize('layout', ['map', 'window'])
+def test_an_edge_costs_what_its_own_tokens_cost(layout: str) -> None:
+    # The macro-windows divide 448. One more row of the last stage's patches must not cost another row of
+    # windows: smaller groups cost less a token, never more. Groups of the map grow with it.
+    grown = (480 / 448) ** 2 if layout == 'map' else 1
+    pairs = attention_pairs(480, 480, layout) / 480**2
+    assert pairs <= grown * attention_pairs(448, 448, layout) / 448**2
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 0, 5), (3, 20, 20), (1, 4, 20, 20)])
@@ -203,41 +195,28 @@ def test_checkpointing_equals_plain_training_with_dropout_active():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
 
 
-class LiveMemory(TorchDispatchMode):
-    """Bytes of the tensors that operations made and that are still alive, now and at most."""
+def saved_numbers(**settings: object) -> int:
+    """How many numbers a training step keeps for its backward pass, beside the weights."""
+    model = narrow(drop_path_rate=0.0, **settings)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.storages = {key: item for key, item in self.storages.items() if not item[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
-        return out
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(torch.randn(2, 3, 256, 320))
+    assert all(output.requires_grad for output in outputs)
+    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)
 
 
-def activation_memory(**settings: object) -> int:
-    """Bytes at most alive in a training step, less the gradients that are left at its end."""
-    model = narrow(**settings)
-    images = torch.randn(2, 3, 256, 320)
-    with LiveMemory() as memory:
-        sum(output.mean() for output in model(images)).backward()
-    return memory.peak - 4 * sum(p.numel() for p in model.parameters())
-
-
-def test_chunks_and_checkpointing_need_less_activation_memory(monkeypatch):
-    in_chunks, checkpointed = activation_memory(), activation_memory(with_cp=True)
-    monkeypatch.setattr('crossformer_mm.crossformer.suits_chunks', lambda *_: False)
-    layer_by_layer, both = activation_memory(), activation_memory(with_cp=True)
-    assert in_chunks < 0.7 * layer_by_layer
-    assert checkpointed < 0.3 * layer_by_layer
-    assert both < 0.5 * layer_by_layer
+def test_kernels_and_checkpointing_keep_less_for_the_backward_pass() -> None:
+    kernels, checkpointed = saved_numbers(), saved_numbers(with_cp=True)
+    with plain_path():
+        plain = saved_numbers()
+    assert kernels < 0.7 * plain
+    assert checkpointed < 0.2 * plain
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -250,21 +229,6 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert out.mean().item() == pytest.approx(1, abs=0.05)
     assert layer.eval()(x) is x
     assert DropPath(1.0).train()(x).abs().sum() == 0
-
-
-@pytest.mark.parametrize('rate', [0.0, 0.5, 1.0])
-def test_branches_that_are_dropped_are_not_computed(rate):
-    x, layer, seen = torch.randn(8, 3, 2), DropPath(rate).train(), []
-
-    def add_square(images: Tensor, scale: float) -> Tensor:
-        seen.append(len(images))
-        return images + scale * images.square()
-
-    torch.manual_seed(0)
-    out = layer.add(x, add_square)
-    torch.manual_seed(0)
-    torch.testing.assert_close(out, x + layer(x.square()))
-    assert seen == [{0.0: 8, 0.5: len(x) - (out == x).all(-1).all(-1).sum(), 1.0: 0}[rate]]
 
 
 def test_drop_paths_rise_linearly_over_all_blocks():
@@ -329,40 +293,6 @@ def test_half_precision_weights():
     assert all(output.dtype == torch.bfloat16 and output.isfinite().all() for output in outputs)
 
 
-SMALL = dict(embed_dims=32, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
-
-
-def test_compiled_equals_eager_at_changing_sizes():
-    torch.manual_seed(0)
-    model = CrossFormer(SMALL)
-    compiled = torch.compile(model, backend='aot_eager', fullgraph=True, dynamic=True)
-    for size in [(257, 333), (300, 290)]:
-        images = torch.randn(2, 3, *size)
-        ours, theirs = compiled(images), model(images)
-        assert_outputs_close(ours, theirs)
-        parameters = list(model.parameters())
-        for a, b in zip(
-            torch.autograd.grad(sum(o.square().mean() for o in ours), parameters),
-            torch.autograd.grad(sum(o.square().mean() for o in theirs), parameters),
-            strict=True,
-        ):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_exports_with_dynamic_height_and_width():
-    torch.manual_seed(0)
-    model = CrossFormer(SMALL).eval()
-    side = {'min': 256, 'max': 2048}
-    height, width = torch.export.Dim('height', **side), torch.export.Dim('width', **side)
-    program = torch.export.export(
-        model, (torch.randn(1, 3, 300, 260),), dynamic_shapes={'images': {2: height, 3: width}}
-    ).module()
-    for size in [(256, 256), (301, 447), (640, 480)]:
-        images = torch.randn(1, 3, *size)
-        with torch.no_grad():
-            assert_outputs_close(program(images), model(images))
-
-
 def test_copies_and_pickles_compute_the_same():
     model = narrow().eval()
     images = torch.randn(1, 3, 64, 80)
@@ -400,6 +330,8 @@ def test_outputs_are_the_stages_asked_for():
         (dict(group_sizes=(7, 7, 0, 7)), ('group_sizes=(7, 7, 0, 7)', 'at least 1')),
         (dict(intervals=(8, 4, 2)), ('intervals=(8, 4, 2)',)),
         (dict(intervals=(8, 4, 2, 0.5)), ('intervals=(8, 4, 2, 0.5)',)),
+        (dict(long_distance='maps'), ("long_distance='maps'", "'map', 'window'")),
+        (dict(adaptive_intervals=True), ('adaptive_intervals=True', "long_distance='window'")),
         (dict(out_indices=(0, 4)), ('out_indices=(0, 4)', '0 to 3')),
         (dict(out_indices=(-1,)), ('out_indices=(-1,)',)),
         (dict(out_indices=()), ('out_indices=()',)),

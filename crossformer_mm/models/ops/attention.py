@@ -1,7 +1,11 @@
-"""Attention inside groups, forward and backward, in chunks that fit the caches.
+"""Attention inside groups, forward and backward, in parts that fit the caches.
 
-Notation as in :mod:`..grouping`. Nothing here is differentiable: it is what the operators of
-:mod:`.branches` are made of.
+Keys and values are taken in reverse order, the last token's first, which changes no sum over them. The biases
+of a group's pairs are then a view of the table of offsets with overlapping windows, of which a part at a time
+is copied, instead of (h, N, N) numbers: 87 MB in stage 4 for an image of 800×1216.
+
+Notation as in :mod:`..grouping`. Nothing here is differentiable: the operators of :mod:`.branches` are made of
+it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,105 +14,110 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import pair_biases
 from ..grouping import GroupBlock
 
-PAIRS = 2 * 10**6  # of tokens, at a time in the backward pass
-
-Biases = dict[tuple[int, int], Tensor]  # by a group's rows and columns: (h, N, N)
+PAIRS = 2 * 10**6  # of tokens at a time; above 32 MB the C library takes memory from the system at each call
 
 
-def attend_blocks(qkv: Tensor, blocks: Sequence[GroupBlock], biases: Biases, out: Tensor) -> None:
-    """Attention inside groups, (T, 3C) → (T, C), into ``out``."""
-    for rows, block, (q, k, v) in _split_heads(qkv, blocks, biases):
-        # (h, N, N) → (1, h, N, N): the fused kernel for CPUs takes no mask of three dimensions.
-        part = F.scaled_dot_product_attention(q, k, v, attn_mask=biases[block.rows, block.columns][None])
-        # (count, h, N, d) → (count, N, h, d)
-        out[rows].view(block.count, block.tokens, *part.shape[1::2]).copy_(part.transpose(1, 2))
+def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out: Tensor) -> None:
+    """Attention inside groups, (T, 3C) → (T, C), into ``out``.
 
-
-def _split_heads(
-    qkv: Tensor, blocks: Sequence[GroupBlock], biases: Biases
-) -> Iterator[tuple[slice, GroupBlock, Tensor]]:
-    """Each block with its rows of ``qkv`` and its q, k and v: (T, 3C) → (3, count, h, N, d)."""
-    start = 0
-    for block in blocks:
-        rows = slice(start, start + block.count * block.tokens)
-        heads = len(biases[block.rows, block.columns])
-        yield rows, block, qkv[rows].view(block.count, block.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        start = rows.stop
+    Args:
+        qkv: Laid out as 3 × h × d, in the order of the groups.
+        table: (h, 2R' − 1, 2S' − 1), as :func:`..attention.pair_biases` takes it, in the dtype of ``qkv``.
+        blocks: The groups.
+        out: Gets the result.
+    """
+    for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
+        windows = bias_windows(table, block)
+        heads = max(1, PAIRS // block.tokens**2)
+        for start in range(0, len(table), heads):
+            part = slice(start, start + heads)
+            # (h, R, S, R, S) → (1, h, N, N)
+            bias = windows[part].contiguous().view(1, -1, block.tokens, block.tokens)
+            attended = F.scaled_dot_product_attention(q[:, part], *kv[:, :, part], attn_mask=bias)
+            # (count, h, N, d) → (count, N, h, d)
+            out[rows].view(*q.shape[:1], block.tokens, -1, q.shape[3])[:, :, part] = attended.transpose(1, 2)
 
 
 def attend_blocks_backward(
-    grad: Tensor, qkv: Tensor, blocks: Sequence[GroupBlock], biases: Biases, grad_biases: Biases
+    grad: Tensor, qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], grad_biases: dict[tuple, Tensor]
 ) -> Tensor:
     """The gradient of :func:`attend_blocks` in ``qkv``, (T, 3C), from ``grad`` (T, C) of its output.
 
-    The gradients of ``biases`` are added to ``grad_biases``.
+    The gradients of biases are added to ``grad_biases``, (h, R, S, R, S) by a group's rows and columns.
     """
     grad_qkv = torch.empty_like(qkv)
-    for rows, block, (q, k, v) in _split_heads(qkv, blocks, biases):
-        shape = block.rows, block.columns
-        heads, d = q.shape[1], q.shape[3]
-        # (count·N, C) → (count, h, N, d)
+    for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
+        windows, heads, d = bias_windows(table, block), len(table), q.shape[3]
+        grad_bias = grad_biases.setdefault((block.rows, block.columns), windows.new_zeros(windows.shape))
+        # (count·N, C) → (count, h, N, d) and (count·N, 3C) → (3, count, h, N, d)
         grad_out = grad[rows].view(block.count, block.tokens, heads, d).transpose(1, 2)
-        # (count·N, 3C) → (3, count, h, N, d)
         grads = grad_qkv[rows].view(block.count, block.tokens, 3, heads, d).permute(2, 0, 3, 1, 4)
         for part in _parts(block, heads):
-            tensors = (t[part].flatten(0, 1) for t in (grad_out, q, k, v))
-            part_grads, grad_logits = _attend_backward(*tensors, biases[shape][part[1]])
-            for out, part_grad in zip(grads, part_grads, strict=True):
-                out[part].copy_(part_grad.view_as(out[part]))
-            grad_biases[shape][part[1]] += grad_logits.unflatten(0, out[part].shape[:2]).sum(0)
+            logits = windows[part[1]].expand(len(q[part[0]]), *[-1] * 5).contiguous()
+            tensors = [t[part].flatten(0, 1) for t in (grad_out, q, *kv)]
+            *part_grads, grad_logits = _attend_backward(*tensors, logits.view(-1, block.tokens, block.tokens))
+            for i, part_grad in enumerate(part_grads):
+                out = grads[i][part]
+                out.copy_((part_grad if i == 0 else part_grad.flip(1)).view_as(out))
+            grad_bias[part[1]] += grad_logits.view_as(logits).sum(0)
     return grad_qkv
 
 
+def bias_windows(table: Tensor, block: GroupBlock) -> Tensor:
+    """(h, R, S, R, S), a view: the biases of a group's tokens with its tokens in reverse order."""
+    (R, S), (top, left) = block[1:], ((side + 1) // 2 for side in table.shape[1:])
+    table = table[:, top - R : top + R - 1, left - S : left + S - 1].flip(1, 2)
+    return table.unfold(1, R, 1).unfold(2, S, 1)
+
+
+def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
+    """The gradient in ``table`` of what :func:`bias_windows` gives: sums over pairs of one offset."""
+    total = torch.zeros_like(table, dtype=torch.promote_types(table.dtype, torch.float32))
+    for (R, S), grad in grad_biases.items():
+        columns = total.new_zeros(len(grad), R, R, 2 * S - 1)
+        for s in range(S):
+            columns[..., s : s + S] += grad[:, :, s]
+        offsets = total.new_zeros(len(grad), 2 * R - 1, 2 * S - 1)
+        for r in range(R):
+            offsets[:, r : r + R] += columns[:, r]
+        top, left = ((side + 1) // 2 for side in table.shape[1:])
+        total[:, top - R : top + R - 1, left - S : left + S - 1] += offsets.flip(1, 2)
+    return total.to(table.dtype)
+
+
+def _split_heads(
+    qkv: Tensor, blocks: Sequence[GroupBlock], heads: int
+) -> Iterator[tuple[slice, GroupBlock, Tensor, Tensor]]:
+    """Each block with its rows of ``qkv``, its q, (count, h, N, d), and k and v, (2, count, h, N, d), reversed."""
+    start = 0
+    for block in blocks:
+        rows = slice(start, start + block.count * block.tokens)
+        # (count·N, 3C) → (count, N, 3, h, d)
+        parts = qkv[rows].view(block.count, block.tokens, 3, heads, -1)
+        yield rows, block, parts[:, :, 0].transpose(1, 2), parts[:, :, 1:].flip(1).permute(2, 0, 3, 1, 4)
+        start = rows.stop
+
+
 def _parts(block: GroupBlock, heads: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of groups and of heads, so many that their attention weights stay in the caches."""
-    pairs = block.tokens**2
-    some_heads = min(heads, max(1, PAIRS // pairs))
-    groups = max(1, PAIRS // (pairs * some_heads))
+    """Slices of groups and of heads, so many that three matrices of weights for each stay in the caches."""
+    some_heads = min(heads, max(1, PAIRS // block.tokens**2))
+    groups = max(1, PAIRS // (block.tokens**2 * some_heads))
     for head in range(0, heads, some_heads):
         for group in range(0, block.count, groups):
             yield slice(group, group + groups), slice(head, head + some_heads)
 
 
-def _attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Of some groups and heads, all (n, N, d): the gradients of q, k and v, and of the logits, (n, N, N)."""
+def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    """Of some groups and heads, all (n, N, d): the gradients of q, k and v, and of the logits, (n, N, N).
+
+    ``logits`` holds the biases, and gets the products added.
+    """
     scale = q.shape[-1] ** -0.5
-    # (h, N, N) → (n, N, N), to which the products are added in place
-    logits = bias.repeat(len(q) // len(bias), 1, 1)
     weights = torch.softmax(logits.baddbmm_(q, k.mT, alpha=scale), dim=-1)
     grad_v = torch.bmm(weights.mT, grad)
     grad_logits = torch.ops.aten._softmax_backward_data(torch.bmm(grad, v.mT), weights, -1, weights.dtype)
     grad_q = torch.baddbmm(q, grad_logits, k, beta=0, alpha=scale)
     grad_k = torch.baddbmm(k, grad_logits.mT, q, beta=0, alpha=scale)
-    return (grad_q, grad_k, grad_v), grad_logits
-
-
-def make_biases(table: Tensor, blocks: Sequence[GroupBlock], dtype: torch.dtype) -> Biases:
-    """The biases of the pairs of tokens of each shape of group."""
-    shapes = {(block.rows, block.columns) for block in blocks}
-    return {shape: pair_biases(table, *shape).to(dtype) for shape in shapes}
-
-
-def zero_gradients(biases: Biases) -> Biases:
-    """What :func:`attend_blocks_backward` adds the gradients of biases to."""
-    return {shape: torch.zeros_like(bias) for shape, bias in biases.items()}
-
-
-def table_gradient(table: Tensor, grad_biases: Biases) -> Tensor:
-    """The gradient of :func:`..attention.pair_biases` in ``table``: sums over pairs of one offset."""
-    total = torch.zeros_like(table, dtype=torch.promote_types(table.dtype, torch.float32))
-    for (R, S), grad in grad_biases.items():
-        pairs = grad.view(-1, R, S, R, S)
-        columns = total.new_zeros(len(grad), R, R, 2 * S - 1)
-        for s in range(S):
-            columns[..., S - 1 - s : 2 * S - 1 - s] += pairs[:, :, s]
-        top, left = (table.shape[1] + 1) // 2 - R, (table.shape[2] + 1) // 2 - S
-        window = total[:, top : top + 2 * R - 1, left : left + 2 * S - 1]
-        for r in range(R):
-            window[:, R - 1 - r : 2 * R - 1 - r] += columns[:, r]
-    return total.to(table.dtype)
+    return grad_q, grad_k, grad_v, grad_logits

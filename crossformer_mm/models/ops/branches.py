@@ -18,7 +18,7 @@ from torch.library import custom_op, register_autograd
 
 from ..attention import attend
 from ..grouping import GroupBlock, Groups, find_groups, reorder, split_blocks
-from .attention import attend_blocks, attend_blocks_backward, make_biases, table_gradient, zero_gradients
+from .attention import attend_blocks, attend_blocks_backward, table_gradient
 
 CHUNK = 2048  # tokens
 
@@ -212,7 +212,7 @@ def add_attention(
     """
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), dtype)
     groups = find_groups(x, B, H, W, span, interval)
-    biases = make_biases(table, groups.blocks, dtype)
+    table = table.to(dtype)
     out, T, C = torch.empty_like(x), len(x) if save else 0, x.shape[1]
     saved_qkv, saved_attended = x.new_empty(T, 3 * C, dtype=dtype), x.new_empty(T, C, dtype=dtype)
     for rows, blocks in _chunks(groups):
@@ -220,7 +220,7 @@ def add_attention(
         normed = _norm(tokens, norm_w, norm_b, eps)[0].to(dtype)
         qkv = torch.addmm(b_qkv, normed, w_qkv.T, out=saved_qkv[rows] if save else None)
         attended = saved_attended[rows] if save else torch.empty_like(normed)
-        attend_blocks(qkv, blocks, biases, attended)
+        attend_blocks(qkv, table, blocks, attended)
         _add_linear(tokens, attended, w_proj, b_proj, scale, tokens)
         out.index_copy_(0, groups.order[rows], tokens)
     return out, saved_qkv, saved_attended
@@ -256,8 +256,7 @@ def add_attention_backward(
     sums = _Sums(norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj)
     w_qkv, b_qkv, w_proj = _cast((w_qkv, b_qkv, w_proj), dtype)
     groups = find_groups(x, B, H, W, span, interval)
-    biases = make_biases(table, groups.blocks, torch.promote_types(dtype, torch.float32))
-    grad_biases = zero_gradients(biases)
+    biases, grad_biases = _at_least_float32(table), {}
     grad_x = torch.empty_like(x)
     for rows, blocks in _chunks(groups):
         order = groups.order[rows]
@@ -269,10 +268,10 @@ def add_attention_backward(
             qkv, attended = saved_qkv[rows], saved_attended[rows]
         else:
             qkv, attended = F.linear(normed, w_qkv, b_qkv), torch.empty_like(normed)
-            attend_blocks(qkv, blocks, {shape: bias.to(dtype) for shape, bias in biases.items()}, attended)
+            attend_blocks(qkv, table.to(dtype), blocks, attended)
         sums.add_linear(4, grad_out, attended)
         grad_attended = _at_least_float32(grad_out @ w_proj)
-        grad_qkv = attend_blocks_backward(grad_attended, _at_least_float32(qkv), blocks, biases, grad_biases)
+        grad_qkv = attend_blocks_backward(grad_attended, _at_least_float32(qkv), biases, blocks, grad_biases)
         grad_qkv = grad_qkv.to(dtype)
         sums.add_linear(2, grad_qkv, normed)
         g += sums.add_norm(0, grad_qkv @ w_qkv, tokens, moments, norm_w, norm_b)

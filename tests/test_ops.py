@@ -1,0 +1,301 @@
+"""The kernels for CPUs against the network as written, and when they may stand in for it."""
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from conftest import plain_path
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from crossformer_mm.models import ops
+from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs
+from crossformer_mm.models.grouping import GroupRule
+from crossformer_mm.models.ops import attention, branches
+
+SIZES = [(1, 1, 1), (1, 9, 16), (2, 5, 40), (3, 15, 17), (2, 14, 14)]
+TOLERANCES = [(torch.double, 1e-12), (torch.float, 1e-5)]
+RULES = [
+    GroupRule(4, 2, long_distance=False),
+    GroupRule(4, 2, long_distance=True, layout='map'),
+    GroupRule(7, 3, long_distance=True, layout='map'),
+    GroupRule(4, 1, long_distance=True, layout='map'),
+    GroupRule(4, 2, long_distance=True, layout='window'),
+    GroupRule(7, 3, long_distance=True, layout='window'),
+]
+
+
+def block(
+    rule: GroupRule = RULES[1], drop_path_rate: float = 0.0, cooled: bool = True, with_cp: bool = False
+) -> Block:
+    torch.manual_seed(0)
+    attn = Attention(32, 2, rule, attn_drop_rate=0.0, drop_rate=0.0)
+    module = Block(attn, cooled, drop_rate=0.0, drop_path_rate=drop_path_rate, with_cp=with_cp)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return module.train()
+
+
+def step(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output, and all gradients of a loss; random numbers are drawn alike at each call."""
+    torch.manual_seed(1)
+    x = x.detach().requires_grad_()
+    out = module(x)
+    weights = torch.linspace(0.5, 1.5, out.numel(), dtype=x.dtype).view_as(out)
+    inputs = [x, *module.parameters()]
+    return [
+        out,
+        *torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True, materialize_grads=True),
+    ]
+
+
+def plain_step(module: nn.Module, x: Tensor) -> list[Tensor]:
+    with plain_path():
+        return step(module, x)
+
+
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
+    scale = max(t.abs().max().item() for t in theirs[1:])
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        # of the largest gradient: a bias that shifts all logits alike has one of zero, but for rounding
+        largest = max(b.abs().max().item(), 1e-2 * scale)
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), TOLERANCES)
+@pytest.mark.parametrize('chunk', [1, 50, 4096])
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('rule', RULES, ids=lambda rule: f'{rule.layout}-{rule.group_size}-{rule.interval}')
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_kernels_change_no_number(with_cp, rule, size, chunk, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(branches, 'CHUNK', chunk)
+    monkeypatch.setattr(attention, 'PAIRS', 10 * chunk)
+    module = block(rule, with_cp=with_cp).to(dtype)
+    x = torch.randn(*size, 32, dtype=dtype)
+    assert_near(step(module, x), plain_step(module, x), tolerance)
+
+
+@pytest.mark.parametrize('chunk', [50, 4096])
+@pytest.mark.parametrize('size', [(1, 1, 1), (2, 15, 17)])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_under_autocast(with_cp, size, chunk, monkeypatch):
+    monkeypatch.setattr(branches, 'CHUNK', chunk)
+    module, x = block(cooled=False, with_cp=with_cp), torch.randn(*size, 32)
+    exact = step(module, x)
+    with torch.autocast('cpu', torch.bfloat16):
+        ours, theirs = step(module, x), plain_step(module, x)
+    assert ours[0].dtype == theirs[0].dtype == torch.float32  # as layer by layer: the sum stays exact
+    assert_near([t.float() for t in ours], [t.float() for t in exact], 5e-2)
+    assert_near([t.float() for t in theirs], [t.float() for t in exact], 5e-2)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_weights_of_half_precision(with_cp):
+    module, x = block(cooled=False, with_cp=with_cp), torch.randn(2, 9, 9, 32)
+    exact = step(module, x)
+    ours = step(module.bfloat16(), x.bfloat16())
+    assert {t.dtype for t in ours} == {torch.bfloat16}
+    assert_near([t.float() for t in ours], exact, 5e-2)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_the_gradients_are_those_of_differences(with_cp):
+    module = block(cooled=False, with_cp=with_cp).double()
+    x = torch.randn(1, 5, 6, 32, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize('save', [False, True])
+@pytest.mark.parametrize('span', [4, None])
+def test_operators_keep_pytorchs_rules(save, span):
+    module, x = block(cooled=False), torch.randn(63, 32, requires_grad=True)
+    table = module.attn.pos(9, 7).detach().requires_grad_()
+    weights = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    norm1, norm2, (qkv, proj), (fc1, fc2) = (
+        [module.norm1.weight, module.norm1.bias],
+        [module.norm2.weight, module.norm2.bias],
+        (module.attn.qkv, module.attn.proj),
+        (module.mlp.fc1, module.mlp.fc2),
+    )
+    assert weights
+    options = (0.5, 1e-5, torch.float32, save)
+    attention_weights = (*norm1, qkv.weight, qkv.bias, proj.weight, proj.bias)
+    mlp_weights = (*norm2, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    for operator, arguments in [
+        (branches.add_mlp, (x, *mlp_weights, *options)),
+        (branches.add_attention, (x, table, *attention_weights, 1, 9, 7, span, 2, *options)),
+    ]:
+        assert set(torch.library.opcheck(operator, arguments).values()) == {'SUCCESS'}
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_dropped_images_change_no_number(seed, monkeypatch):
+    module = block(drop_path_rate=0.5)
+    x = torch.randn(seed + 1, 9, 7, 32)
+    assert_near(step(module, x), plain_step(module, x), 1e-5)
+
+
+def test_every_weight_has_a_gradient_when_all_images_are_dropped():
+    module, x = block(drop_path_rate=1.0, cooled=False), torch.randn(2, 9, 7, 32)
+    out, grad, *grads = step(module, x)
+    assert torch.equal(out, x)
+    assert torch.equal(grad.flatten(), torch.linspace(0.5, 1.5, x.numel()))
+    assert all(g.shape == p.shape and not g.any() for g, p in zip(grads, module.parameters(), strict=True))
+
+
+def test_new_weights_copies_and_threads_get_their_own_numbers(monkeypatch):
+    module, x = block(drop_path_rate=0.0), torch.randn(2, 9, 7, 32)
+    before = module(x)
+    copied = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(copied(x), before)
+    assert_near(step(module, x), plain_step(module, x), 1e-5)
+    inputs = [torch.randn(1, 5 + i, 9, 32) for i in range(8)]
+    expected = [module(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(module, inputs), expected))
+
+
+# When the kernels may stand in
+
+
+class Scaled(nn.Module):
+    """Wraps a layer, as adapters do."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.5 * self.layer(x)
+
+
+class Adapter(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.sum()
+
+
+def adapt(block: Block) -> None:
+    adapter = Adapter(32, 96)
+    adapter.load_state_dict(block.attn.qkv.state_dict())
+    block.attn.qkv = adapter
+
+
+def active(dropout: nn.Dropout) -> None:
+    dropout.p = 0.5
+    dropout.train()
+
+
+CHANGES: dict[str, Callable[[Block], Any]] = {
+    'another activation': lambda b: setattr(b.mlp, 'act', nn.ReLU()),
+    'approximate GELU': lambda b: setattr(b.mlp, 'act', nn.GELU('tanh')),
+    'patched GELU': lambda b: setattr(b.mlp.act, 'forward', lambda x: x.relu()),
+    'patched forward of the MLP': lambda b: setattr(b.mlp, 'forward', lambda x: 2 * x),
+    'patched forward of the norm': lambda b: setattr(b.norm1, 'forward', lambda x: 2 * x),
+    'wrapped MLP': lambda b: setattr(b, 'mlp', Scaled(b.mlp)),
+    'identity for the MLP': lambda b: setattr(b, 'mlp', nn.Identity()),
+    'wrapped attention': lambda b: setattr(b, 'attn', Scaled(b.attn)),
+    'identity for attention': lambda b: setattr(b, 'attn', nn.Identity()),
+    'identity for drop path': lambda b: setattr(b, 'drop_path', nn.Identity()),
+    'adapter': adapt,
+    'no bias': lambda b: setattr(b.mlp.fc1, 'bias', None),
+    'norm without weights': lambda b: setattr(b, 'norm1', nn.LayerNorm(32, elementwise_affine=False)),
+    'RMS norm': lambda b: setattr(b, 'norm2', nn.RMSNorm(32)),
+    'parametrised weight': lambda b: parametrizations.weight_norm(b.mlp.fc1, dim=None),
+    'pruned weight': lambda b: prune.random_unstructured(b.mlp.fc2, 'weight', 0.5),
+    'forward hook': lambda b: b.mlp.register_forward_hook(lambda m, i, out: 2 * out),
+    'forward pre-hook': lambda b: b.attn.proj.register_forward_pre_hook(lambda m, i: (2 * i[0],)),
+    'backward hook': lambda b: b.mlp.fc1.register_full_backward_hook(lambda m, i, o: (2 * i[0],)),
+    'backward pre-hook': lambda b: b.attn.qkv.register_full_backward_pre_hook(lambda m, o: (2 * o[0],)),
+    'dropout in the MLP': lambda b: active(b.mlp.drop),
+    'dropout of weights': lambda b: active(b.attn.attn_drop),
+    'dropout of the output': lambda b: active(b.attn.proj_drop),
+}
+KEPT: dict[str, Callable[[Block], Any]] = {
+    'nothing': lambda b: None,
+    "another norm's eps": lambda b: setattr(b.norm1, 'eps', 0.5),
+    'new weights': lambda b: nn.init.normal_(b.mlp.fc1.weight),
+    'hook of the position bias': lambda b: b.attn.pos.register_forward_hook(lambda m, i, out: 3 * out),
+    'another grouping': lambda b: setattr(b.attn, 'groups', RULES[4]),
+    'evaluation mode': lambda b: b.eval(),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES | KEPT)
+def test_changed_blocks_compute_what_is_written(change: str) -> None:
+    module, x = block(cooled=False), torch.randn(2, 9, 7, 32)
+    before = step(module, x)
+    (CHANGES | KEPT)[change](module)
+    assert ops.replaces_branches(module, x) is (change in KEPT)
+    ours, plain = step(module, x), plain_step(module, x)
+    assert_near(ours, plain, 1e-4)
+    if change not in ('nothing', 'evaluation mode', 'identity for drop path'):
+        assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(ours, before, strict=False))
+
+
+def test_a_hook_of_all_modules_is_called() -> None:
+    module, x, called = block(), torch.randn(1, 5, 6, 32), []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: called.append(type(m)))
+    module(x)
+    handle.remove()
+    assert {Attention, nn.GELU, nn.Linear} <= set(called)
+    assert ops.replaces_branches(module, x)
+
+
+def test_monte_carlo_dropout_varies() -> None:
+    torch.manual_seed(0)
+    module = Block(Attention(32, 2, RULES[1], 0.5, 0.5), False, drop_rate=0.5, drop_path_rate=0.0).eval()
+    x = torch.randn(1, 9, 7, 32)
+    assert torch.equal(module(x), module(x))
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.train()
+    assert not torch.equal(module(x), module(x))
+
+
+def test_inputs_that_kernels_do_not_know_take_the_plain_path() -> None:
+    module, x = block(), torch.randn(1, 5, 6, 32)
+    assert ops.replaces_branches(module, x)
+    assert not ops.replaces_branches(module.to('meta'), x.to('meta'))
+    module = block()
+    with torch.device('cpu'):
+        assert not ops.replaces_branches(module, x)
+    with pytest.raises(RuntimeError, match='dtype'):
+        module(x.double())
+
+
+CONVS: dict[str, Callable[[CrossScaleConvs], Any]] = {
+    'nothing': lambda c: None,
+    'hook': lambda c: c[1].register_forward_hook(lambda m, i, out: 2 * out),
+    'dilation': lambda c: setattr(c, '0', nn.Conv2d(3, 32, 2, 4, dilation=3)),
+    'circular padding': lambda c: setattr(c[1], 'padding_mode', 'circular'),
+    'no bias': lambda c: setattr(c[2], 'bias', None),
+    'wrapped': lambda c: c.__setitem__(3, Scaled(c[3])),
+}
+
+
+@pytest.mark.parametrize('change', CONVS)
+@pytest.mark.parametrize('size', [(1, 1), (4, 4), (5, 2), (37, 64), (3, 130)])
+def test_the_first_embedding_is_that_of_plain_convolutions(size: tuple, change: str) -> None:
+    torch.manual_seed(0)
+    convs, images = CrossScaleConvs(3, 64, (4, 8, 16, 32), 4), torch.randn(2, 3, *size)
+    CONVS[change](convs)
+    if change == 'circular padding' and min(size) < 16:
+        pytest.skip('wraps around once at most')
+    assert ops.replaces_convs(convs, images) is (change == 'nothing')
+
+    def output_and_gradients() -> tuple[Tensor, ...]:
+        out = convs(images)
+        return out, *torch.autograd.grad(out.square().sum(), list(convs.parameters()))
+
+    ours = output_and_gradients()
+    with plain_path():
+        plain = output_and_gradients()
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
