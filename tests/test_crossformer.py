@@ -24,7 +24,7 @@ def reference_network(case: dict, **settings: object) -> CrossFormer:
     settings.update(
         group_sizes=case['group_sizes'],
         intervals=case['intervals'],
-        long_distance=case.get('long_distance', 'map'),
+        long_distance=case.get('long_distance', 'window'),
         adaptive_intervals=case.get('adaptive_interval', False),
     )
     network = CrossFormer(case['arch'], **settings)

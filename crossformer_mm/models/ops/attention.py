@@ -1,11 +1,11 @@
 """Attention inside groups, forward and backward, in parts that fit the caches.
 
-Keys and values are taken in reverse order, the last token's first, which changes no sum over them. The biases
-of a group's pairs are then a view of the table of offsets with overlapping windows, of which a part at a time
-is copied, instead of (h, N, N) numbers: 87 MB in stage 4 for an image of 800×1216.
+In large groups, keys and values are taken in reverse order, the last token's first, which changes no sum over
+them. The biases of a group's pairs are then a view of the table of offsets with overlapping windows, of which
+a part at a time is copied, instead of (h, N, N) numbers: 87 MB in stage 4 for an image of 800×1216.
 
-Notation as in :mod:`..grouping`. Nothing here is differentiable: the operators of :mod:`.branches` are made of
-it.
+Notation as in :mod:`..grouping`. The operators of :mod:`.branches` are made of this; nothing here is
+differentiable.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..grouping import GroupBlock
 
+LARGE = 256  # tokens of a group, from which on it is computed as a large one
 PAIRS = 2 * 10**6  # of tokens at a time; above 32 MB the C library takes memory from the system at each call
 
 
@@ -29,15 +30,29 @@ def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out:
         out: Gets the result.
     """
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
-        windows = bias_windows(table, block)
+        biases = _biases(table, block)
         heads = max(1, PAIRS // block.tokens**2)
         for start in range(0, len(table), heads):
             part = slice(start, start + heads)
             # (h, R, S, R, S) → (1, h, N, N)
-            bias = windows[part].contiguous().view(1, -1, block.tokens, block.tokens)
-            attended = F.scaled_dot_product_attention(q[:, part], *kv[:, :, part], attn_mask=bias)
+            bias = biases[part].contiguous().view(1, -1, block.tokens, block.tokens)
+            attended = _attend(q[:, part], *kv[:, :, part], bias)
             # (count, h, N, d) → (count, N, h, d)
             out[rows].view(*q.shape[:1], block.tokens, -1, q.shape[3])[:, :, part] = attended.transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v, (count, h, N, d)."""
+    if q.dtype.itemsize >= 4 or q.shape[2] < LARGE:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # In half precision the fused kernel for CPUs takes as long as in float32, and products of matrices half.
+    logits = torch.baddbmm(
+        bias.expand(len(q), -1, -1, -1).flatten(0, 1),
+        q.flatten(0, 1),
+        k.flatten(0, 1).mT,
+        alpha=q.shape[3] ** -0.5,
+    )
+    return torch.bmm(torch.softmax(logits, -1), v.flatten(0, 1)).view_as(q)
 
 
 def attend_blocks_backward(
@@ -49,33 +64,43 @@ def attend_blocks_backward(
     """
     grad_qkv = torch.empty_like(qkv)
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
-        windows, heads, d = bias_windows(table, block), len(table), q.shape[3]
-        grad_bias = grad_biases.setdefault((block.rows, block.columns), windows.new_zeros(windows.shape))
+        biases, heads, d = _biases(table, block), len(table), q.shape[3]
+        grad_bias = grad_biases.setdefault((block.rows, block.columns), biases.new_zeros(biases.shape))
         # (count·N, C) → (count, h, N, d) and (count·N, 3C) → (3, count, h, N, d)
         grad_out = grad[rows].view(block.count, block.tokens, heads, d).transpose(1, 2)
         grads = grad_qkv[rows].view(block.count, block.tokens, 3, heads, d).permute(2, 0, 3, 1, 4)
         for part in _parts(block, heads):
-            logits = windows[part[1]].expand(len(q[part[0]]), *[-1] * 5).contiguous()
+            logits = biases[part[1]].expand(len(q[part[0]]), *[-1] * 5).contiguous()
             tensors = [t[part].flatten(0, 1) for t in (grad_out, q, *kv)]
+            if not _is_large(block):
+                tensors = [t.to(logits.dtype) for t in tensors]
             *part_grads, grad_logits = _attend_backward(*tensors, logits.view(-1, block.tokens, block.tokens))
             for i, part_grad in enumerate(part_grads):
                 out = grads[i][part]
-                out.copy_((part_grad if i == 0 else part_grad.flip(1)).view_as(out))
+                reverse = i and _is_large(block)
+                out.copy_((part_grad.flip(1) if reverse else part_grad).view_as(out))
             grad_bias[part[1]] += grad_logits.view_as(logits).sum(0)
     return grad_qkv
 
 
-def bias_windows(table: Tensor, block: GroupBlock) -> Tensor:
-    """(h, R, S, R, S), a view: the biases of a group's tokens with its tokens in reverse order."""
+def _is_large(block: GroupBlock) -> bool:
+    return block.tokens >= LARGE
+
+
+def _biases(table: Tensor, block: GroupBlock) -> Tensor:
+    """(h, R, S, R, S): the biases of a group's pairs; of a large group, a view, with its keys in reverse."""
     (R, S), (top, left) = block[1:], ((side + 1) // 2 for side in table.shape[1:])
     table = table[:, top - R : top + R - 1, left - S : left + S - 1].flip(1, 2)
-    return table.unfold(1, R, 1).unfold(2, S, 1)
+    windows = table.unfold(1, R, 1).unfold(2, S, 1)
+    return windows if _is_large(block) else windows.flip(3, 4)
 
 
 def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
-    """The gradient in ``table`` of what :func:`bias_windows` gives: sums over pairs of one offset."""
+    """The gradient in ``table`` of the biases of pairs: sums over the pairs of one offset."""
     total = torch.zeros_like(table, dtype=torch.promote_types(table.dtype, torch.float32))
     for (R, S), grad in grad_biases.items():
+        if not _is_large(GroupBlock(1, R, S)):
+            grad = grad.flip(3, 4)
         columns = total.new_zeros(len(grad), R, R, 2 * S - 1)
         for s in range(S):
             columns[..., s : s + S] += grad[:, :, s]
@@ -90,13 +115,14 @@ def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
 def _split_heads(
     qkv: Tensor, blocks: Sequence[GroupBlock], heads: int
 ) -> Iterator[tuple[slice, GroupBlock, Tensor, Tensor]]:
-    """Each block with its rows of ``qkv``, its q, (count, h, N, d), and k and v, (2, count, h, N, d), reversed."""
+    """Each block, its rows of ``qkv``, and of them q, (count, h, N, d), and k and v, (2, count, h, N, d)."""
     start = 0
     for block in blocks:
         rows = slice(start, start + block.count * block.tokens)
         # (count·N, 3C) → (count, N, 3, h, d)
         parts = qkv[rows].view(block.count, block.tokens, 3, heads, -1)
-        yield rows, block, parts[:, :, 0].transpose(1, 2), parts[:, :, 1:].flip(1).permute(2, 0, 3, 1, 4)
+        kv = parts[:, :, 1:].flip(1) if _is_large(block) else parts[:, :, 1:]
+        yield rows, block, parts[:, :, 0].transpose(1, 2), kv.permute(2, 0, 3, 1, 4)
         start = rows.stop
 
 
@@ -115,9 +141,15 @@ def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits: Tens
     ``logits`` holds the biases, and gets the products added.
     """
     scale = q.shape[-1] ** -0.5
-    weights = torch.softmax(logits.baddbmm_(q, k.mT, alpha=scale), dim=-1)
-    grad_v = torch.bmm(weights.mT, grad)
-    grad_logits = torch.ops.aten._softmax_backward_data(torch.bmm(grad, v.mT), weights, -1, weights.dtype)
-    grad_q = torch.baddbmm(q, grad_logits, k, beta=0, alpha=scale)
-    grad_k = torch.baddbmm(k, grad_logits.mT, q, beta=0, alpha=scale)
+    if q.dtype == logits.dtype:
+        logits.baddbmm_(q, k.mT, alpha=scale)
+    else:
+        logits.add_(torch.bmm(q, k.mT), alpha=scale)
+    weights = torch.softmax(logits, dim=-1)
+    grad_v = torch.bmm(weights.to(q.dtype).mT, grad)
+    grad_weights = torch.bmm(grad, v.mT).to(weights.dtype)
+    grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    narrow = grad_logits.to(q.dtype)
+    grad_q = torch.baddbmm(q, narrow, k, beta=0, alpha=scale)
+    grad_k = torch.baddbmm(k, narrow.mT, q, beta=0, alpha=scale)
     return grad_q, grad_k, grad_v, grad_logits

@@ -1,0 +1,82 @@
+"""Every private name that the package uses: a test fails, with the name, when another package changes it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from crossformer_mm import compat
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'torch._C._functorch.maybe_current_level',
+        'torch._C._len_torch_dispatch_stack',
+        'torch._C._len_torch_function_stack',
+        'torch._C._get_tracing_state',
+        'torch._C._set_tracing_state',
+        'torch._subclasses.fake_tensor.FakeTensor',
+        'torch.autograd.forward_ad._current_level',
+        'torch.nn.modules.module._has_any_global_hook',
+    ],
+)
+def test_names_are_there(name: str) -> None:
+    owner = torch
+    for part in name.split('.')[1:]:
+        assert hasattr(owner, part), f'torch renamed {name}, which crossformer_mm/compat.py uses'
+        owner = getattr(owner, part)
+
+
+def test_what_sees_operators_is_noticed() -> None:
+    assert not compat.is_watched()
+    with FlopCounterMode(display=False):
+        assert compat.is_watched()
+    with torch.device('cpu'):
+        assert compat.is_watched()
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda *_: None)
+    assert compat.is_watched()
+    handle.remove()
+    assert not compat.is_watched()
+
+
+def test_transforms_are_noticed() -> None:
+    x, seen = torch.ones(2), []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        seen.append((compat.is_transformed(), compat.is_ordinary(x)))
+        return x.sum()
+
+    note(x)
+    torch.func.grad(note)(x)
+    torch.func.jvp(note, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        note(x)
+    torch.jit.trace(note, x, check_trace=False)
+    assert seen == [(False, True), (True, False), (True, False), (True, True), (True, True)]
+
+
+def test_hooks_of_every_kind_are_noticed() -> None:
+    for register, hook in [
+        ('register_forward_hook', lambda m, i, o: None),
+        ('register_forward_pre_hook', lambda m, i: None),
+        ('register_full_backward_hook', lambda m, i, o: None),
+        ('register_full_backward_pre_hook', lambda m, o: None),
+    ]:
+        layer = nn.Linear(1, 1)
+        assert not compat.has_hooks(layer)
+        getattr(layer, register)(hook)
+        assert compat.has_hooks(layer), f'torch keeps hooks of {register} elsewhere now'
+
+
+def test_stand_ins_are_no_plain_weights() -> None:
+    assert compat.is_dense(nn.Parameter(torch.ones(1)))
+    assert not compat.is_dense(None)
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        assert not compat.is_dense(torch.ones(1))
+
+
+def test_autocast_of_a_device_that_has_none() -> None:
+    assert not compat.autocast_is_on(torch.device('meta'))
+    with torch.autocast('cpu', torch.bfloat16):
+        assert compat.autocast_is_on(torch.device('cpu'))
