@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import _disable_current_modes
 
 # What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -42,6 +43,11 @@ def is_transformed() -> bool:
     )
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether ``x`` stands for a batch under ``vmap``, or ``torch.autograd.grad(is_grads_batched=True)``."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
 def is_watched() -> bool:
     """Whether a dispatch or function mode sees each operator, or a hook each module."""
     return (
@@ -67,17 +73,18 @@ def autocast_is_on(device: torch.device) -> bool:
 
 
 @contextmanager
-def untraced() -> Iterator[None]:
-    """Inside it ``torch.jit.trace`` records nothing: what is computed becomes a constant of the trace."""
+def unseen() -> Iterator[None]:
+    """Inside it no dispatch mode and no ``torch.jit.trace`` sees what is computed: a constant to them."""
     state = torch._C._get_tracing_state()
-    if state is None:
-        yield
-        return
-    torch._C._set_tracing_state(None)
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)
+    with _disable_current_modes():
+        if state is None:
+            yield
+            return
+        torch._C._set_tracing_state(None)
+        try:
+            yield
+        finally:
+            torch._C._set_tracing_state(state)
 
 
 def sizes(x: Tensor) -> list[int]:

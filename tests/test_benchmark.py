@@ -363,13 +363,13 @@ def test_page_has_what_was_measured(tmp_path: Path) -> None:
         'against': 'swin_t',
         'records': [record(s=[1.0, 1.0], swin_t=[2.0, 2.0])],
     }
-    (tmp_path / 'inference_float32.json').write_text(json.dumps(result))
+    (tmp_path / 'inference.json').write_text(json.dumps(result))
     other = {**result, 'machine': {**result['machine'], 'cores': 4, 'date': '2026-01-03'}}
     (tmp_path / 'compiled.json').write_text(json.dumps(other))
     text = page.page(tmp_path, 'performance')
     assert '- **machine A**: cpu Abacus; cores 2; features beads.' in text
     assert '- **machine B**: cpu Abacus; cores 4; features beads.' in text
-    assert '![Inference, float32](performance/inference_float32.png)' in text
+    assert '![Inference](performance/inference.png)' in text
     assert '2026-01-02, machine A: `python tools/benchmark.py s`' in text
     assert '2026-01-03, machine B: `python tools/benchmark.py s`' in text
     assert '## Memory' not in text
@@ -385,5 +385,5 @@ def test_sections_are_commands_that_parse() -> None:
 
 
 def test_unknown_sections_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='nope: no such section; there are inference_float32, '):
+    with pytest.raises(UserError, match='nope: no such section; there are inference, '):
         page.measure(['nope'], tmp_path, tmp_path)

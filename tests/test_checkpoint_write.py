@@ -16,11 +16,20 @@ from checkpoint_files import NARROW, prefixed
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import read_checkpoint
 from crossformer_mm.checkpoint.convert import Conversion, save_conversion
+from crossformer_mm.checkpoint.layout import ImpliedLayout
 from crossformer_mm.checkpoint.write import write_whole
 from crossformer_mm.errors import UserError
 
 STATE = {f'layer{i}.weight': torch.full((50_000,), float(i)) for i in range(5)}
-CONVERSION = Conversion('backbone', 'backbone', 's', STATE, {'crossformer_mm': {}}, {})
+CONVERSION = Conversion(
+    kind='backbone',
+    to='backbone',
+    arch='s',
+    layout=ImpliedLayout(('map',), 'noted'),
+    state=STATE,
+    meta={'crossformer_mm': {}},
+    dropped={},
+)
 SUFFIXES = ['.pth', '.safetensors']
 
 

@@ -12,6 +12,8 @@ from crossformer_mm import compat
     'name',
     [
         'torch._C._functorch.maybe_current_level',
+        'torch._C._functorch.is_batchedtensor',
+        'torch._C._functorch.is_legacy_batchedtensor',
         'torch._C._len_torch_dispatch_stack',
         'torch._C._len_torch_function_stack',
         'torch._C._get_tracing_state',
@@ -19,6 +21,7 @@ from crossformer_mm import compat
         'torch._subclasses.fake_tensor.FakeTensor',
         'torch.autograd.forward_ad._current_level',
         'torch.nn.modules.module._has_any_global_hook',
+        'torch.utils._python_dispatch._disable_current_modes',
     ],
 )
 def test_names_are_there(name: str) -> None:

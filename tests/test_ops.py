@@ -1,6 +1,7 @@
 """The kernels for CPUs against the network as written, and when they may stand in for it."""
 
 import copy
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from crossformer_mm.models import ops
-from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs
+from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs, DynamicPositionBias
 from crossformer_mm.models.grouping import GroupRule
 from crossformer_mm.models.ops import attention, branches
 
@@ -116,14 +117,12 @@ def test_the_gradients_are_those_of_differences(with_cp):
 def test_operators_keep_pytorchs_rules(save, span):
     module, x = block(cooled=False), torch.randn(63, 32, requires_grad=True)
     table = module.attn.pos(9, 7).detach().requires_grad_()
-    weights = [p.detach().clone().requires_grad_() for p in module.parameters()]
     norm1, norm2, (qkv, proj), (fc1, fc2) = (
         [module.norm1.weight, module.norm1.bias],
         [module.norm2.weight, module.norm2.bias],
         (module.attn.qkv, module.attn.proj),
         (module.mlp.fc1, module.mlp.fc2),
     )
-    assert weights
     options = (0.5, 1e-5, torch.float32, save)
     attention_weights = (*norm1, qkv.weight, qkv.bias, proj.weight, proj.bias)
     mlp_weights = (*norm2, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
@@ -162,6 +161,103 @@ def test_new_weights_copies_and_threads_get_their_own_numbers(monkeypatch):
     expected = [module(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
         assert all(map(torch.equal, pool.map(module, inputs), expected))
+
+
+def narrowed(module: Block) -> Block:
+    """With one attention head of the two, and half the width of the MLP."""
+    module.attn.qkv, module.attn.proj = nn.Linear(32, 48), nn.Linear(16, 32)
+    module.attn.pos = DynamicPositionBias(32, 1)
+    module.mlp.fc1, module.mlp.fc2 = nn.Linear(32, 64), nn.Linear(64, 32)
+    return module
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_widths_are_those_of_the_weights(with_cp: bool) -> None:
+    module, x = narrowed(block(with_cp=with_cp)), torch.randn(2, 9, 7, 32)
+    assert ops.replaces_branches(module, x)
+    assert_near(step(module, x), plain_step(module, x), 1e-5)
+    compiled = torch.compile(module, backend='aot_eager', fullgraph=True)
+    assert_near(step(compiled, x), step(module, x), 1e-5)
+
+
+@pytest.mark.parametrize('shared', ['block', 'mlp', 'tied weights'])
+def test_shared_weights_get_the_gradients_of_all_their_uses(shared: str) -> None:
+    first, second = block().double(), block(RULES[0]).double()
+    if shared == 'block':
+        second = first
+    elif shared == 'mlp':
+        second.mlp = first.mlp
+    else:
+        first.mlp.fc2.bias = first.norm2.bias
+    x = torch.randn(1, 9, 7, 32, dtype=torch.double)
+
+    def gradients(create_graph: bool) -> tuple[Tensor, ...]:
+        weights = (first.mlp.fc1.weight, first.norm2.bias)
+        loss = second(first(x)).square().sum()
+        grads = torch.autograd.grad(loss, weights, create_graph=create_graph)
+        if not create_graph:
+            return grads
+        return *grads, *torch.autograd.grad(grads[0].square().sum(), weights)
+
+    for create_graph in (False, True):
+        ours = gradients(create_graph)
+        with plain_path():
+            theirs = gradients(create_graph)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_gradients_of_a_batch_of_vectors() -> None:
+    module, x = block(cooled=False), torch.randn(1, 5, 6, 32, requires_grad=True)
+    vectors = torch.randn(3, 1, 5, 6, 32)
+    (batched,) = torch.autograd.grad(module(x), x, vectors, is_grads_batched=True)
+    for vector, ours in zip(vectors, batched, strict=True):
+        torch.testing.assert_close(ours, torch.autograd.grad(module(x), x, vector)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize('autocast', [torch.bfloat16, torch.float16])
+def test_dtypes_under_autocast_are_those_of_the_layers(dtype: torch.dtype, autocast: torch.dtype) -> None:
+    module, x = block(cooled=False).eval(), torch.randn(1, 5, 6, 32).to(dtype)
+    if dtype is torch.float64:
+        module.double()
+    with torch.autocast('cpu', autocast), torch.no_grad():
+        ours = module(x)
+        with plain_path():
+            plain = module(x)
+    assert ours.dtype == plain.dtype
+    tolerance = 1e-12 if dtype is torch.float64 else 0.05
+    torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance * plain.abs().max().item())
+
+
+def test_the_position_bias_is_computed_once_a_call() -> None:
+    module, x, calls = block(), torch.randn(1, 5, 6, 32), []
+    module.attn.pos.register_forward_hook(lambda *_: calls.append(1))
+    with torch.autocast('cpu', torch.bfloat16):
+        module(x)
+        with plain_path():
+            module(x)
+    assert calls == [1, 1]
+
+
+def test_autocast_of_another_thread_is_left_alone() -> None:
+    module, x = block().eval(), torch.randn(1, 40, 40, 32)
+    ready, stop = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            module(x)
+            ready.set()
+
+    other = threading.Thread(target=work)
+    other.start()
+    ready.wait()
+    with torch.autocast('cpu', torch.float16), torch.no_grad():
+        for _ in range(20):
+            module(x)
+            assert torch.get_autocast_dtype('cpu') is torch.float16
+    stop.set()
+    other.join()
 
 
 # When the kernels may stand in
@@ -207,6 +303,7 @@ CHANGES: dict[str, Callable[[Block], Any]] = {
     'identity for drop path': lambda b: setattr(b, 'drop_path', nn.Identity()),
     'adapter': adapt,
     'no bias': lambda b: setattr(b.mlp.fc1, 'bias', None),
+    'no bias, as an attribute': lambda b: (delattr(b.mlp.fc1, 'bias'), setattr(b.mlp.fc1, 'bias', None)),
     'norm without weights': lambda b: setattr(b, 'norm1', nn.LayerNorm(32, elementwise_affine=False)),
     'RMS norm': lambda b: setattr(b, 'norm2', nn.RMSNorm(32)),
     'parametrised weight': lambda b: parametrizations.weight_norm(b.mlp.fc1, dim=None),
@@ -222,6 +319,10 @@ CHANGES: dict[str, Callable[[Block], Any]] = {
 KEPT: dict[str, Callable[[Block], Any]] = {
     'nothing': lambda b: None,
     "another norm's eps": lambda b: setattr(b.norm1, 'eps', 0.5),
+    'a weight that is no parameter': lambda b: (
+        delattr(b.norm1, 'weight'),
+        setattr(b.norm1, 'weight', torch.full((32,), 3.0)),
+    ),
     'new weights': lambda b: nn.init.normal_(b.mlp.fc1.weight),
     'hook of the position bias': lambda b: b.attn.pos.register_forward_hook(lambda m, i, out: 3 * out),
     'another grouping': lambda b: setattr(b.attn, 'groups', RULES[4]),
@@ -279,6 +380,8 @@ CONVS: dict[str, Callable[[CrossScaleConvs], Any]] = {
     'circular padding': lambda c: setattr(c[1], 'padding_mode', 'circular'),
     'no bias': lambda c: setattr(c[2], 'bias', None),
     'wrapped': lambda c: c.__setitem__(3, Scaled(c[3])),
+    'one more': lambda c: c.append(nn.Conv2d(3, 8, 6, 4, padding=1)),
+    'one less': lambda c: c.__delitem__(3),
 }
 
 
@@ -289,7 +392,7 @@ def test_the_first_embedding_is_that_of_plain_convolutions(size: tuple, change: 
     size = (37, 64) if change == 'circular padding' else size  # which wraps around once at most
     convs, images = CrossScaleConvs(3, 64, (4, 8, 16, 32), 4), torch.randn(2, 3, *size)
     CONVS[change](convs)
-    assert ops.replaces_convs(convs, images) is (change == 'nothing')
+    assert ops.replaces_convs(convs, images) is (change in ('nothing', 'one less'))
 
     def output_and_gradients() -> tuple[Tensor, ...]:
         out = convs(images)

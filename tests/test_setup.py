@@ -79,7 +79,7 @@ def clone(tmp_path: Path) -> Path:
         (clone / name).mkdir(parents=True)
     for name in ('tools/setup.sh', 'tools/install_mmcv.sh', 'crossformer_mm/version.py'):
         shutil.copy(ROOT / name, clone / name)
-    for name in ('setup.py', 'pyproject.toml'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md'):
         shutil.copy(ROOT / name, clone / name)
     shutil.copytree(ROOT / 'requirements', clone / 'requirements')
     (tmp_path / 'bin').mkdir()

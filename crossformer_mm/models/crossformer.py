@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_backbone
 from ..checkpoint.names import DERIVED_BUFFERS
-from ..compat import autocast_is_on, sizes
+from ..compat import autocast_is_on, is_transformed, sizes
 from . import ops
 from .arch import (
     ARCHS,
@@ -92,7 +92,6 @@ class CrossScaleConvs(nn.ModuleList):
             for kernel, share in zip(kernels, shares, strict=True)
         )
         self.stride = stride
-        self.replaceable = ops.Layers({str(i): nn.Conv2d for i in range(len(kernels))})
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
@@ -164,10 +163,14 @@ class DynamicPositionBias(nn.Module):
             (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] is of the offset (a, b)
             in group coordinates. Computed outside autocast: it is small, and it shifts every logit.
         """
+        device = self.pos1[0].weight.device
+        if not autocast_is_on(device):
+            return self._forward(rows, columns)
+        with torch.autocast(device.type, enabled=False):
+            return self._forward(rows, columns)
+
+    def _forward(self, rows: int, columns: int) -> Tensor:
         norm = self.pos1[0].weight
-        if autocast_is_on(norm.device):
-            with torch.autocast(norm.device.type, enabled=False):
-                return self(rows, columns)
         a = torch.arange(rows - 1, -rows, -1, device=norm.device, dtype=norm.dtype)
         b = torch.arange(columns - 1, -columns, -1, device=norm.device, dtype=norm.dtype)
         offsets = torch.stack(torch.meshgrid(a, b, indexing='ij'), dim=-1)
@@ -265,9 +268,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        if ops.replaces_branches(self, x):
+        if type(self) is Block and ops.replaces_branches(self, x):
             return self._cool(ops.add_branches(self, x))
-        if self.with_cp and torch.is_grad_enabled():
+        if self.with_cp and torch.is_grad_enabled() and not is_transformed():
             return checkpoint(self._forward, x, use_reentrant=False)
         return self._forward(x)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..compat import is_ordinary, is_transformed, untraced
+from ..compat import is_ordinary, is_transformed, unseen
 
 LAYOUTS = ('map', 'window')
 
@@ -116,14 +116,13 @@ def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: i
         copies nothing to the device; nothing may write to its tensors.
     """
     if is_ordinary(x):
-        with untraced():
-            return _cached_groups(x.device, B, H, W, span, interval)
+        return _cached_groups(x.device, B, H, W, span, interval)
     return _make_groups(x.device, B, H, W, span, interval)  # a compiler or a transform owns these
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _cached_groups(device: torch.device, *size: int | None) -> Groups:
-    with torch.inference_mode(False):  # training may follow
+    with torch.inference_mode(False), unseen():  # for calls that come later, in whatever mode
         return _make_groups(device, *size)
 
 

@@ -43,9 +43,9 @@ def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q kᵀ / √d + bias) v, (count, h, N, d)."""
-    if q.dtype.itemsize >= 4 or q.shape[2] < LARGE:
+    if q.dtype is not torch.bfloat16 or q.shape[2] < LARGE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # In half precision the fused kernel for CPUs takes as long as in float32, and products of matrices half.
+    # In bfloat16 the fused kernel for CPUs takes as long as in float32, and products of matrices half.
     logits = torch.baddbmm(
         bias.expand(len(q), -1, -1, -1).flatten(0, 1),
         q.flatten(0, 1),
@@ -72,7 +72,7 @@ def attend_blocks_backward(
         for part in _parts(block, heads):
             logits = biases[part[1]].expand(len(q[part[0]]), *[-1] * 5).contiguous()
             tensors = [t[part].flatten(0, 1) for t in (grad_out, q, *kv)]
-            if not _is_large(block):
+            if not _is_large(block) or qkv.dtype is not torch.bfloat16:
                 tensors = [t.to(logits.dtype) for t in tensors]
             *part_grads, grad_logits = _attend_backward(*tensors, logits.view(-1, block.tokens, block.tokens))
             for i, part_grad in enumerate(part_grads):

@@ -9,6 +9,7 @@ Notation as in :mod:`..grouping`; T = B·H·W tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,13 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op, register_autograd
 
+from ...compat import is_batched
 from ..attention import attend
 from ..grouping import GroupBlock, Groups, find_groups, reorder, split_blocks
 from .attention import attend_blocks, attend_blocks_backward, table_gradient
+from .replace import compute_dtype
 
 CHUNK = 2048  # tokens
 
-_in_one_dtype = torch.autocast('cpu', enabled=False)
+
+def _in_one_dtype(function: Callable) -> Callable:
+    """Without autocast. (One ``torch.autocast`` for all calls would mix up the dtypes of threads.)"""
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        with torch.autocast('cpu', enabled=False):
+            return function(*args)
+
+    return run
 
 
 def add_branches(block: nn.Module, x: Tensor) -> Tensor:
@@ -49,19 +61,14 @@ def _add_attention(block: nn.Module, x: Tensor, scale: float, save: bool) -> Ten
     B, H, W, C = x.shape
     span, interval, rows, columns = block.attn.groups(H, W)
     tensors = (block.attn.pos(rows, columns), *_weights(block.norm1, block.attn.qkv, block.attn.proj))
-    options = (scale, block.norm1.eps, _compute_dtype(x), save)
+    options = (scale, block.norm1.eps, compute_dtype(x), save)
     return add_attention(x.reshape(-1, C), *tensors, B, H, W, span, interval, *options)[0].view_as(x)
 
 
 def _add_mlp(block: nn.Module, x: Tensor, scale: float, save: bool) -> Tensor:
     weights = _weights(block.norm2, block.mlp.fc1, block.mlp.fc2)
-    options = (scale, block.norm2.eps, _compute_dtype(x), save)
+    options = (scale, block.norm2.eps, compute_dtype(x), save)
     return add_mlp(x.reshape(-1, x.shape[-1]), *weights, *options)[0].view_as(x)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products: autocast's where it is on."""
-    return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
 
 
 def _weights(*layers: nn.LayerNorm | nn.Linear) -> list[Tensor]:
@@ -146,6 +153,7 @@ def add_mlp_backward(
     return [grad_x, *sums.totals()]
 
 
+@_in_one_dtype
 def plain_mlp(
     x: Tensor,
     norm_w: Tensor,
@@ -213,13 +221,13 @@ def add_attention(
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), dtype)
     groups = find_groups(x, B, H, W, span, interval)
     table = table.to(dtype)
-    out, T, C = torch.empty_like(x), len(x) if save else 0, x.shape[1]
-    saved_qkv, saved_attended = x.new_empty(T, 3 * C, dtype=dtype), x.new_empty(T, C, dtype=dtype)
+    out, T, width = torch.empty_like(x), len(x) if save else 0, w_proj.shape[1]
+    saved_qkv, saved_attended = (x.new_empty(T, size, dtype=dtype) for size in (len(b_qkv), width))
     for rows, blocks in _chunks(groups):
         tokens = x.index_select(0, groups.order[rows])
         normed = _norm(tokens, norm_w, norm_b, eps)[0].to(dtype)
         qkv = torch.addmm(b_qkv, normed, w_qkv.T, out=saved_qkv[rows] if save else None)
-        attended = saved_attended[rows] if save else torch.empty_like(normed)
+        attended = saved_attended[rows] if save else normed.new_empty(len(normed), width)
         attend_blocks(qkv, table, blocks, attended)
         _add_linear(tokens, attended, w_proj, b_proj, scale, tokens)
         out.index_copy_(0, groups.order[rows], tokens)
@@ -267,7 +275,7 @@ def add_attention_backward(
         if len(saved_qkv):
             qkv, attended = saved_qkv[rows], saved_attended[rows]
         else:
-            qkv, attended = F.linear(normed, w_qkv, b_qkv), torch.empty_like(normed)
+            qkv, attended = F.linear(normed, w_qkv, b_qkv), normed.new_empty(len(normed), w_proj.shape[1])
             attend_blocks(qkv, table.to(dtype), blocks, attended)
         sums.add_linear(4, grad_out, attended)
         grad_qkv = attend_blocks_backward(grad_out @ w_proj, qkv, biases, blocks, grad_biases)
@@ -277,6 +285,7 @@ def add_attention_backward(
     return [grad_x, table_gradient(table, grad_biases), *sums.totals()]
 
 
+@_in_one_dtype
 def plain_attention(
     x: Tensor,
     table: Tensor,
@@ -399,13 +408,21 @@ def _differentiable(
         ctx.save_for_backward(*output[1:], *inputs[:tensors])
 
     def run_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        others = [None] * (len(ctx.arguments) + 1)
+        others = [None] * (len(ctx.arguments) + 1)  # the last is `save`
         if grad is None:
             return *[None] * tensors, *others
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-            inputs, needed = ctx.saved_tensors[saved:], ctx.needs_input_grad[:tensors]
+        create_graph = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if create_graph or is_batched(grad):
+            saved_inputs = zip(ctx.saved_tensors[saved:], ctx.needs_input_grad, strict=False)
+            # in aliases of the inputs, of which one may have been computed from another
+            inputs = [
+                t.view_as(t) if create_graph else t.detach().requires_grad_(need) for t, need in saved_inputs
+            ]
+            with torch.enable_grad():
+                out = plain(*inputs, *ctx.arguments)
+            needed = ctx.needs_input_grad[:tensors]
             wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-            grads = iter(torch.autograd.grad(plain(*inputs, *ctx.arguments), wanted, grad, create_graph=True))
+            grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
             return *[next(grads) if need else None for need in needed], *others
         return *backward(grad, *ctx.saved_tensors, *ctx.arguments), *others
 
@@ -418,13 +435,14 @@ _differentiable(add_attention, add_attention_backward, plain_attention, tensors=
 
 # What a compiler is told of the operators: the shapes and dtypes of what they return.
 def _fakes(x: Tensor, dtype: torch.dtype, save: bool, *widths: int) -> tuple[Tensor, ...]:
-    T, C = x.shape
-    saved = (x.new_empty(T if save else 0, width * C, dtype=dtype) for width in widths)
+    saved = (x.new_empty(len(x) if save else 0, width, dtype=dtype) for width in widths)
     return torch.empty_like(x), *saved
 
 
-add_mlp.register_fake(lambda x, *args: _fakes(x, *args[-2:], 4))
-add_attention.register_fake(lambda x, *args: _fakes(x, *args[-2:], 3, 1))
+add_mlp.register_fake(lambda x, n, m, w1, *args: _fakes(x, *args[-2:], w1.shape[0]))
+add_attention.register_fake(
+    lambda x, table, n, m, w_qkv, b_qkv, w_proj, *args: _fakes(x, *args[-2:], w_qkv.shape[0], w_proj.shape[1])
+)
 add_mlp_backward.register_fake(lambda grad, saved, *args: [torch.empty_like(t) for t in args[:7]])
 add_attention_backward.register_fake(
     lambda grad, qkv, attended, *args: [torch.empty_like(t) for t in args[:8]]

@@ -19,30 +19,23 @@ class Layers:
     def __init__(self, types: Mapping[str, type[nn.Module]]) -> None:
         self.expected = [(place.split('.'), kind, kind.forward) for place, kind in types.items()]
 
-    def are_unmodified(self, module: nn.Module, dtype: torch.dtype) -> bool:
-        """Whether ``module`` has them as they were written, in settings that the kernels know.
-
-        Other types (adapters, quantised or parametrised layers, subclasses), a patched ``forward``, hooks of
-        any kind, dropout at work, and weights that are no plain CPU tensors of ``dtype`` are modifications.
-        """
+    def are_unmodified(self, module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> bool:
+        """Whether ``module`` has them as :func:`is_unmodified` wants each."""
         for place, kind, forward in self.expected:
             layer = module
             for name in place:
                 layer = layer._modules[name]
-            if type(layer) is not kind or kind.forward is not forward or 'forward' in layer.__dict__:
-                return False
-            if has_hooks(layer) or not KNOWN_SETTINGS.get(kind, _any_settings)(layer):
-                return False
-            if not all(_is_plain_weight(weight, dtype) for weight in layer._parameters.values()):
+            if not is_unmodified(layer, kind, forward, dtypes):
                 return False
         return True
 
 
 def replaces_branches(block: nn.Module, x: Tensor) -> bool:
     """Whether :func:`.branches.add_branches` computes the residual branches of a block of the network."""
-    if torch.compiler.is_compiling() and block.drop_path.training and block.drop_path.rate:
-        return False  # which images a compiled step drops cannot decide what it computes
-    return _kernels_apply(block, block.replaceable, x)
+    if not _kernels_apply(x) or not block.replaceable.are_unmodified(block, _dtypes_of_weights(x)):
+        return False
+    # Which images a compiled step drops cannot decide what it computes.
+    return not (torch.compiler.is_compiling() and block.drop_path.training and block.drop_path.rate)
 
 
 def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
@@ -50,51 +43,85 @@ def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
 
     Compilers, which are not to ask whether the stride divides a size, get the convolutions.
     """
-    if torch.compiler.is_compiling() or x.shape[1] >= 8:
+    if torch.compiler.is_compiling() or x.shape[1] >= 8 or not _kernels_apply(x):
         return False
-    return _kernels_apply(convs, convs.replaceable, x)
+    return all(
+        is_unmodified(conv, nn.Conv2d, _CONV_FORWARD, _dtypes_of_weights(x))
+        and conv.stride == (convs.stride,) * 2
+        for conv in convs
+    )
 
 
-def _kernels_apply(module: nn.Module, layers: Layers, x: Tensor) -> bool:
-    """Whether kernels for CPUs compute ``layers`` of ``module`` on ``x``.
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products on ``x``: autocast's where it is on."""
+    return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
+
+
+def is_unmodified(
+    layer: nn.Module, kind: type[nn.Module], forward: Callable, dtypes: tuple[torch.dtype, ...]
+) -> bool:
+    """Whether a layer computes what its type says, in settings that the kernels know.
+
+    Other types (adapters, quantised or parametrised layers, subclasses), a patched ``forward``, hooks of any
+    kind, dropout at work, and weights that are no plain CPU tensors of certain dtypes are modifications.
+
+    Args:
+        layer: The layer.
+        kind: The type that it should have.
+        forward: The ``forward`` that this type was defined with.
+        dtypes: What its weights may have.
+    """
+    if type(layer) is not kind or kind.forward is not forward or 'forward' in layer.__dict__:
+        return False
+    if has_hooks(layer) or (kind in KNOWN_SETTINGS and not KNOWN_SETTINGS[kind](layer)):
+        return False
+    weights = (layer.weight, layer.bias) if kind in (nn.LayerNorm, nn.Linear, nn.Conv2d) else ()
+    return all(_is_plain_weight(weight, dtypes) for weight in weights)
+
+
+def _kernels_apply(x: Tensor) -> bool:
+    """Whether kernels for CPUs compute anything on ``x`` now.
 
     Under ``torch.compile`` and ``torch.export`` they do, as operators of this package, but not in a program
     for ONNX, which does not know these.
     """
-    if x.device.type != 'cpu' or not x.is_floating_point():
+    if x.device.type != 'cpu' or not x.is_floating_point() or is_transformed():
         return False
-    if torch.compiler.is_compiling():
-        if torch.onnx.is_in_onnx_export():
-            return False
-    elif not is_ordinary(x) or is_transformed() or is_watched():
-        return False
-    # Autocast takes weights of any dtype; without it, another dtype than the input's has to raise its error.
-    dtype = None if torch.is_autocast_enabled('cpu') else x.dtype
-    return layers.are_unmodified(module, dtype)
+    if torch.is_autocast_enabled('cpu') and x.dtype not in (torch.float32, compute_dtype(x)):
+        return False  # autocast has rules of its own for these
+    return torch.compiler.is_compiling() or (is_ordinary(x) and not is_watched())
 
 
-def _is_plain_weight(weight: Tensor | None, dtype: torch.dtype | None) -> bool:
+def _dtypes_of_weights(x: Tensor) -> tuple[torch.dtype, ...]:
+    """Other dtypes are an error that the layers have to raise."""
+    return (x.dtype, torch.float32) if torch.is_autocast_enabled('cpu') else (x.dtype,)
+
+
+def _is_plain_weight(weight: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> bool:
     return (
         is_dense(weight)
         and weight.device.type == 'cpu'
         and weight.layout is torch.strided
-        and (weight.dtype is dtype if dtype else weight.is_floating_point())
+        and weight.dtype in dtypes
     )
 
 
-def _any_settings(_: nn.Module) -> bool:
-    return True
+def _cells_know(conv: nn.Conv2d) -> bool:
+    """Kernels as wide as an even stride, or a multiple of twice as wide, centred on it."""
+    (k, k2), (s, s2) = conv.kernel_size, conv.stride
+    return (
+        (k, s) == (k2, s2)
+        and s % 2 == 0
+        and (k == s or k % (2 * s) == 0)
+        and conv.padding == ((k - s) // 2,) * 2
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
+    )
 
 
+_CONV_FORWARD = nn.Conv2d.forward
 KNOWN_SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.LayerNorm: lambda layer: len(layer.normalized_shape) == 1,
     nn.GELU: lambda layer: layer.approximate == 'none',
     nn.Dropout: lambda layer: not (layer.training and layer.p),
-    nn.Conv2d: lambda conv: (
-        conv.stride[0] == conv.stride[1]
-        and conv.kernel_size[0] == conv.kernel_size[1]
-        and conv.kernel_size[0] in (conv.stride[0], *range(2 * conv.stride[0], 99, 2 * conv.stride[0]))
-        and conv.padding == ((conv.kernel_size[0] - conv.stride[0]) // 2,) * 2
-        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
-    ),
+    nn.Conv2d: _cells_know,
 }
