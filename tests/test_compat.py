@@ -22,6 +22,7 @@ from crossformer_mm import compat
         'torch.autograd.forward_ad._current_level',
         'torch.nn.modules.module._has_any_global_hook',
         'torch.utils._python_dispatch._disable_current_modes',
+        'torch.ops.aten._scaled_dot_product_flash_attention_for_cpu',
     ],
 )
 def test_names_are_there(name: str) -> None:
