@@ -91,6 +91,7 @@ def content(coco_root: Path) -> dict:
     return data
 
 
+@pytest.mark.slow
 def test_nothing_else_than_an_error_or_data(
     content: dict, config: Callable[[str], Config], coco_root: Path, tmp_path: Path
 ) -> None:

@@ -44,8 +44,8 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize(
     'name',
     [
-        # the largest, minutes on slow cores; its setting is that of the others
-        pytest.param(name, marks=[pytest.mark.slow] * (max(case['size']) > 1000))
+        # the largest; their settings are those of the others
+        pytest.param(name, marks=[pytest.mark.slow] * (max(case['size']) > 450 or case['params'] > 60e6))
         for name, case in BACKBONE.items()
     ],
 )

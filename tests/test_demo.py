@@ -17,7 +17,7 @@ TINY = {  # what is in a tiny run of each demo, which reaches nothing
 }
 
 
-@pytest.fixture(scope='module', params=DEMOS)
+@pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.slow) for name in DEMOS])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
     """A demo's name, its folder with something old in it, and what the demo said at the end."""
     folder = tmp_path_factory.mktemp('demo')

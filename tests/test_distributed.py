@@ -144,6 +144,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return ['--data-root', root, '--classes', root / 'classes.txt', '--reduce-zero-label']
 
 
+@pytest.mark.slow
 def test_a_detector_in_two_processes(detector: Path, coco_root: Path, tmp_path: Path) -> None:
     """It trains, and validates three images as one process does."""
     words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']

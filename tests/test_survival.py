@@ -139,6 +139,7 @@ def test_a_segmentor_resumes_to_the_same_weights(segmentor: tuple[Path, Path], t
     assert_same_weights(tmp_path / 'resumed' / 'iter_4.pth', tmp_path / 'whole' / 'iter_4.pth')
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], tmp_path: Path) -> None:
     """mmengine's EMAHook: a checkpoint holds the mean as its weights, and the weights themselves beside."""
     cfg = Config.fromfile(segmentor[0])

@@ -125,7 +125,7 @@ def test_gradients_of_gradients(model: CrossFormer, plain: bool) -> None:
     assert ours[1].abs().max() > 0
 
 
-@pytest.mark.parametrize('plain', [False, True])
+@pytest.mark.parametrize('plain', [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('layout', ONE_FAST)
 def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> None:
     torch.manual_seed(0)
