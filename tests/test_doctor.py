@@ -35,6 +35,7 @@ def distribution(folder: Path, name: str, version: str) -> None:
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
 
 
+@pytest.mark.slow
 def test_a_whole_installation() -> None:
     status, said = consult()
     assert status == 0, said

@@ -211,6 +211,7 @@ def test_a_lost_loss_names_the_images_and_keeps_the_checkpoints(
     assert latest_whole([tmp_path]) == (tmp_path / 'iter_1.pth', [])
 
 
+@pytest.mark.slow
 def test_a_batch_without_any_object_trains(detector: Path, coco_root: Path, tmp_path: Path) -> None:
     root = shutil.copytree(coco_root, tmp_path / 'own')
     data = json.loads((root / TRAIN).read_text())
