@@ -35,7 +35,7 @@ def is_dense(weight: Tensor | None) -> bool:
 def is_transformed() -> bool:
     """Whether a call is traced, exported to ONNX, or under ``torch.func`` or forward-mode differentiation."""
     if torch.compiler.is_compiling():
-        return torch.onnx.is_in_onnx_export()
+        return torch.onnx.is_in_onnx_export() or torch._C._functorch.maybe_current_level() is not None
     return (
         torch.jit.is_tracing()
         or torch._C._functorch.maybe_current_level() is not None
