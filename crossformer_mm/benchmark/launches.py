@@ -45,11 +45,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         returned = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if (
-            not func.is_view
-            and returned
-            and not func.__name__.startswith(('empty', 'new_empty', 'detach', '_unsafe_view'))
-        ):
+        if returned and not func.is_view and not func.__name__.startswith(NO_KERNEL):
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
             self.operators += 1
             self.bytes += sum(_size(t) for t in [*read, *returned])

@@ -13,6 +13,13 @@ from ..compat import is_transformed, sizes
 from .grouping import GroupBlock
 
 
+def offsets_within(table: Tensor, rows: int, columns: int) -> Tensor:
+    """The part of a table of offsets that a group of R × S tokens needs: (h, 2R − 1, 2S − 1), a view."""
+    _, height, width = sizes(table)
+    top, left = (height + 1) // 2 - rows, (width + 1) // 2 - columns
+    return table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
+
+
 def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
     """Biases of offsets → of the pairs of tokens of a group of R × S tokens.
 
@@ -24,9 +31,7 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
     Returns:
         (h, N, N), N = R·S: the biases of token i with token j.
     """
-    _, height, width = sizes(table)
-    top, left = (height + 1) // 2 - rows, (width + 1) // 2 - columns
-    table = table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
+    table = offsets_within(table, rows, columns)
     # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): a window of the table for each token, the last token's first
     windows = table.unfold(1, rows, 1).unfold(2, columns, 1)
     return windows.flip(1, 2).flatten(3, 4).flatten(1, 2)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention import offsets_within
 from ..grouping import GroupBlock
 
 LARGE = 256  # tokens of a group, from which on it is computed as a large one
@@ -89,9 +90,8 @@ def _is_large(block: GroupBlock) -> bool:
 
 def _biases(table: Tensor, block: GroupBlock) -> Tensor:
     """(h, R, S, R, S): the biases of a group's pairs; of a large group, a view, with its keys in reverse."""
-    (R, S), (top, left) = block[1:], ((side + 1) // 2 for side in table.shape[1:])
-    table = table[:, top - R : top + R - 1, left - S : left + S - 1].flip(1, 2)
-    windows = table.unfold(1, R, 1).unfold(2, S, 1)
+    table = offsets_within(table, block.rows, block.columns).flip(1, 2)
+    windows = table.unfold(1, block.rows, 1).unfold(2, block.columns, 1)
     return windows if _is_large(block) else windows.flip(3, 4)
 
 
@@ -107,8 +107,7 @@ def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
         offsets = total.new_zeros(len(grad), 2 * R - 1, 2 * S - 1)
         for r in range(R):
             offsets[:, r : r + R] += columns[:, r]
-        top, left = ((side + 1) // 2 for side in table.shape[1:])
-        total[:, top - R : top + R - 1, left - S : left + S - 1] += offsets.flip(1, 2)
+        offsets_within(total, R, S).add_(offsets.flip(1, 2))
     return total.to(table.dtype)
 
 
