@@ -13,11 +13,11 @@ COMMANDS = {
     'train': ('train a model', 'runs', 'training_parser', 'train'),
     'test': ('evaluate a checkpoint', 'runs', 'evaluation_parser', 'evaluate'),
     'launch': ('train or test in several processes', 'launch', 'launcher_parser', 'launch'),
-    'infer': ('predict on images', 'inference.run', 'inference_parser', 'infer'),
-    'convert': ('convert a checkpoint', 'checkpoint.run', 'conversion_parser', 'convert'),
-    'check': ('list all that is wrong with a data set', 'dataset_check', 'check_parser', 'check_dataset'),
-    'flops': ('count parameters and multiply-adds', 'complexity', 'flops_parser', 'print_flops'),
-    'configs': ('list the configs, or copy one', 'config.command', 'configs_parser', 'show_configs'),
+    'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
+    'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
+    'check': ('list all that is wrong with a data set', 'check', 'check_parser', 'check_dataset'),
+    'flops': ('count parameters and multiply-adds', 'flops', 'flops_parser', 'print_flops'),
+    'configs': ('list the configs, or copy one', 'configs', 'configs_parser', 'show_configs'),
     'doctor': ('say what of the installation works', 'doctor', '', ''),
 }
 
@@ -44,11 +44,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if name == 'doctor':
         argparse.ArgumentParser(prog='crossformer doctor', description=about).parse_args(options)
         (folder,) = find_spec('crossformer_mm').submodule_search_locations
-        return runpy.run_path(f'{folder}/doctor.py')['main']()
-    loaded = importlib.import_module(f'crossformer_mm.{module}')
+        return runpy.run_path(f'{folder}/engine/doctor.py')['main']()
+    loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
     parser = getattr(loaded, parser)()
     parser.prog = f'crossformer {name}'
-    return importlib.import_module('crossformer_mm.cli').run(parser, getattr(loaded, function), options)
+    return importlib.import_module('crossformer_mm.engine.cli').run(
+        parser, getattr(loaded, function), options
+    )
 
 
 if __name__ == '__main__':

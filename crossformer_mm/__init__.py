@@ -1,12 +1,13 @@
 """CrossFormer and CrossFormer++ for MMDetection and MMSegmentation.
 
-Importing the package registers the backbone with the toolboxes that are installed.
+Importing the package registers everything that a config can name.
 """
 
 from .models.crossformer import CrossFormer
-from .registration import register_backbones
+from .plugins import register_backbones, register_parts
 from .version import __version__
 
 __all__ = ['CrossFormer', '__version__']
 
 register_backbones()
+register_parts()

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 
 @HOOKS.register_module()

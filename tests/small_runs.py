@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import crossformer_mm.training  # noqa: F401  registers loops and hooks
+import crossformer_mm  # noqa: F401  registers loops and hooks  # noqa: F401  registers loops and hooks
 
 IMAGES = 10  # in batches of 3: the last one of an epoch is smaller
 SAMPLERS = {'Epoch': DefaultSampler, 'Iter': InfiniteSampler}
@@ -90,7 +90,7 @@ def small_run(
         ],
         default_hooks={
             'checkpoint': {
-                'type': 'WholeCheckpointHook',
+                'type': 'AtomicCheckpointHook',
                 'by_epoch': False,
                 'interval': 1,
                 **(checkpoint or {}),

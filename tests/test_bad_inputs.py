@@ -14,9 +14,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from crossformer_mm.config.parts import set_num_classes
+from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.shapes import CLASSES, write_coco
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 NOWHERE = '/proc/nowhere'  # a folder that root cannot make either

@@ -13,24 +13,25 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 
-from crossformer_mm import CrossFormer, cli
-from crossformer_mm.benchmark import page, run, subjects, workload
-from crossformer_mm.benchmark.compare import Setting, compare
-from crossformer_mm.benchmark.memory import peak_above_start, peak_of_case
-from crossformer_mm.benchmark.operators import OTHER, kind_of, measure_operators
-from crossformer_mm.benchmark.pipeline import stall_ratio, step_times
-from crossformer_mm.benchmark.report import comparison, growth, layout, matrix_share
-from crossformer_mm.benchmark.sizes import IMAGES, draw_sizes, measure_sizes
-from crossformer_mm.benchmark.subjects import SWINS, Subject, build, parse_subject
-from crossformer_mm.benchmark.timing import (
+from crossformer_mm import CrossFormer
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.benchmark import page, run, subjects, workload
+from crossformer_mm.engine.benchmark.compare import Setting, compare
+from crossformer_mm.engine.benchmark.memory import peak_above_start, peak_of_case
+from crossformer_mm.engine.benchmark.operators import OTHER, kind_of, measure_operators
+from crossformer_mm.engine.benchmark.pipeline import stall_ratio, step_times
+from crossformer_mm.engine.benchmark.report import comparison, growth, layout, matrix_share
+from crossformer_mm.engine.benchmark.sizes import IMAGES, draw_sizes, measure_sizes
+from crossformer_mm.engine.benchmark.subjects import SWINS, Subject, build, parse_subject
+from crossformer_mm.engine.benchmark.timing import (
     growth_exponent,
     median_ratio,
     ratio_of_medians,
     spread,
     time_rounds,
 )
-from crossformer_mm.benchmark.workload import Case, Workload
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine.benchmark.workload import Case, Workload
+from crossformer_mm.utils.errors import UserError
 
 TINY = {'embed_dims': 32, 'depths': (1, 1, 2, 1), 'num_heads': (1, 2, 4, 8)}
 S, SWIN = Subject('s'), Subject('swin_t')
@@ -39,7 +40,7 @@ S, SWIN = Subject('s'), Subject('swin_t')
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of seconds: every arch narrow, Swin too, and small products."""
-    from crossformer_mm.benchmark import machine
+    from crossformer_mm.engine.benchmark import machine
 
     small = lambda name, **kwargs: CrossFormer(TINY, **kwargs)  # noqa: E731
     monkeypatch.setattr(subjects, 'CrossFormer', small)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossformer_mm import cli
 from crossformer_mm.data.image_check import image_fault, image_faults, shared_images
-from crossformer_mm.dataset_check import check_dataset, check_parser
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.check import check_dataset, check_parser
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'check_dataset.py'
 TRAIN = 'annotations/instances_train2017.json'

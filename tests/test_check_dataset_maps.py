@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from crossformer_mm import cli
-from crossformer_mm.config.parts import palette
+from crossformer_mm.data.datasets import palette
 from crossformer_mm.data.label_check import LabelRule
 from crossformer_mm.data.shapes import write_ade20k
-from crossformer_mm.dataset_check import check_dataset, check_parser
-from crossformer_mm.pictures.dataset import save_label_samples
-from crossformer_mm.pictures.segments import TINT
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.check import check_dataset, check_parser
+from crossformer_mm.evaluation.dataset_plots import save_label_samples
+from crossformer_mm.evaluation.segments import TINT
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'check_dataset.py'
 CLASSES = ('ground', 'circle', 'rectangle', 'triangle')

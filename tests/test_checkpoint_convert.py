@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint
 from crossformer_mm.checkpoint.convert import convert_checkpoint, plan_conversion
-from crossformer_mm.checkpoint.write import sha256_of
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.files import sha256_of
 
 WIDTHS = [32, 64, 128, 256]
 OLD_NAMES = json.loads((Path(__file__).parent / 'data' / 'old_toolbox_names.json').read_text())['names']

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint, recognise_arch
-from crossformer_mm.errors import UserError
 from crossformer_mm.models.arch import ARCHS, Arch
+from crossformer_mm.utils.errors import UserError
 
 TOLERANCE = 2e-5  # relative to the largest value, as the reference file asks for
 

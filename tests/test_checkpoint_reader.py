@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
 from crossformer_mm.checkpoint import read_checkpoint, recognise_arch
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 
 def save(path: Path, checkpoint: Any, zipped: bool = True) -> Path:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from crossformer_mm.checkpoint import install_reader
 from crossformer_mm.checkpoint.resume import LOCAL
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 
 class Regression(BaseModel):

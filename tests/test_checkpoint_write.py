@@ -17,8 +17,8 @@ from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import read_checkpoint
 from crossformer_mm.checkpoint.convert import Conversion, save_conversion
 from crossformer_mm.checkpoint.layout import ImpliedLayout
-from crossformer_mm.checkpoint.write import write_whole
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.files import write_atomically
 
 STATE = {f'layer{i}.weight': torch.full((50_000,), float(i)) for i in range(5)}
 CONVERSION = Conversion(
@@ -35,7 +35,7 @@ SUFFIXES = ['.pth', '.safetensors']
 
 def write(out: Path, **options: bool) -> Path:
     """Write as the converter does."""
-    return write_whole(out, lambda part: save_conversion(part, out.suffix, CONVERSION), **options)
+    return write_atomically(out, lambda part: save_conversion(part, out.suffix, CONVERSION), **options)
 
 
 def in_child(work: Callable[[], object]) -> int:

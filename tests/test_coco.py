@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crossformer_mm.data.coco import check_images, read_coco
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 SQUARE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]]
 

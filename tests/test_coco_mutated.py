@@ -17,10 +17,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
 from crossformer_mm.data.coco import check_records
 from crossformer_mm.data.coco_masks import mask_fault
-from crossformer_mm.errors import UserError
+from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
+from crossformer_mm.utils.errors import UserError
 
 TRAIN = 'annotations/instances_train2017.json'
 DROPPED = object()
@@ -99,7 +99,7 @@ def test_nothing_else_than_an_error_or_data(
     init_default_scope('mmdet')
     path = tmp_path / 'mutated.json'
     options = DataOptions(data_root=str(coco_root), train_ann=str(path))
-    point_to_data(cfg, options)
+    set_data_paths(cfg, options)
     cfg.val_dataloader = None
     outcomes = {'error': 0, 'data': 0}
     mutation = st.tuples(st.sampled_from(places(content)), VALUES | st.integers(0, 64) | st.floats(0, 64))
@@ -119,7 +119,7 @@ def test_nothing_else_than_an_error_or_data(
         path.write_text(json.dumps(data))
         list(check_records(data, masks=True, objects=True))  # the tool goes through all, whatever they are
         try:
-            agree_with_data(cfg, ['train_dataloader'])
+            apply_dataset_classes(cfg, ['train_dataloader'])
         except UserError as error:
             assert '\n' not in str(error)
             outcomes['error'] += 1

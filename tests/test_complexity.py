@@ -10,8 +10,9 @@ from conftest import CONFIGS
 from mmengine.config import Config
 from torch import nn
 
-from crossformer_mm import CrossFormer, cli
-from crossformer_mm.complexity import (
+from crossformer_mm import CrossFormer
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.flops import (
     MAX_PIXELS,
     RULE,
     build_model,
@@ -21,7 +22,7 @@ from crossformer_mm.complexity import (
     table,
     usual_shape,
 )
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 HEIGHT, WIDTH = 64, 96
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from crossformer_mm.config.coco import annotation_path, coco_datasets
-from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
-from crossformer_mm.config.parts import LOADERS, palette, set_num_classes
-from crossformer_mm.errors import UserError
+from crossformer_mm.data.coco_options import annotation_path, coco_datasets
+from crossformer_mm.data.datasets import LOADERS, palette, set_num_classes
+from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
+from crossformer_mm.utils.errors import UserError
 
 TRAINING = ('train_dataloader', 'val_dataloader')
 CLASSES = ('circle', 'rectangle', 'triangle')
@@ -35,8 +35,8 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_one_root_is_enough_for_the_layout_of_coco(cfg: Config, coco_root: Path) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
-    assert agree_with_data(cfg, TRAINING) == CLASSES
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    assert apply_dataset_classes(cfg, TRAINING) == CLASSES
     for loader in LOADERS:
         meta = cfg[loader].dataset.metainfo
         assert meta.classes == CLASSES
@@ -58,8 +58,8 @@ def test_other_layouts(cfg: Config, coco_root: Path, tmp_path: Path) -> None:
         val_ann=str(coco_root / 'annotations' / 'instances_val2017.json'),
         val_images=str(elsewhere),
     )
-    point_to_data(cfg, options)
-    assert agree_with_data(cfg, LOADERS) == CLASSES
+    set_data_paths(cfg, options)
+    assert apply_dataset_classes(cfg, LOADERS) == CLASSES
     assert annotation_path(cfg.train_dataloader.dataset) == str(tmp_path / 'train.json')
     assert cfg.test_dataloader.dataset.data_prefix.img == str(elsewhere)
 
@@ -68,8 +68,8 @@ def test_wrapped_datasets_are_found(cfg: Config, coco_root: Path) -> None:
     plain = cfg.train_dataloader.dataset
     both = {'type': 'ConcatDataset', 'datasets': [plain, {**plain, 'type': 'mmdet.CocoDataset'}]}
     cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': both}
-    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
-    agree_with_data(cfg, TRAINING)
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    apply_dataset_classes(cfg, TRAINING)
     found = list(coco_datasets(cfg, 'train_dataloader'))
     assert [dataset.metainfo.classes for dataset in found] == [CLASSES, CLASSES]
 
@@ -77,8 +77,8 @@ def test_wrapped_datasets_are_found(cfg: Config, coco_root: Path) -> None:
 def test_heads_in_lists_and_evaluators_in_lists(cfg: Config, coco_root: Path) -> None:
     cfg.model.roi_head.bbox_head = [dict(cfg.model.roi_head.bbox_head) for _ in range(3)]
     cfg.val_evaluator = [cfg.val_evaluator, {'type': 'DumpResults'}]
-    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
-    agree_with_data(cfg, TRAINING)
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    apply_dataset_classes(cfg, TRAINING)
     assert [head.num_classes for head in cfg.model.roi_head.bbox_head] == [3, 3, 3]
     assert cfg.val_evaluator[0].ann_file == annotation_path(cfg.val_dataloader.dataset)
     assert 'ann_file' not in cfg.val_evaluator[1]
@@ -92,14 +92,14 @@ def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> N
 
 def test_training_without_validation(cfg: Config, coco_root: Path) -> None:
     cfg.val_dataloader = cfg.val_evaluator = None
-    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
-    assert agree_with_data(cfg, TRAINING) == CLASSES
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    assert apply_dataset_classes(cfg, TRAINING) == CLASSES
 
 
 def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
     for loader in LOADERS:
         cfg[loader].dataset = {'type': 'ADE20KDataset'}
-    assert agree_with_data(cfg, TRAINING) is None
+    assert apply_dataset_classes(cfg, TRAINING) is None
     assert cfg.model.roi_head.bbox_head.num_classes == 80
 
 
@@ -111,27 +111,27 @@ def other_kind(folder: Path) -> Config:
 
 def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        agree_with_data(other_kind(tmp_path), TRAINING)
+        apply_dataset_classes(other_kind(tmp_path), TRAINING)
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(f'no data at {tmp_path}/clips; put the data there')
     assert '--cfg-options train_dataloader.dataset.data_root=DIR' in message
     (tmp_path / 'clips').mkdir()
-    assert agree_with_data(other_kind(tmp_path), TRAINING) is None
+    assert apply_dataset_classes(other_kind(tmp_path), TRAINING) is None
 
 
 def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
-    point_to_data(other_kind(tmp_path), DataOptions())
+    set_data_paths(other_kind(tmp_path), DataOptions())
     with pytest.raises(UserError, match=r'COCO-format data and label maps, and .* reads neither; '):
-        point_to_data(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
+        set_data_paths(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
     for option in ({'classes': '3'}, {'ignore_label': 0}, {'reduce_zero_label': False}):
         with pytest.raises(UserError, match="for label maps, and this config reads COCO's annotations"):
-            point_to_data(cfg, DataOptions(**option))
+            set_data_paths(cfg, DataOptions(**option))
 
 
 def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:
     with pytest.raises(UserError) as raised:
-        agree_with_data(cfg, TRAINING)
+        apply_dataset_classes(cfg, TRAINING)
     message = str(raised.value)
     assert '\n' not in message
     for part in (
@@ -144,9 +144,9 @@ def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:
 def test_missing_validation_images_are_named(cfg: Config, own_root: Path) -> None:
     lost = own_root / 'val2017' / '000000000002.jpg'
     lost.unlink()
-    point_to_data(cfg, DataOptions(data_root=str(own_root)))
+    set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=f'{lost} is listed'):
-        agree_with_data(cfg, TRAINING)
+        apply_dataset_classes(cfg, TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_validation_with_other_classes(
     cfg: Config, own_root: Path, change: Callable[[dict], None], message: str
 ) -> None:
     edit(own_root / 'annotations' / 'instances_val2017.json', change)
-    point_to_data(cfg, DataOptions(data_root=str(own_root)))
+    set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=message):
-        agree_with_data(cfg, TRAINING)
+        apply_dataset_classes(cfg, TRAINING)
 
 
 def test_palette_tells_neighbours_apart_and_does_not_move() -> None:

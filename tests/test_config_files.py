@@ -6,8 +6,8 @@ import pytest
 from conftest import CONFIGS
 from mmengine.config import Config
 
-from crossformer_mm.config.files import config_folder, find_config, own_config
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine.config_files import config_folder, find_config, own_config
+from crossformer_mm.utils.errors import UserError
 from crossformer_mm_command import main
 
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
@@ -58,7 +58,7 @@ def test_the_list_has_every_config_and_its_title(capsys: pytest.CaptureFixture[s
 def test_configs_that_are_being_edited_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr('crossformer_mm.config.files._PACKAGE', tmp_path / 'crossformer_mm')
+    monkeypatch.setattr('crossformer_mm.engine.config_files._PACKAGE', tmp_path / 'crossformer_mm')
     for name, text in (('broken', 'model = dict('), ('plain', 'model = 1')):
         (tmp_path / 'configs').mkdir(exist_ok=True)
         (tmp_path / 'configs' / f'{name}.py').write_text(text)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from crossformer_mm.config.run import (
+from crossformer_mm.engine.config import (
     evaluation_config,
     is_first_process,
     load_config,
     make_resumable,
+    quiet_imports,
     training_config,
-    without_notices,
 )
-from crossformer_mm.errors import UserError
-from crossformer_mm.runs import evaluation_parser, training_parser
+from crossformer_mm.engine.runs import evaluation_parser, training_parser
+from crossformer_mm.utils.errors import UserError
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_numbers_that_make_no_sense(
 def test_loop_and_checkpoints_are_those_that_survive(train_with: Callable[..., Config]) -> None:
     cfg = train_with()
     assert cfg.train_cfg.type == 'ResumableEpochLoop'
-    assert cfg.default_hooks.checkpoint.type == 'WholeCheckpointHook'
+    assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
     assert cfg.custom_hooks[-1] == {'type': 'FiniteLossHook', 'patience': 1}
     assert all(hook.type != 'FiniteLossHook' for hook in train_with('--stop-on-nan', '0').custom_hooks)
 
@@ -95,7 +95,7 @@ def test_loops_and_hooks_of_other_kinds_stay() -> None:
     cfg = Config({'train_cfg': {'by_epoch': False, 'max_iters': 2}})
     make_resumable(cfg)
     assert cfg.train_cfg == {'type': 'ResumableIterLoop', 'max_iters': 2}
-    assert cfg.default_hooks.checkpoint == {'type': 'WholeCheckpointHook', 'interval': 1}
+    assert cfg.default_hooks.checkpoint == {'type': 'AtomicCheckpointHook', 'interval': 1}
     cfg = Config({'train_cfg': {'type': 'Mine'}, 'default_hooks': {'checkpoint': {'type': 'Other'}}})
     make_resumable(cfg)
     assert (cfg.train_cfg.type, cfg.default_hooks.checkpoint.type) == ('Mine', 'Other')
@@ -176,7 +176,7 @@ def test_one_of_several_processes_is_the_first(
 
 
 def test_notices_are_dropped_and_the_rest_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with without_notices():
+    with quiet_imports():
         print('Could not import OneDL. Skipping OneDL datasets.')
         print('a config that says something')
     assert capsys.readouterr().out == 'a config that says something\n'

@@ -11,10 +11,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
-from crossformer_mm.config.data import DataOptions, agree_with_data, classes_of, point_to_data
-from crossformer_mm.config.parts import LOADERS, replace_sync_bn
-from crossformer_mm.config.segmentation import check_labels, read_classes
-from crossformer_mm.errors import UserError
+from crossformer_mm.data.datasets import LOADERS, replace_sync_bn
+from crossformer_mm.data.label_options import check_labels, read_classes
+from crossformer_mm.data.options import DataOptions, apply_dataset_classes, classes_of, set_data_paths
+from crossformer_mm.utils.errors import UserError
 
 TRAINING = ('train_dataloader', 'val_dataloader')
 NAMES = ('sky', 'road', 'car')
@@ -51,7 +51,7 @@ def save(path: Path, values: np.ndarray) -> None:
 
 def test_without_options_the_config_stays(cfg: Config) -> None:
     before = copy.deepcopy(cfg)
-    point_to_data(cfg, DataOptions())
+    set_data_paths(cfg, DataOptions())
     assert cfg.to_dict() == before.to_dict()
     assert classes_of(cfg)[:2] == ('wall', 'building')
     assert len(classes_of(cfg)) == 150
@@ -59,8 +59,8 @@ def test_without_options_the_config_stays(cfg: Config) -> None:
 
 def test_classes_are_given_once(cfg: Config, root: Path, names: str) -> None:
     cfg.model.auxiliary_head = [cfg.model.auxiliary_head]
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names))
-    assert agree_with_data(cfg, LOADERS) == classes_of(cfg) == NAMES
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
+    assert apply_dataset_classes(cfg, LOADERS) == classes_of(cfg) == NAMES
     for loader in LOADERS:
         dataset = cfg[loader].dataset
         assert (dataset.type, dataset.data_root) == ('LabelMapDataset', str(root))
@@ -71,13 +71,13 @@ def test_classes_are_given_once(cfg: Config, root: Path, names: str) -> None:
 
 
 def test_a_loss_that_weighs_another_number_of_classes(cfg: Config, root: Path, names: str) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names))
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
     loss = cfg.model.decode_head.loss_decode
     loss.class_weight = [1.0, 2.0, 0.5]
-    agree_with_data(cfg, LOADERS)
+    apply_dataset_classes(cfg, LOADERS)
     cfg.model.decode_head.loss_decode = [loss, {**loss, 'class_weight': [1.0, 2.0]}]
     with pytest.raises(UserError, match='class_weight of CrossEntropyLoss: 2 numbers for 3 classes'):
-        agree_with_data(cfg, LOADERS)
+        apply_dataset_classes(cfg, LOADERS)
 
 
 def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) -> None:
@@ -86,7 +86,7 @@ def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) 
         ({'classes': names}, False),
         ({'ignore_label': 7}, False),  # as it was set last
     ):
-        point_to_data(cfg, DataOptions(**options))
+        set_data_paths(cfg, DataOptions(**options))
         assert [cfg[loader].dataset.reduce_zero_label for loader in LOADERS] == [reduce] * 3
 
 
@@ -94,7 +94,7 @@ def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) 
     ('option', 'reduce'), [({'ignore_label': 7}, True), ({'reduce_zero_label': False}, False)]
 )
 def test_ade20k_keeps_its_names_and_colours(cfg: Config, option: dict, reduce: bool) -> None:
-    point_to_data(cfg, DataOptions(**option))
+    set_data_paths(cfg, DataOptions(**option))
     dataset = cfg.test_dataloader.dataset
     assert dataset.reduce_zero_label == reduce
     assert dataset.metainfo.classes[:2] == ('wall', 'building')
@@ -112,8 +112,8 @@ def test_other_layouts(cfg: Config, root: Path, names: str) -> None:
     )
     (root / 'images' / 'training').rename(root / 'photos')
     (root / 'annotations' / 'validation').rename(root / 'maps')
-    point_to_data(cfg, options)
-    assert agree_with_data(cfg, LOADERS) == NAMES
+    set_data_paths(cfg, options)
+    assert apply_dataset_classes(cfg, LOADERS) == NAMES
     assert cfg.train_dataloader.dataset.data_prefix == {'img_path': 'photos', 'seg_map_path': 'maps'}
     for loader in ('val_dataloader', 'test_dataloader'):
         assert cfg[loader].dataset.data_prefix.seg_map_path == 'annotations/training'
@@ -125,7 +125,7 @@ def test_datasets_in_wrappers(cfg: Config, root: Path, names: str) -> None:
         'times': 2,
         'dataset': cfg.train_dataloader.dataset,
     }
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
     assert cfg.train_dataloader.dataset.dataset.metainfo.classes == NAMES
     assert [report.maps for report in check_labels(cfg, TRAINING)] == [2, 2]
 
@@ -136,7 +136,7 @@ def test_settings_that_the_data_decide_are_not_left_behind(cfg: Config, names: s
     cfg.val_evaluator.ignore_index = 7
     cfg.tta_pipeline.append({'type': 'LoadAnnotations', 'reduce_zero_label': True})
     cfg.train_dataloader.dataset.pipeline[3].ignore_index = 7
-    point_to_data(cfg, DataOptions(classes=names, ignore_label=7))
+    set_data_paths(cfg, DataOptions(classes=names, ignore_label=7))
     assert cfg.model.decode_head.ignore_index == cfg.model.data_preprocessor.seg_pad_val == 255
     assert cfg.model.auxiliary_head.loss_decode[0].ignore_index == cfg.val_evaluator.ignore_index == 255
     assert cfg.train_dataloader.dataset.pipeline[3].ignore_index == 255
@@ -156,7 +156,7 @@ def test_settings_that_the_data_decide_are_not_left_behind(cfg: Config, names: s
 def test_what_is_ignored_in_the_files_is_255_once_loaded(
     cfg: Config, root: Path, names: str, options: dict, expected: dict[int, int]
 ) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names, **options))
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names, **options))
     init_default_scope('mmseg')
     cfg.test_dataloader.dataset.pipeline = [{'type': 'LoadAnnotations'}]
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -168,8 +168,8 @@ def test_what_is_ignored_in_the_files_is_255_once_loaded(
 
 
 def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Path, names: str) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
-    agree_with_data(cfg, TRAINING)
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
+    apply_dataset_classes(cfg, TRAINING)
     init_default_scope('mmseg')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     cfg.model.data_preprocessor.size = (128, 128)
@@ -192,22 +192,22 @@ def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Pa
 )
 def test_datasets_with_a_numbering_of_their_own(cfg: Config, names: str, change: dict, kind: str) -> None:
     cfg.val_dataloader.dataset.update(change)
-    point_to_data(cfg, DataOptions(data_root='elsewhere'))
+    set_data_paths(cfg, DataOptions(data_root='elsewhere'))
     with pytest.raises(UserError, match=f'two folders of images and label maps; {kind} has a layout'):
-        point_to_data(cfg, DataOptions(classes=names))
+        set_data_paths(cfg, DataOptions(classes=names))
 
 
 @pytest.mark.parametrize('label', [-1, 256])
 def test_labels_that_no_map_can_hold(cfg: Config, label: int) -> None:
     with pytest.raises(UserError, match=f'--ignore-label {label}: label maps hold values from 0 to 255'):
-        point_to_data(cfg, DataOptions(ignore_label=label))
+        set_data_paths(cfg, DataOptions(ignore_label=label))
 
 
 def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root), val_images='gone', classes=names))
-    assert agree_with_data(cfg, ['train_dataloader']) == NAMES
+    set_data_paths(cfg, DataOptions(data_root=str(root), val_images='gone', classes=names))
+    assert apply_dataset_classes(cfg, ['train_dataloader']) == NAMES
     with pytest.raises(UserError) as raised:
-        agree_with_data(cfg, TRAINING)
+        apply_dataset_classes(cfg, TRAINING)
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(
@@ -218,20 +218,20 @@ def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -
 
 def test_a_dataset_without_names(cfg: Config, root: Path) -> None:
     cfg.train_dataloader.dataset.type = 'BaseSegDataset'
-    point_to_data(cfg, DataOptions(data_root=str(root)))
+    set_data_paths(cfg, DataOptions(data_root=str(root)))
     with pytest.raises(UserError, match='BaseSegDataset knows no classes; name them with --classes FILE'):
-        agree_with_data(cfg, TRAINING)
+        apply_dataset_classes(cfg, TRAINING)
 
 
 def test_own_images_under_the_name_of_ade20k(cfg: Config, root: Path) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root)))
+    set_data_paths(cfg, DataOptions(data_root=str(root)))
     with pytest.raises(UserError, match=r'no images ending in \.jpg, as ADE20KDataset wants .* --classes'):
         check_labels(cfg, TRAINING)
 
 
 def test_labels_of_a_dataset_of_the_toolbox_are_checked_too(cfg: Config, root: Path) -> None:
     cfg.train_dataloader.dataset.update(img_suffix='.png')
-    point_to_data(cfg, DataOptions(data_root=str(root)))
+    set_data_paths(cfg, DataOptions(data_root=str(root)))
     (report,) = check_labels(cfg, ['train_dataloader'])
     assert report.rule.reduce_zero_label
     assert [report.rule.name_of(value) for value in report.pixels] == ['ignored', 'wall', 'building', 'road']
@@ -243,7 +243,7 @@ def test_labels_of_a_dataset_of_the_toolbox_are_checked_too(cfg: Config, root: P
 def test_the_first_problem_stops_a_run_and_the_others_are_counted(
     cfg: Config, root: Path, names: str
 ) -> None:
-    point_to_data(cfg, DataOptions(data_root=str(root), classes=names))
+    set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
     with pytest.raises(UserError, match=r'training/0\.png holds the value 7.*sets it\) \(and 1 more problem'):
         check_labels(cfg, TRAINING)
     for i in range(2):

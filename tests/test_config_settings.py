@@ -9,9 +9,9 @@ from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from crossformer_mm.config.run import allow_no_workers, make_resumable, stop_on_nan
-from crossformer_mm.config.settings import check_groups, check_settings
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine.config import allow_no_workers, make_resumable, stop_on_nan
+from crossformer_mm.engine.settings import check_groups, check_settings
+from crossformer_mm.utils.errors import UserError
 
 ALL = ('train', 'val', 'test')
 DETECTORS = ('mask_rcnn_crossformer_s', 'retinanet_crossformer_b', 'cascade_mask_rcnn_crossformer_s_3x')

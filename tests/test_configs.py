@@ -15,7 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from crossformer_mm.config.data import DataOptions, agree_with_data, point_to_data
+from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
 SHORT = [f'{kind}_crossformer_{arch}' for kind in ('mask_rcnn', 'retinanet') for arch in ARCHS]
@@ -97,8 +97,8 @@ def test_multi_scale_pipeline_makes_images_of_many_sizes(
     config: Callable[[str], Config], coco_root: Path
 ) -> None:
     cfg = config('cascade_mask_rcnn_crossformer_s_3x')
-    point_to_data(cfg, DataOptions(data_root=str(coco_root)))
-    agree_with_data(cfg, ['train_dataloader'])
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    apply_dataset_classes(cfg, ['train_dataloader'])
     init_default_scope('mmdet')
     np.random.seed(0)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)

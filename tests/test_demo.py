@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from crossformer_mm.demo import DEMOS, Recipe, read_scores, run_demo
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine.demo import DEMOS, Recipe, read_scores, run_demo
+from crossformer_mm.utils.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
 

@@ -20,12 +20,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from crossformer_mm import cli, runs
-from crossformer_mm.config.parts import set_num_classes
+from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.shapes import write_ade20k
-from crossformer_mm.errors import LostProcessError, UserError
-from crossformer_mm.launch import failure_line, launch, launcher_parser, meeting_place
-from crossformer_mm.training.processes import running_statistics
+from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine.hooks.agreement import running_statistics
+from crossformer_mm.engine.launch import failure_line, launch, launcher_parser, meeting_place
+from crossformer_mm.utils.errors import LostProcessError, UserError
 
 TESTS = Path(__file__).parent
 TOOLS = TESTS.parent / 'tools'

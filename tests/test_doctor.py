@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossformer_mm import doctor
+from crossformer_mm.engine import doctor
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'doctor.py'
 

@@ -20,11 +20,11 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from crossformer_mm import cli, runs
-from crossformer_mm.config.parts import palette, set_num_classes
-from crossformer_mm.errors import UserError
-from crossformer_mm.inference import open_inferencer, predict
-from crossformer_mm.inference.run import infer, inference_parser
+from crossformer_mm.data.datasets import palette, set_num_classes
+from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine.infer import infer, inference_parser
+from crossformer_mm.engine.inferencer import open_inferencer, predict
+from crossformer_mm.utils.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
 CLASSES = ('circle', 'rectangle', 'triangle')

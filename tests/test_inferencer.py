@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from crossformer_mm import cli
-from crossformer_mm.config.parts import set_num_classes
-from crossformer_mm.inference import open_inferencer, predict
-from crossformer_mm.inference.run import infer, inference_parser
+from crossformer_mm.data.datasets import set_num_classes
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.infer import infer, inference_parser
+from crossformer_mm.engine.inferencer import open_inferencer, predict
 
 README = Path(__file__).parents[1] / 'README.md'
 SKY, ROAD = 0, 1

@@ -10,7 +10,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from crossformer_mm.data.label_files import find_pairs, read_label_map, size_of, unpaired
-from crossformer_mm.errors import UserError
+from crossformer_mm.utils.errors import UserError
 
 VALUES = np.array([[0, 1, 2], [3, 200, 255]], np.uint8)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crossformer_mm.benchmark.launches import count_launches
+from crossformer_mm.engine.benchmark.launches import count_launches
 
 
 @pytest.mark.parametrize('train', [False, True])

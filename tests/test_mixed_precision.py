@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from test_configs import batch
 from torch import nn
 
-from crossformer_mm.mixed_precision import BFloat16OptimWrapper
+from crossformer_mm.engine.mixed_precision import BFloat16OptimWrapper
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from conftest import CONFIGS
 from test_model_zoo import cells
 
-from crossformer_mm.model_index import PAPERS, entry, index
-from crossformer_mm.model_zoo import PUBLISHED, config_names
+from crossformer_mm.engine.model_index import PAPERS, entry, index
+from crossformer_mm.engine.model_zoo import PUBLISHED, config_names
 
 FILE = CONFIGS.parent / 'model-index.yml'
 INDEX = mmengine.load(FILE)

@@ -9,10 +9,10 @@ import pytest
 from conftest import CONFIGS, groups_of
 from mmengine.config import Config
 
-from crossformer_mm.complexity import usual_shape
-from crossformer_mm.errors import UserError
-from crossformer_mm.model_zoo import LARGE_GROUPS, PUBLISHED, config_names, page, row
+from crossformer_mm.engine.flops import usual_shape
+from crossformer_mm.engine.model_zoo import LARGE_GROUPS, PUBLISHED, config_names, page, row
 from crossformer_mm.models.arch import ARCHS
+from crossformer_mm.utils.errors import UserError
 
 PAGE = (CONFIGS.parent / 'docs' / 'model_zoo.md').read_text(encoding='utf-8')
 ROWS = {line.split('`')[1]: line for line in reversed(PAGE.splitlines()) if line.startswith('| `')}

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from pycocotools import mask as coco_mask
 
 from crossformer_mm.data.shapes import write_coco
+from crossformer_mm.evaluation.objects import DrawnObject, ResultPictures, draw_objects
 from crossformer_mm.evaluation.segmentation_plots import plot_ious
-from crossformer_mm.pictures.objects import DrawnObject, ResultPictures, draw_objects
 
 
 @pytest.fixture(scope='module')

@@ -11,8 +11,8 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from crossformer_mm.errors import UserError
-from crossformer_mm.pictures.curves import CurvesHook, _scores, plot_curves, read_scalars
+from crossformer_mm.engine.hooks.curves import CurvesHook, _scores, plot_curves, read_scalars
+from crossformer_mm.utils.errors import UserError
 
 
 def write_run(work_dir: Path, name: str, rows: list[dict[str, Any]]) -> Path:

@@ -17,8 +17,8 @@ from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossformer_mm import cli, runs
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine import cli, runs
+from crossformer_mm.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 VAL = 'annotations/instances_val2017.json'

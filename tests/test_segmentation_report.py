@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from crossformer_mm import cli, runs
-from crossformer_mm.config.parts import set_num_classes
+from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.label_maps import png_name, values_of_classes
+from crossformer_mm.engine import cli, runs
 from crossformer_mm.evaluation.segmentation_report import class_scores, class_table, count_confusions
 
 NAMES = ('sky', 'road', 'moon')  # the moon never occurs

@@ -13,8 +13,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from crossformer_mm import cli, runs
-from crossformer_mm.inference.run import infer, inference_parser
+from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine.infer import infer, inference_parser
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 UNLABELLED = 9

@@ -23,8 +23,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from crossformer_mm import cli, runs
-from crossformer_mm.checkpoint.resume import latest_whole
+from crossformer_mm.checkpoint.resume import latest_intact
+from crossformer_mm.engine import cli, runs
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 TRAIN = 'annotations/instances_train2017.json'
@@ -208,7 +208,7 @@ def test_a_lost_loss_names_the_images_and_keeps_the_checkpoints(
     assert f'{coco_root}/train2017/' in message
     checkpoint = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
     assert all(tensor.isfinite().all() for tensor in checkpoint['state_dict'].values())
-    assert latest_whole([tmp_path]) == (tmp_path / 'iter_1.pth', [])
+    assert latest_intact([tmp_path]) == (tmp_path / 'iter_1.pth', [])
 
 
 @pytest.mark.slow

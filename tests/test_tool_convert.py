@@ -16,9 +16,10 @@ from checkpoint_files import (
 )
 from torch import Tensor
 
-from crossformer_mm import CrossFormer, cli
+from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import load_backbone
-from crossformer_mm.checkpoint.run import conversion_parser, convert
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.convert import conversion_parser, convert
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'convert_checkpoint.py'
 

@@ -17,9 +17,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from small_runs import assert_same_state, small_run
 
 from crossformer_mm.checkpoint import install_reader
-from crossformer_mm.checkpoint.resume import LOCAL, latest_whole
-from crossformer_mm.errors import UserError
-from crossformer_mm.training.checkpoints import WholeCheckpointHook, WholeFileBackend
+from crossformer_mm.checkpoint.resume import LOCAL, latest_intact
+from crossformer_mm.engine.hooks.checkpoint import AtomicCheckpointHook, AtomicFileBackend
+from crossformer_mm.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_killed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
-    backend = WholeFileBackend()
+    backend = AtomicFileBackend()
     backend.put(b'old', path)
     content = b'new' * 100_000_000
     child = os.fork()
@@ -96,7 +96,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_only_checkpoint(tmp_path: Path)
     assert '\n' not in message
     assert names(full) == ['iter_2.pth', 'last_checkpoint']
     assert (full / 'last_checkpoint').read_text() == str(full / 'iter_2.pth')
-    assert latest_whole([full]) == (full / 'iter_2.pth', [])
+    assert latest_intact([full]) == (full / 'iter_2.pth', [])
     small_run(full, checkpoint={'max_keep_ckpts': 1}, resume=True).train()
     assert names(full) == ['iter_12.pth', 'last_checkpoint']
     assert_same_state(full, whole)
@@ -110,7 +110,7 @@ def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path: Path) -> None:
 def test_the_best_checkpoint_goes_when_a_better_one_is_there(tmp_path: Path) -> None:
     def score(value: float) -> Any:
         def call(runner: Runner) -> None:
-            hook = next(hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook))
+            hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
             hook.after_val_epoch(runner, {'score': value})
 
         return call
@@ -148,7 +148,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_the_latest_checkpoint_counts_not_the_last_name(trained: Path) -> None:
-    assert latest_whole([trained, trained / 'no such folder']) == (trained / 'iter_12.pth', [])
+    assert latest_intact([trained, trained / 'no such folder']) == (trained / 'iter_12.pth', [])
 
 
 def flip_a_bit(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     trained: Path, damage: Any, reason: str
 ) -> None:
     damage(trained / 'iter_12.pth')
-    path, complaints = latest_whole([trained])
+    path, complaints = latest_intact([trained])
     assert path == trained / 'iter_8.pth'
     assert len(complaints) == 1
     assert complaints[0].startswith(f'{trained}/iter_12.pth: {reason}')
@@ -186,7 +186,7 @@ def test_no_whole_checkpoint_is_an_error_and_no_new_start(trained: Path) -> None
     for path in trained.glob('iter_*.pth'):
         truncate(path)
     with pytest.raises(UserError) as raised:
-        latest_whole([trained])
+        latest_intact([trained])
     message = str(raised.value)
     assert message.startswith('--resume: no checkpoint is whole: ')
     assert all(f'iter_{number}.pth: is cut off' in message for number in (4, 8, 12))
@@ -194,4 +194,4 @@ def test_no_whole_checkpoint_is_an_error_and_no_new_start(trained: Path) -> None
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    assert latest_whole([tmp_path]) == (None, [])
+    assert latest_intact([tmp_path]) == (None, [])

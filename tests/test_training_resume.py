@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from crossformer_mm.checkpoint import install_reader
 from crossformer_mm.checkpoint.resume import LOCAL
-from crossformer_mm.errors import UserError
-from crossformer_mm.training.replay import ReplayedLoader, seed_of, seed_step
-from crossformer_mm.training.workers import ended_workers
+from crossformer_mm.engine.replay import ReplayedLoader, seed_of, seed_step
+from crossformer_mm.engine.workers import ended_workers
+from crossformer_mm.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

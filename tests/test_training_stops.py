@@ -12,9 +12,9 @@ from mmengine.config import Config
 from small_runs import Noisy, small_run
 from torch import Tensor
 
-from crossformer_mm.errors import UserError
-from crossformer_mm.training.finite import image_paths, not_finite_losses
-from crossformer_mm.training.memory import memory_advice, ran_out_of_memory
+from crossformer_mm.engine.hooks.finite_loss import image_paths, not_finite_losses
+from crossformer_mm.engine.memory import memory_advice, ran_out_of_memory
+from crossformer_mm.utils.errors import UserError
 
 
 class Broken(Noisy):

@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from crossformer_mm.cli import run
-from crossformer_mm.demo import DEMOS, run_demo
+from crossformer_mm.engine.cli import run
+from crossformer_mm.engine.demo import DEMOS, run_demo
 
 PROJECT = Path(__file__).resolve().parents[1]
 FOLDERS = {'mask_rcnn': 'demo', 'semantic_fpn': 'demo-seg'}

@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 # By its path: where the stack is broken, the package itself does not import.
-DOCTOR = Path(__file__).resolve().parents[1] / 'crossformer_mm' / 'doctor.py'
+DOCTOR = Path(__file__).resolve().parents[1] / 'crossformer_mm' / 'engine' / 'doctor.py'
 
 if __name__ == '__main__':
     argparse.ArgumentParser(description=__doc__).parse_args()

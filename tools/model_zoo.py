@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from crossformer_mm import cli, model_index, model_zoo
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine import cli, model_index, model_zoo
+from crossformer_mm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,9 +4,9 @@
 import argparse
 from pathlib import Path
 
-from crossformer_mm import cli
-from crossformer_mm.benchmark.page import SECTIONS, measure, page
-from crossformer_mm.errors import UserError
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.benchmark.page import SECTIONS, measure, page
+from crossformer_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

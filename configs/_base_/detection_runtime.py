@@ -2,17 +2,7 @@
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-custom_imports = dict(
-    imports=[
-        'crossformer_mm',
-        'crossformer_mm.evaluation.coco_report',
-        'crossformer_mm.data.loading',
-        'crossformer_mm.mixed_precision',
-        'crossformer_mm.pictures.curves',
-        'crossformer_mm.training',
-    ],
-    allow_failed_imports=False,
-)
+custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
 )

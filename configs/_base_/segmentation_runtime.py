@@ -4,19 +4,7 @@ MMSegmentation's own bases are not inherited: MMEngine finds them in one family 
 """
 
 default_scope = 'mmseg'
-custom_imports = dict(
-    imports=[
-        'crossformer_mm',
-        'crossformer_mm.data.label_map_dataset',
-        'crossformer_mm.data.loading',
-        'crossformer_mm.mixed_precision',
-        'crossformer_mm.pictures.curves',
-        'crossformer_mm.pictures.segments',
-        'crossformer_mm.evaluation.segmentation_report',
-        'crossformer_mm.training',
-    ],
-    allow_failed_imports=False,
-)
+custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

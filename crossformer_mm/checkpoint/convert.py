@@ -13,18 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..engine.verify import verify
 from ..models.arch import Arch
 from ..models.crossformer import CrossFormer
+from ..utils.errors import UserError
+from ..utils.files import check_free, sha256_of, write_atomically
 from ..version import __version__
 from .classes import dataset_meta_of
 from .layout import NOTES, ImpliedLayout, implied_layout
 from .load import Fit, check_finite, not_finite
-from .names import BACKBONE, CONTAINERS, kind_of, shorten, sort_out, strip_prefix, tensors_of
-from .reader import SAFETENSORS_META, about, read_checkpoint
+from .names import BACKBONE, CONTAINERS, model_kind, select_tensors, shorten, strip_prefix, tensors_of
+from .reader import SAFETENSORS_META, error_context, read_checkpoint
 from .recognise import arch_of, describe_arch
-from .verify import verify
-from .write import check_free, sha256_of, write_whole
 
 TARGETS = ('backbone', 'detector', 'segmentor')
 SUFFIXES = ('.pth', '.safetensors')
@@ -86,12 +86,12 @@ def plan_conversion(
         UserError: It is no CrossFormer's, is incomplete, not finite, or has not the heads.
     """
     state = tensors_of(checkpoint)
-    kind = kind_of(state)
+    kind = model_kind(state)
     to = to or (kind if kind in TARGETS else 'backbone')
     if to not in ('backbone', kind):
         raise UserError(f'holds a {kind}, which cannot become a {to}: it has no such heads')
     arch = arch_of(state)
-    kept, dropped = sort_out(state, to)
+    kept, dropped = select_tensors(state, to)
     dropped |= _fit_backbone(kept, arch, to, strict)
     check_finite(kept)
     kept = {name: _stored(tensor, half) for name, tensor in kept.items()}
@@ -143,7 +143,7 @@ def convert_checkpoint(
     source, out = Path(source).expanduser(), Path(out).expanduser()
     _check_out(source, out, overwrite or digest_in_name or dry_run)
     checkpoint = read_checkpoint(source, mmap=True)
-    with about(source):
+    with error_context(source):
         conversion = plan_conversion(checkpoint, to, strict=strict, half=half)
     del checkpoint
     digest = sha256_of(source)
@@ -158,7 +158,7 @@ def convert_checkpoint(
         if config is not None:
             verified.append(f'verified  {_verified(part, out, conversion.to, config)}')
 
-    written = write_whole(out, save, digest_in_name=digest_in_name, overwrite=overwrite)
+    written = write_atomically(out, save, digest_in_name=digest_in_name, overwrite=overwrite)
     return [*lines, *verified, f'out       {_described(written, sha256_of(written))}']
 
 

@@ -86,7 +86,7 @@ STAND_INS = [
 ]
 
 
-def settle(value: Any) -> Any:
+def resolve_stand_ins(value: Any) -> Any:
     """Replace the stand-ins in a structure by what they stand for, now that their data are there.
 
     Args:

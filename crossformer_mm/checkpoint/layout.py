@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..models.grouping import LAYOUTS
-from .names import BACKBONE, DERIVED_BUFFERS, kind_of, tensors_of
+from .names import BACKBONE, DERIVED_BUFFERS, model_kind, tensors_of
 
 NOTES = 'crossformer_mm'  # the entry of `meta` in which a converted file holds what is known of it
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
@@ -74,7 +74,7 @@ def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
 
 
 def _layout_of_kind(state: Mapping[str, Tensor]) -> ImpliedLayout:
-    is_classifier = kind_of(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
+    is_classifier = model_kind(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
     if is_classifier and any('.ex_conv.' in name for name in state):
         return ImpliedLayout(
             ('window',), "classifiers of ++ models come from the authors' code of December 2023"

@@ -13,11 +13,11 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..models.grouping import GroupRule
+from ..utils.errors import UserError
 from .layout import ImpliedLayout, implied_layout
 from .names import BACKBONE, backbone_of, shorten, tensors_of
-from .reader import about, read_checkpoint
+from .reader import error_context, read_checkpoint
 from .recognise import recognise_arch
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Fit:
         )
 
     @property
-    def whole(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether every tensor has its counterpart."""
         return not (self.missing or self.unexpected or self.reshaped)
 
@@ -112,7 +112,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict[str, Any]:
     """
     model = model.module if is_model_wrapper(model) else model
     checkpoint = read_checkpoint(path, mmap=True)
-    with about(path):
+    with error_context(path):
         state = _tensors_for(model, checkpoint)
         layout = implied_layout(checkpoint)
         _check_fit(state, model.state_dict(), f'Model from {path}', layout)
@@ -133,7 +133,7 @@ def check_model(model: nn.Module, path: str | Path) -> None:
         UserError: As :func:`load_model`, but for NaN and infinite values.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    with about(path):
+    with error_context(path):
         _check_fit(_tensors_for(model, checkpoint), model.state_dict())
 
 
@@ -150,7 +150,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 def _backbone_for(model: CrossFormer, path: str | Path, log_as: str | None = None) -> dict[str, Tensor]:
     checkpoint = read_checkpoint(path, mmap=True)
-    with about(path):
+    with error_context(path):
         state = backbone_of(tensors_of(checkpoint))
         backbone = {k: v for k, v in state.items() if not model.ignores(k)}
         _check_fit(backbone, model.state_dict(), log_as, implied_layout(checkpoint))
@@ -172,7 +172,7 @@ def _check_fit(
     fit = Fit.of(state, wanted)
     if log_as:
         print_log(f'{log_as}: {fit.counts()}; long_distance {layout}', logger='current')
-    if not fit.whole:
+    if not fit.is_exact:
         raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {fit.misfits()}')
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 CONTAINERS = ('state_dict', 'model')  # the toolboxes'; the classification releases'
 DISTRIBUTED = 'module.'
@@ -68,7 +68,7 @@ def printable(text: str) -> str:
     return ''.join(character if character.isprintable() else '?' for character in text)
 
 
-def kind_of(state: Mapping[str, Tensor]) -> str:
+def model_kind(state: Mapping[str, Tensor]) -> str:
     """What the tensors make up: 'segmentor', 'detector', 'classifier' or 'backbone'."""
     for kind, prefixes in HEADS.items():
         if any(name.startswith(prefixes) for name in state):
@@ -76,7 +76,7 @@ def kind_of(state: Mapping[str, Tensor]) -> str:
     return 'backbone'
 
 
-def sort_out(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Choose the tensors that today's model wants.
 
     MMDetection 2.x and MMSegmentation 0.x name the tensors of the models that CrossFormer was published

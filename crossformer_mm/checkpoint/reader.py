@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ..errors import UserError
-from .inert import STAND_INS, settle
+from ..utils.errors import UserError
+from .inert import STAND_INS, resolve_stand_ins
 from .names import printable
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
 
 
 @contextlib.contextmanager
-def about(path: str | Path) -> Iterator[None]:
+def error_context(path: str | Path) -> Iterator[None]:
     """Put a file's name before the errors that a user meets on its account."""
     try:
         yield
@@ -67,7 +67,7 @@ def about(path: str | Path) -> Iterator[None]:
 def _read_pickle(path: Path, map_location: Any, mmap: bool) -> Any:
     with _only_stand_ins():
         loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)
-    return settle(loaded)
+    return resolve_stand_ins(loaded)
 
 
 @contextlib.contextmanager

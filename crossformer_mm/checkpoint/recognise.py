@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..errors import UserError
 from ..models.arch import ARCHS, STAGES, Arch
+from ..utils.errors import UserError
 from .names import backbone_of, shorten
 
 # Tensors that give a network away, the more special first.

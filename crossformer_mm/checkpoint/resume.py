@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .reader import read_checkpoint
 
 RESUMABLE = ('optimizer', 'message_hub')  # parts of a training's state, which weights alone lack
@@ -38,7 +38,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     return checkpoint
 
 
-def latest_whole(folders: Iterable[str | Path]) -> tuple[Path | None, list[str]]:
+def latest_intact(folders: Iterable[str | Path]) -> tuple[Path | None, list[str]]:
     """Find the checkpoint to go on from: of those that are whole, the one of the latest iteration.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .coco_masks import is_far, is_number, mask_fault, numbers_fault
 from .problems import Problem
 

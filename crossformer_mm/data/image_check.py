@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..progress import progress_bar
+from ..utils.progress import progress_bar
 
 _WORTH_A_BAR = 1000  # images; fewer are decoded within seconds
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height swapped

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checkpoint.names import printable, shorten
-from ..errors import UserError
-from ..progress import progress_bar
+from ..utils.errors import UserError
+from ..utils.progress import progress_bar
 from .label_files import Pair, read_label_map, size_of
 from .problems import Problem
 

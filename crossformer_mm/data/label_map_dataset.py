@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS
 
 from .label_check import IGNORED
 from .label_files import find_pairs
 
 
-@DATASETS.register_module()
 class LabelMapDataset(BaseSegDataset):
     """Images and label maps of the same names, whatever their file types, with one more value to ignore.
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint.write import write_whole
+from ..utils.files import write_atomically
 
 
 def label_array(labels: Tensor) -> np.ndarray:
@@ -39,7 +39,7 @@ def write_label_map(path: Path, labels: np.ndarray) -> None:
     def save(part: Path) -> None:
         part.write_bytes(encoded)
 
-    write_whole(path, save, overwrite=True)
+    write_atomically(path, save, overwrite=True)
 
 
 def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
-from mmengine.registry import TRANSFORMS
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 class UnreadableImageError(UserError):
@@ -19,7 +18,6 @@ class UnreadableImageError(UserError):
         super().__init__(message.strip().rpartition('\n')[2].removeprefix(prefix))
 
 
-@TRANSFORMS.register_module()
 class LoadNamedImage(LoadImageFromFile):
     """``LoadImageFromFile``, whose error says which file it was, from worker processes too."""
 

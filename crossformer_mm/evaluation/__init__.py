@@ -1,1 +1,1 @@
-"""What a model is measured by, and its plots: COCO's numbers as pycocotools computes them, counted pixels."""
+"""Evaluation: metrics and pictures of detections and segmentations."""

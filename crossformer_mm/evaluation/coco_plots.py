@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pycocotools.cocoeval import COCOeval
 
-from ..config.parts import palette
-from ..pictures.confusion_matrix import MANY, plot_matrix, row_shares
-from ..pictures.text import drawn
+from ..data.datasets import palette
+from ..utils.text import escape_mathtext
+from .confusion_matrix import MANY, plot_matrix, row_shares
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 SCORE_THR = 0.3  # of the detections that a confusion matrix counts
@@ -70,7 +70,7 @@ def draw_precision_recall(axes: Axes, evaluation: COCOeval) -> None:
     for place, (name, colour) in enumerate(zip(names, palette(len(names)), strict=True)):
         curve = precision[0, :, place]
         if curve.count():
-            label = f'{drawn(name)}: {curve.mean():.3f}'
+            label = f'{escape_mathtext(name)}: {curve.mean():.3f}'
             axes.plot(recall, curve, color=np.divide(colour, 255), linewidth=width, label=label)
     overall = precision.mean(axis=(0, 2))
     if overall.count():

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import METRICS
 from mmengine.fileio import dump
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
@@ -22,7 +21,6 @@ _STATS = (
 )
 
 
-@METRICS.register_module()
 class CocoReport(CocoMetric):
     """MMDetection's COCO metric with pycocotools' own settings and all of its numbers.
 

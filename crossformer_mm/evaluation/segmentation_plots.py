@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..pictures.confusion_matrix import plot_matrix, row_shares
-from ..pictures.text import drawn
+from ..utils.text import escape_mathtext
+from .confusion_matrix import plot_matrix, row_shares
 
 
 def plot_ious(ious: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -23,7 +23,7 @@ def plot_ious(ious: np.ndarray, names: Sequence[str], path: Path) -> None:
     figure = Figure(figsize=(8, 1.5 + 0.25 * len(names)), layout='constrained')
     axes = figure.subplots()
     bars = axes.barh(range(len(names)), np.nan_to_num(ious[order]), color='C0')
-    axes.set_yticks(range(len(names)), [drawn(names[place]) for place in order])
+    axes.set_yticks(range(len(names)), [escape_mathtext(names[place]) for place in order])
     texts = ['does not occur' if value != value else f'{value:.1f}' for value in ious[order]]
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     if known.size:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
-from mmseg.registry import METRICS
 from terminaltables import AsciiTable
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from ..data.label_maps import label_array, png_name, values_of_classes, write_la
 from .segmentation_plots import plot_ious, plot_pixels
 
 
-@METRICS.register_module()
 class SegmentationReport(BaseMetric):
     """MMSegmentation's mIoU from exact counts, with a table a class, label maps and plots.
 

@@ -1,0 +1,66 @@
+"""What every command line of the project does alike: exit statuses, one-line errors, ``--debug``."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from ..utils.errors import UserError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which goes the way of Ctrl-C: whatever ends orderly after the one does after the other."""
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], object],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse ``argv``, call ``main`` with the options, and return the exit status.
+
+    Args:
+        parser: The tool's options; ``--debug`` is added to them.
+        main: The tool; may return an exit status, anything else means success.
+        argv: The words of the command line, by default the process's own.
+
+    Returns:
+        ``main``'s status; that of a :class:`UserError`, whose message goes to stderr in one line (with
+        ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
+        one line, to which the interrupt's own message adds.
+    """
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
+    options = parser.parse_args(argv)
+    try:
+        with _sigterm_raises():
+            status = main(options)
+            return status if isinstance(status, int) else 0
+    except UserError as error:
+        if options.debug:
+            raise
+        print(f'error: {error}', file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt as stop:
+        word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
+        print(*[word, *stop.args], sep='; ', file=sys.stderr)
+        return status
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM, meanwhile."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,74 @@
+"""``crossformer configs``: list this project's own configs, copy one, or say where it is."""
+
+import argparse
+import ast
+from pathlib import Path
+
+from ..utils.errors import UserError
+from ..version import __version__
+from .config import load_config
+from .config_files import config_folder, own_config
+
+
+def copy_config(name: str) -> Path:
+    """Copy one of this project's own configs into the working folder, in one file without bases.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The new file.
+
+    Raises:
+        UserError: There is no such config, it does not work, a file of that name is there, or none can be
+            written.
+    """
+    source = own_config(name)
+    text = load_config(source).pretty_text
+    heading = f'"""{_title(source)}\n\nFrom crossformer_mm {__version__}, in one file.\n"""\n\n'
+    path = Path(source.name)
+    try:
+        with path.open('x', encoding='utf-8') as file:
+            file.write(heading + text)
+    except FileExistsError as error:
+        raise UserError(f'{path}: exists, and stays as it is; move it, or go to another folder') from error
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror})') from error
+    return path
+
+
+def _title(path: Path) -> str:
+    """The first line of a config's docstring; none of one that is being edited, and does not parse."""
+    try:
+        text = ast.get_docstring(ast.parse(path.read_bytes()))
+    except (SyntaxError, ValueError):
+        text = None
+    return (text or path.stem).partition('\n')[0]
+
+
+def configs_parser() -> argparse.ArgumentParser:
+    """The options of ``crossformer configs``."""
+    parser = argparse.ArgumentParser(description="List this project's configs, or do something with one.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--copy', metavar='NAME', help='write NAME.py here, one file without bases, to edit')
+    what.add_argument('--path', metavar='NAME', help='print where it is, for the _base_ of your own config')
+    return parser
+
+
+def show_configs(options: argparse.Namespace) -> None:
+    """List the configs, copy one, or print where one is.
+
+    Args:
+        options: What :func:`configs_parser` parsed.
+
+    Raises:
+        UserError: There is no such config, or it cannot be copied.
+    """
+    if options.copy is not None:
+        path = copy_config(options.copy)
+        print(f'wrote {path}; use it by that name: crossformer train {path} …')
+    elif options.path is not None:
+        print(own_config(options.path))
+    else:
+        files = sorted(config_folder().glob('*.py'))
+        print('\n'.join(f'{path.stem:<36}{_title(path)}' for path in files))

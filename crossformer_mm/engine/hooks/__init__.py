@@ -1,0 +1,1 @@
+"""Hooks of a training: atomic checkpoints, finite losses, agreement between processes, curves."""

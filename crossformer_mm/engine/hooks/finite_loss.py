@@ -1,0 +1,90 @@
+"""Stop a training whose loss is no number any more."""
+
+import math
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ...checkpoint.names import shorten
+from ...utils.errors import UserError
+
+# A lower learning rate does not go with --resume, which takes up the optimizer's.
+LESS_STEEP = (
+    'go on with --resume --clip-grad 1, or from the weights alone with a lower learning rate'
+    ' (--cfg-options load_from=FILE optim_wrapper.optimizer.lr=LR)'
+)
+
+
+class FiniteLossHook(Hook):
+    """Stops the run when a loss has been NaN or infinite for so many steps in a row.
+
+    Args:
+        patience: The steps. The first such loss usually makes the weights NaN and all later ones with them;
+            with float16 it does not, since the scaler leaves out updates that overflow.
+    """
+
+    priority = 'HIGHEST'  # before the checkpoint's hook, the logger's, and the mean of several processes
+
+    def __init__(self, patience: int = 1) -> None:
+        self.patience = patience
+        self._in_a_row = 0
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict[str, Any] | None = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Look at the losses of the step.
+
+        Args:
+            runner: The run.
+            batch_idx: The batch's number.
+            data_batch: Its images and their annotations.
+            outputs: The losses by name, and what else the model logs.
+
+        Raises:
+            UserError: The run stops; the message names the losses and the images.
+        """
+        bad = not_finite_losses(outputs or {})
+        self._in_a_row = self._in_a_row + 1 if bad else 0
+        if not bad:
+            return
+        text = (
+            f'iteration {runner.iter + 1}: {", ".join(f"{name} is {value}" for name, value in bad.items())},'
+            f' with the images {shorten(image_paths(data_batch)) or "(not named by the data)"}'
+        )
+        if self._in_a_row < self.patience:
+            runner.logger.warning(text)
+            return
+        raise UserError(
+            f'{text}; stopped, with the checkpoints as they were: look at these images and their annotations,'
+            f' then {LESS_STEEP}'
+        )
+
+
+def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
+    """The losses of a step that are NaN or infinite.
+
+    Args:
+        outputs: What the model logs of a step.
+
+    Returns:
+        Their values by name; the sum only if it alone is so.
+    """
+    losses = {name: torch.as_tensor(value).item() for name, value in outputs.items() if 'loss' in name}
+    bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
+    return {name: value for name, value in bad.items() if name != 'loss'} or bad
+
+
+def image_paths(batch: Any) -> list[str]:
+    """The paths of a batch's images, of those that the data names.
+
+    Args:
+        batch: As MMDetection's and MMSegmentation's pipelines pack it.
+    """
+    samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
+    return [path for sample in samples if (path := sample.get('img_path'))]

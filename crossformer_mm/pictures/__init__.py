@@ -1,1 +1,0 @@
-"""What is drawn: objects and segments beside the ground truth, data sets, training curves, confusions."""

@@ -1,0 +1,106 @@
+"""Register everything that a config can name.
+
+The backbone goes into the registries of the toolboxes, under every name that a config may use. Everything
+else is registered by a function that imports its module when it is built: importing the package stays fast,
+and needs neither toolbox.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, Registry
+
+from .models.crossformer import CrossFormer
+
+# Registry, module below this package, and the classes in it.
+PARTS = (
+    (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
+    (TRANSFORMS, 'data.loading', ['LoadNamedImage']),
+    (METRICS, 'evaluation.coco_report', ['CocoReport']),
+    (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
+    (HOOKS, 'evaluation.segments', ['SegmentPicturesHook']),
+    (HOOKS, 'engine.hooks.agreement', ['AgreementHook']),
+    (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
+    (HOOKS, 'engine.hooks.curves', ['CurvesHook']),
+    (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
+    (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
+    (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
+)
+TOOLBOXES = ('mmdet', 'mmseg')
+PUBLISHED_TYPES = {
+    'CrossFormer_T': 't',
+    'CrossFormer_S': 's',
+    'CrossFormer_B': 'b',
+    'CrossFormer_L': 'l',
+    'CrossFormer_S2': 'pp_s',
+    'CrossFormer_B2': 'pp_b',
+    'CrossFormer_L2': 'pp_l',
+}
+PUBLISHED_ARGUMENTS = {
+    'group_size': 'group_sizes',
+    'crs_interval': 'intervals',
+    'adaptive_interval': 'adaptive_intervals',
+}
+
+
+def published_type(name: str) -> Callable[..., CrossFormer]:
+    """What builds a type of the authors' configs from the arguments that they use.
+
+    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not: the layout
+    of long distance attention is that of the code that the config was written for.
+
+    Args:
+        name: One of :data:`PUBLISHED_TYPES`.
+    """
+
+    def build(**kwargs: Any) -> CrossFormer:
+        kwargs.setdefault('long_distance', 'window' if 'adaptive_interval' in kwargs else 'map')
+        renamed = {PUBLISHED_ARGUMENTS.get(key, key): value for key, value in kwargs.items()}
+        return CrossFormer(PUBLISHED_TYPES[name], **renamed)
+
+    return build
+
+
+def toolbox_registry(toolbox: str) -> Registry:
+    """The model registry of a toolbox; of one that is not installed, an empty one that answers to its name.
+
+    Without it, ``mmseg.CrossFormer`` would not build where MMDetection alone is installed.
+    """
+    if find_spec(toolbox) is not None:
+        try:
+            return importlib.import_module(f'{toolbox}.registry').MODELS
+        except (ImportError, AssertionError) as error:  # the toolboxes assert their versions
+            warnings.warn(
+                f'CrossFormer is not registered with {toolbox}, which does not import: {error}',
+                stacklevel=2,
+            )
+    if toolbox not in MODELS.children:
+        Registry('model', parent=MODELS, scope=toolbox, locations=['crossformer_mm'])
+    return MODELS.children[toolbox]
+
+
+def register_backbones() -> None:
+    """Register the backbone with mmengine's root and both toolboxes. Safe to call again."""
+    builders = {'CrossFormer': CrossFormer, **{name: published_type(name) for name in PUBLISHED_TYPES}}
+    for registry in [MODELS, *map(toolbox_registry, TOOLBOXES)]:
+        for name, builder in builders.items():
+            registry.register_module(name, module=builder, force=True)
+
+
+def register_parts() -> None:
+    """Register datasets, metrics, hooks, loops and optimizer wrappers. Safe to call again."""
+    for registry, module, names in PARTS:
+        for name in names:
+            registry.register_module(name, module=_builder(module, name), force=True)
+
+
+def _builder(module: str, name: str) -> Callable[..., Any]:
+    """A function that imports a class when an object of it is built."""
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f'{__package__}.{module}'), name)(*args, **kwargs)
+
+    return build

@@ -1,0 +1,1 @@
+"""Shared helpers without knowledge of networks or data: errors, files, text, progress."""

@@ -1,0 +1,109 @@
+"""Write files whole or not at all."""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import UserError
+
+CHUNK = 1 << 20  # bytes
+DIGEST_DIGITS = 8  # of the SHA-256, in a file's name
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(
+    path: Path,
+    save: Callable[[Path], None],
+    *,
+    digest_in_name: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Let ``save`` write a file beside ``path``, and give it its name only when all of it is on disk.
+
+    A process that is killed meanwhile leaves at most a hidden ``.part`` file.
+
+    Args:
+        path: The file's name.
+        save: Writes to the path it is given; may raise, and nothing stays.
+        digest_in_name: Append the first digits of the file's SHA-256 to its stem, as OpenMMLab does.
+        overwrite: Replace a file of that name.
+
+    Returns:
+        The file's final name.
+
+    Raises:
+        UserError: The disk refuses, or the file exists and is not to be overwritten.
+    """
+    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
+    try:
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode
+        save(part)
+        part.chmod(mode)  # safetensors puts a private file in its place
+        _flush(part)
+        if digest_in_name:
+            path = path.with_stem(f'{path.stem}-{sha256_of(part)[:DIGEST_DIGITS]}')
+        check_free(path, overwrite)
+        part.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what :func:`write_atomically` left in a folder when its process was killed."""
+    for part in folder.glob('.*.part'):
+        part.unlink(missing_ok=True)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise a :class:`UserError` if ``path`` exists and is not to be overwritten."""
+    if path.is_dir():
+        raise UserError(f'{path}: is a folder; give the name of a file')
+    if path.exists() and not overwrite:
+        raise UserError(f'{path}: exists; choose another name or give --overwrite')
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_folder(option: str, folder: str | Path) -> None:
+    """Check that a folder can be written to, or made; nothing is.
+
+    Args:
+        option: What the user named it by, for the message.
+        folder: It may be missing, and the folders above it too.
+
+    Raises:
+        UserError: It is a file, or under one, or the system refuses to write there.
+    """
+    there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f'{option} {folder}: {there} is a file, not a folder; choose another place')
+    try:
+        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell, to root least of all
+            return
+    except OSError as error:
+        raise UserError(
+            f'{option} {folder}: cannot write in {there} ({error.strerror}); choose another place'
+        ) from error
