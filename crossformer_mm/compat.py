@@ -5,8 +5,10 @@ Each has a test in ``tests/test_compat.py`` that fails with the name of what was
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch
+from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
@@ -90,3 +92,8 @@ def unseen() -> Iterator[None]:
 def sizes(x: Tensor) -> list[int]:
     """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
     return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol
+
+
+def is_build_frame(frame: FrameType) -> bool:
+    """Whether a frame of a traceback is mmengine's ``build_from_cfg``, which has the config in ``cfg``."""
+    return frame.f_code is build_from_cfg.__code__

@@ -1,0 +1,191 @@
+"""What training and testing share: their common options, the config of a run, and how its errors are said."""
+
+import argparse
+import errno
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..data.datasets import LOADERS
+from ..data.label_check import LabelReport
+from ..data.label_options import check_labels
+from ..data.options import add_data_options, classes_of, data_options, read_classes, set_classes, set_data_paths
+from ..utils.errors import UserError
+from ..utils.files import check_folder
+from ..utils.text import shorten
+from .build_errors import build_error
+from .config import CONFIG_HELP, load_config
+from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
+from .memory import memory_advice, ran_out_of_memory
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLASSES_NAMED = 6  # in a message; the others are counted
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument('config', help=CONFIG_HELP)
+    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
+    add_data_options(parser)
+    parser.add_argument('--launcher', choices=['none', *LAUNCHERS], default='none', help='what started this process (none)')
+    # torchrun sets the variable instead; older launchers pass the option, in either spelling.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
+    """Load the config of a run and apply the options that training and testing share.
+
+    Args:
+        options: What the command parsed.
+        loaders: The data loaders that the run uses.
+
+    Returns:
+        The config; nothing of the data has been read yet.
+
+    Raises:
+        UserError: The config or an option does not work.
+    """
+    cfg = load_config(options.config, options.cfg_options)
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(options.config).stem}'
+    check_folder('--work-dir', cfg.work_dir)
+    _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
+    set_data_paths(cfg, data_options(options))
+    for loader in LOADERS:  # without worker processes, none can be kept alive
+        if cfg.get(loader) and not cfg[loader].get('num_workers'):
+            cfg[loader].persistent_workers = False
+    set_launcher(cfg, options.launcher, options.local_rank)
+    return cfg
+
+
+def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
+    """Check what MMEngine would trip over much later, or with its whole config in the message."""
+    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
+        raise UserError(f'{cfg.filename} has no model with a backbone; "crossformer configs" lists configs')
+    for split in splits:
+        last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
+        names = [f'{split}_dataloader', f'{split}_cfg', last]
+        missing = [name for name in names if cfg.get(name) is None]
+        if missing and (len(missing) < len(names) or split != 'val'):
+            raise UserError(f'{missing[0]} is missing; {", ".join(names)} are needed together')
+        for name in names[: 0 if missing else 3]:
+            if not isinstance(cfg[name], dict) and not (name == last and isinstance(cfg[name], list)):
+                raise UserError(f'{name}={cfg[name]!r:.60}: must be a dict')
+        for key, least in (('batch_size', 1), ('num_workers', 0)):
+            value = (cfg.get(names[0]) or {}).get(key, least)
+            if value < least:
+                raise UserError(f'{names[0]}.{key}={value}: must be at least {least}')
+    for key in ('max_epochs', 'max_iters', 'val_interval') if 'train' in splits else ():
+        count = cfg.train_cfg.get(key, 1)
+        if not isinstance(count, int) or count < 1:
+            raise UserError(f'train_cfg.{key}={count!r}: must be a whole number above 0')
+
+
+def prepare_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> list[LabelReport]:
+    """Check the data of a run, in the first process alone, and apply its classes in every one.
+
+    Args:
+        cfg: The config of the run, changed in place.
+        loaders: The data loaders that the run uses.
+        annotated: Whether the run needs annotations.
+
+    Returns:
+        What label maps hold, one report per folder.
+
+    Raises:
+        UserError: The data is missing or broken.
+    """
+
+    def read() -> tuple[tuple[str, ...] | None, list[LabelReport]]:
+        classes = read_classes(cfg, loaders, annotated)
+        return classes, check_labels(cfg, loaders, classes) if annotated else []
+
+    classes, labels = on_first_process(read)
+    if classes:
+        set_classes(cfg, classes)
+    return labels
+
+
+@contextmanager
+def running(cfg: Config) -> Iterator[None]:
+    """Run with other processes, and say in one line what stops the run, where the user can do something.
+
+    A work folder that the run has made is removed again if it stops before anything was done.
+
+    Args:
+        cfg: The config of the run.
+
+    Raises:
+        UserError: With the remedy.
+    """
+    raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said once
+    made = _first_missing(Path(cfg.work_dir))
+    try:
+        with process_group(cfg):
+            yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f'--resume continues from the last checkpoint in {cfg.work_dir}') from None
+    except Exception as error:
+        explained = _explain(error, cfg)
+        if explained and made and is_main_process() and not any(made.rglob('*.pth')):
+            _remove_made(Path(cfg.work_dir), made)
+        if explained is error or not explained:
+            raise
+        raise explained from error
+    finally:
+        logging.raiseExceptions = raise_in_logging
+
+
+def _explain(error: Exception, cfg: Config) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    if ran_out_of_memory(error):
+        return UserError(memory_advice(cfg, error))
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return UserError(
+            f'{error.filename or cfg.work_dir}: cannot be written ({error.strerror}); the checkpoints are'
+            ' intact: free some space and continue with --resume'
+        )
+    explained = build_error(error, cfg)
+    return UserError(explained) if explained else None
+
+
+def _first_missing(folder: Path) -> Path | None:
+    """The uppermost of a folder and its parents that does not exist."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    return missing[-1] if missing else None
+
+
+def _remove_made(folder: Path, made: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in folder.parents:
+        if made not in (parent, *parent.parents) or not parent.is_dir() or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
+def network_of(runner: Runner) -> nn.Module:
+    """The model itself, without its wrappers for several processes and for test-time augmentation."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def log_start(runner: Runner, cfg: Config, labels: Sequence[LabelReport], warnings: Sequence[str]) -> None:
+    """Log the classes, what label maps hold, and what is easily overlooked."""
+    if classes := classes_of(cfg):
+        runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+    for report in labels:
+        runner.logger.info(report.summary())
+        warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
+    for warning in warnings:
+        runner.logger.warning(warning)
