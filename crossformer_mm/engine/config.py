@@ -46,6 +46,17 @@ def own_config(name: str | Path) -> Path:
     return files[stem]
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, which changes any setting of the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings to change in the config, e.g. train_cfg.max_epochs=24',
+    )
+
+
 def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     """Read a config file and merge settings into it.
 

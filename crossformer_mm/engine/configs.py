@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..utils.errors import UserError
 from ..version import __version__
-from .config import load_config
-from .config_files import config_folder, own_config
+from .config import config_folder, load_config, own_config
+
 
 
 def copy_config(name: str) -> Path:

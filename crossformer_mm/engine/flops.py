@@ -17,8 +17,8 @@ from ..compat import CPU_ATTENTION
 from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
-from .config import load_config
-from .config_files import CONFIG_HELP
+from .config import CONFIG_HELP, load_config
+
 
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192

@@ -21,9 +21,9 @@ from ..data.label_options import check_labels
 from ..data.options import add_data_options, classes_of, data_options, read_classes, set_classes, set_data_paths
 from ..utils.errors import UserError
 from ..utils.files import check_folder
-from ..utils.text import shorten
+from ..checkpoint.names import shorten
 from .build_errors import build_error
-from .config import CONFIG_HELP, load_config
+from .config import CONFIG_HELP, add_cfg_options, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
 
@@ -36,6 +36,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help=CONFIG_HELP)
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
     add_data_options(parser)
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', *LAUNCHERS], default='none', help='what started this process (none)')
     # torchrun sets the variable instead; older launchers pass the option, in either spelling.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -106,7 +107,7 @@ def prepare_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) ->
 
     def read() -> tuple[tuple[str, ...] | None, list[LabelReport]]:
         classes = read_classes(cfg, loaders, annotated)
-        return classes, check_labels(cfg, loaders, classes) if annotated else []
+        return classes, check_labels(cfg, loaders) if annotated else []
 
     classes, labels = on_first_process(read)
     if classes:
