@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 # By its name: what it does, the module that it is in, and there the function for its options and it itself.
 COMMANDS = {
-    'train': ('train a model', 'runs', 'training_parser', 'train'),
-    'test': ('evaluate a checkpoint', 'runs', 'evaluation_parser', 'evaluate'),
+    'train': ('train a model', 'train', 'training_parser', 'train'),
+    'test': ('evaluate a checkpoint', 'test', 'evaluation_parser', 'evaluate'),
     'launch': ('train or test in several processes', 'launch', 'launcher_parser', 'launch'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),

@@ -6,7 +6,7 @@ import pytest
 from conftest import CONFIGS
 from mmengine.config import Config
 
-from crossformer_mm.engine.config_files import config_folder, find_config, own_config
+from crossformer_mm.engine.config import config_folder, find_config, own_config
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm_command import main
 
@@ -35,7 +35,7 @@ def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ('mask_rcnn_crossformer_x', 'did you mean mask_rcnn_crossformer_'),
         ('configs/fpn_crossformer_s.py', r'did you mean fpn_crossformer_s\?$'),
-        ('_base_/detection_runtime', '"crossformer configs" lists what there is'),
+        ('_base_/detection_runtime', '"crossformer configs" lists them'),
         ('../configs/fpn_crossformer_s', r'did you mean fpn_crossformer_s\?$'),
     ],
 )
@@ -58,14 +58,14 @@ def test_the_list_has_every_config_and_its_title(capsys: pytest.CaptureFixture[s
 def test_configs_that_are_being_edited_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr('crossformer_mm.engine.config_files._PACKAGE', tmp_path / 'crossformer_mm')
+    monkeypatch.setattr('crossformer_mm.engine.config._PACKAGE', tmp_path / 'crossformer_mm')
     for name, text in (('broken', 'model = dict('), ('plain', 'model = 1')):
         (tmp_path / 'configs').mkdir(exist_ok=True)
         (tmp_path / 'configs' / f'{name}.py').write_text(text)
     assert main(['configs']) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ['broken', 'plain']
     assert main(['configs', '--copy', 'broken']) == 1
-    assert 'broken.py is no working config: SyntaxError' in capsys.readouterr().err
+    assert 'broken.py: cannot load this config: SyntaxError' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn_crossformer_pp_s', 'upernet_crossformer_t'])

@@ -7,15 +7,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from crossformer_mm.engine.config import (
-    evaluation_config,
-    is_first_process,
-    load_config,
-    make_resumable,
-    quiet_imports,
-    training_config,
-)
-from crossformer_mm.engine.runs import evaluation_parser, training_parser
+from crossformer_mm.engine.config import load_config, quiet_imports
+from crossformer_mm.engine.test import evaluation_config, evaluation_parser
+from crossformer_mm.engine.train import make_resumable, training_config, training_parser
 from crossformer_mm.utils.errors import UserError
 
 
@@ -48,7 +42,7 @@ def test_work_dir(train_with: Callable[..., Config]) -> None:
 
 def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
     assert train_with('--auto-scale-lr').auto_scale_lr == {'enable': True, 'base_batch_size': 16}
-    with pytest.raises(UserError, match='which batch its learning rate is for'):
+    with pytest.raises(UserError, match='which batch size its learning rate is for'):
         train_with('--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
 
 
@@ -69,11 +63,11 @@ def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--batch-size', '0'], '--batch-size 0: at least 1'),
-        (['--accumulate', '-1'], '--accumulate -1: at least 1'),
-        (['--stop-on-nan', '-1'], '--stop-on-nan -1: at least 0'),
-        (['--clip-grad', '0'], r'--clip-grad 0\.0: a number above 0'),
-        (['--clip-grad', 'nan'], '--clip-grad nan: a number above 0'),
+        (['--batch-size', '0'], '--batch-size 0: must be at least 1'),
+        (['--accumulate', '-1'], '--accumulate -1: must be at least 1'),
+        (['--stop-on-nan', '-1'], '--stop-on-nan -1: must be at least 0'),
+        (['--clip-grad', '0'], r'--clip-grad 0\.0: must be a number above 0'),
+        (['--clip-grad', 'nan'], '--clip-grad nan: must be a number above 0'),
     ],
 )
 def test_numbers_that_make_no_sense(
@@ -110,7 +104,7 @@ def test_mixed_precision(train_with: Callable[..., Config], monkeypatch: pytest.
     wrapper = train_with('--amp', 'float16').optim_wrapper
     assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(UserError, match='--amp bfloat16 does not'):
+    with pytest.raises(UserError, match='use --amp bfloat16'):
         train_with('--amp', 'float16')
 
 
@@ -151,28 +145,15 @@ def test_processes_without_gpus(train_with: Callable[..., Config], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ('launcher', 'start'), [('pytorch', 'crossformer launch'), ('slurm', 'srun'), ('mpi', 'mpirun')]
+    ('launcher', 'start'), [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')]
 )
 def test_a_launcher_that_did_not_launch(
     train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, launcher: str, start: str
 ) -> None:
     for variable in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(UserError, match=f'--launcher {launcher}: .* start it through .*{start}'):
+    with pytest.raises(UserError, match=f'--launcher {launcher}: .* start it with .*{start}'):
         train_with('--launcher', launcher)
-
-
-@pytest.mark.parametrize(
-    ('launcher', 'variable'),
-    [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_LOCAL_RANK')],
-)
-def test_one_of_several_processes_is_the_first(
-    monkeypatch: pytest.MonkeyPatch, launcher: str, variable: str
-) -> None:
-    assert is_first_process('none')
-    for rank in (0, 1):
-        monkeypatch.setenv(variable, str(rank))
-        assert is_first_process(launcher) == (rank == 0)
 
 
 def test_notices_are_dropped_and_the_rest_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +180,7 @@ def test_config_that_is_not_there() -> None:
 def test_config_that_does_not_work(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / 'mine.py'
     path.write_text(text)
-    with pytest.raises(UserError, match=f'mine.py is no working config: {message}') as raised:
+    with pytest.raises(UserError, match=f'mine.py: cannot load this config: {message}') as raised:
         load_config(path)
     assert '\n' not in str(raised.value)
 
@@ -225,9 +206,9 @@ def test_a_dictionary_takes_the_place_of_a_name(flat_config: Path) -> None:
     [
         ('max_epochs', 'not KEY=VALUE'),
         ('a=[1,(2]', 'not KEY=VALUE with balanced brackets'),
-        ('optim_wraper.optimizer.lr=1', 'nothing is called optim_wraper; did you mean optim_wrapper'),
-        ('data_root=x', 'data_root is a variable .* would change nothing'),
-        ('zzz=1', 'nothing is called zzz; .*has no such part'),
+        ('optim_wraper.optimizer.lr=1', 'unknown setting optim_wraper; did you mean optim_wrapper'),
+        ('data_root=x', 'data_root is a variable .* no effect'),
+        ('zzz=1', 'unknown setting zzz; .*has no such part'),
         ('model.neck.type.x=1', 'does not fit the config: TypeError'),
         ('param_scheduler.9.end=1', 'does not fit the config: KeyError'),
     ],
@@ -246,7 +227,6 @@ def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: P
         *('--cfg-options', 'load_from=x.pth', 'resume=True', 'model.backbone.init_cfg.checkpoint=y.pth'),
     ]
     cfg = evaluation_config(evaluation_parser().parse_args(words))
-    assert cfg.model.roi_head.mask_head.num_classes == 3
     assert (cfg.load_from, cfg.resume, cfg.model.backbone.init_cfg) == (None, False, None)
     assert cfg.test_evaluator.outfile_prefix == 'results'
     assert cfg.default_hooks.visualization.draw

@@ -22,7 +22,9 @@ from torch import nn
 
 from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.shapes import write_ade20k
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
+from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.hooks.agreement import running_statistics
 from crossformer_mm.engine.launch import failure_line, launch, launcher_parser, meeting_place
 from crossformer_mm.utils.errors import LostProcessError, UserError
@@ -62,12 +64,12 @@ def distributed(folder: Path, tool: str, *words: Any, status: int = 0) -> str:
 
 def train(*words: Any) -> None:
     """``tools/train.py`` in this process."""
-    assert cli.run(runs.training_parser(), runs.train, list(map(str, words))) == 0
+    assert cli.run(train_command.training_parser(), train_command.train, list(map(str, words))) == 0
 
 
 def evaluate(*words: Any) -> dict[str, float]:
     """The numbers of ``tools/test.py`` in this process."""
-    return runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    return test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
 
 
 def scalars(work_dir: Path) -> list[dict[str, Any]]:

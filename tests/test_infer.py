@@ -21,7 +21,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from crossformer_mm.data.datasets import palette, set_num_classes
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
 from crossformer_mm.utils.errors import UserError
@@ -83,7 +84,7 @@ def test_results_are_those_of_the_evaluation(
 
     words = [folder / 'narrow.py', folder / 'three.pth', '--data-root', coco_root]
     words += ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'coco.json']
-    runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     theirs = json.loads((tmp_path / 'coco.segm.json').read_text())
     boxes = json.loads((tmp_path / 'coco.bbox.json').read_text())
 

@@ -17,7 +17,9 @@ from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
+from crossformer_mm.engine import train as train_command
 from crossformer_mm.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[1] / 'tools'
@@ -56,7 +58,7 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
     assert checkpoint['state_dict']['roi_head.bbox_head.fc_cls.weight'].shape[0] == 4
     log = log_of(trained)
     assert log.count('3 classes: circle, rectangle, triangle') == 1
-    assert 'WARNING - no weights are loaded' in log
+    assert 'WARNING - no pretrained weights' in log
     assert re.search(r'Epoch\(train\) +\[1\]\[3/3\] .* eta: .* loss_mask: ', log)
     assert 'coco/bbox_mAP: ' in log
 
@@ -67,7 +69,7 @@ def test_evaluation_agrees_with_pycocotools(
     words = [narrow, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     words += ['--out', tmp_path / 'out' / 'results.json', '--show-dir', tmp_path / 'drawn']
     words += ['--plots', tmp_path / 'plots']
-    numbers = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    numbers = test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     log = log_of(tmp_path / 'work')
     for kind in ('bbox', 'segm'):
         stats = by_hand(coco_root / VAL, tmp_path / 'out' / f'results.{kind}.json', kind)
@@ -214,16 +216,16 @@ def test_the_testing_tool_prints_the_numbers(trained: Path, narrow: Path, coco_r
 
 
 def train(*words: str | Path) -> int:
-    return cli.run(runs.training_parser(), runs.train, list(map(str, words)))
+    return cli.run(train_command.training_parser(), train_command.train, list(map(str, words)))
 
 
 def evaluate(*words: str | Path) -> int:
     """The exit status of ``tools/test.py``."""
 
     def main(options: object) -> None:
-        runs.evaluate(options)
+        test_command.evaluate(options)
 
-    return cli.run(runs.evaluation_parser(), main, list(map(str, words)))
+    return cli.run(test_command.evaluation_parser(), main, list(map(str, words)))
 
 
 def test_resuming_goes_on_with_the_second_epoch(
@@ -236,15 +238,17 @@ def test_resuming_goes_on_with_the_second_epoch(
     log = log_of(tmp_path)
     assert 'resumed epoch: 1, iter: 3' in log
     assert 'Epoch(train) [1]' not in log
-    assert 'no weights are loaded' not in log
+    assert 'no pretrained weights' not in log
     assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
 
 
 @pytest.mark.parametrize('fast', [False, True])
 def test_bfloat16_that_is_slow_is_said(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, 'bfloat16_is_fast', lambda: fast)
+    monkeypatch.setattr(train_command, 'bfloat16_is_fast', lambda: fast)
     cfg = Config({'load_from': 'weights.pth', 'optim_wrapper': {'type': 'BFloat16OptimWrapper'}})
-    assert ['leave out --amp' in warning for warning in runs.start_warnings(cfg)] == [True] * (not fast)
+    assert ['no bfloat16 instructions' in warning for warning in train_command.start_warnings(cfg)] == [
+        True
+    ] * (not fast)
 
 
 def test_start_from_a_pretrained_backbone_in_bfloat16(
@@ -253,9 +257,9 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path, '--amp', '--resume']
     assert train(*words, '--pretrained', trained / 'epoch_1.pth') == 0
     log = log_of(tmp_path)
-    assert 'holds no checkpoint to resume from: the run starts anew' in log
+    assert 'holds no checkpoint to resume from: training from the start' in log
     assert 'tensors matched, 0 missing' in log
-    assert 'no weights are loaded' not in log
+    assert 'no pretrained weights' not in log
     weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
@@ -347,10 +351,10 @@ def test_class_names_of_every_age_of_checkpoint(meta: dict) -> None:
     dataset = {'type': 'CocoDataset', 'metainfo': {'classes': ('circle',)}}
     cfg = Config({'test_dataloader': {'dataset': dataset}})
     with pytest.raises(UserError, match=r'old\.pth was trained on other classes \(disc\)'):
-        runs.check_classes(cfg, {'meta': meta}, 'old.pth')
+        test_command.check_classes(cfg, {'meta': meta}, 'old.pth')
     dataset['metainfo']['classes'] = ('disc',)
-    runs.check_classes(Config({'test_dataloader': {'dataset': dataset}}), {'meta': meta}, 'old.pth')
-    runs.check_classes(cfg, {'state_dict': {}}, 'old.pth')
+    test_command.check_classes(Config({'test_dataloader': {'dataset': dataset}}), {'meta': meta}, 'old.pth')
+    test_command.check_classes(cfg, {'state_dict': {}}, 'old.pth')
 
 
 def test_checkpoint_that_is_not_there(

@@ -18,7 +18,8 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from crossformer_mm.engine.runs import evaluate, evaluation_parser, train, training_parser
+from crossformer_mm.engine.test import evaluate, evaluation_parser
+from crossformer_mm.engine.train import train, training_parser
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
 SEMANTIC_FPN = [f'fpn_crossformer_{arch}' for arch in ARCHS]

@@ -12,7 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.label_maps import png_name, values_of_classes
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
 from crossformer_mm.evaluation.segmentation_report import class_scores, class_table, count_confusions
 
 NAMES = ('sky', 'road', 'moon')  # the moon never occurs
@@ -50,8 +51,8 @@ def test(folder: Path, tmp_path: Path) -> Callable[..., tuple[int, dict[str, flo
         known = [folder / 'narrow.py', folder / weights, '--data-root', folder / 'data']
         known += ['--classes', folder / 'names.txt', '--work-dir', tmp_path / 'work']
         status = cli.run(
-            runs.evaluation_parser(),
-            lambda options: numbers.update(runs.evaluate(options)),
+            test_command.evaluation_parser(),
+            lambda options: numbers.update(test_command.evaluate(options)),
             list(map(str, (*known, *words))),
         )
         return status, numbers

@@ -13,7 +13,10 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
+from crossformer_mm.engine import train as train_command
+from crossformer_mm.engine.distributed import sync_bn_warnings
 from crossformer_mm.engine.infer import infer, inference_parser
 
 TOOLS = Path(__file__).parents[1] / 'tools'
@@ -71,7 +74,7 @@ def options(folder: Path) -> list[str | Path]:
 
 
 def train(*words: str | Path) -> int:
-    return cli.run(runs.training_parser(), runs.train, list(map(str, words)))
+    return cli.run(train_command.training_parser(), train_command.train, list(map(str, words)))
 
 
 def log_of(work_dir: Path) -> str:
@@ -99,7 +102,7 @@ def test_the_checkpoint_holds_the_classes(trained: Path) -> None:
 
 def test_evaluation_takes_the_same_options(trained: Path, narrow: Path, tmp_path: Path) -> None:
     words = [narrow, trained / 'run' / 'iter_2.pth', *options(trained), '--work-dir', tmp_path]
-    scores = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    scores = test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     assert 0 <= scores['mIoU'] <= 100
     log = log_of(tmp_path)
     assert 'annotations/validation: 2 label maps, read' in log
@@ -118,7 +121,7 @@ def test_evaluation_on_other_classes(
         '--work-dir',
         tmp_path / 'w',
     ]
-    parser, test = runs.evaluation_parser(), lambda options: runs.evaluate(options) and None
+    parser, test = test_command.evaluation_parser(), lambda options: test_command.evaluate(options) and None
     assert cli.run(parser, test, list(map(str, words))) == 1
     message = capsys.readouterr().err
     assert 'was trained on other classes (background, rectangle) than the data has (wall, building' in message
@@ -152,20 +155,20 @@ def test_the_dumped_config_needs_no_options(trained: Path, tmp_path: Path) -> No
 def test_processes_without_gpus_use_bn(narrow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = Config.fromfile(narrow)
     cfg.launcher = 'none'
-    assert runs.set_norms(cfg) == []  # the runner of one process does it
+    assert sync_bn_warnings(cfg) == []  # the runner of one process does it
     assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'
     cfg.launcher = 'pytorch'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert 'SyncBN is replaced by BN' in ' '.join(runs.set_norms(cfg))
+    assert 'is replaced by BN' in ' '.join(sync_bn_warnings(cfg))
     assert cfg.model.decode_head.norm_cfg.type == cfg.model.auxiliary_head.norm_cfg.type == 'BN'
-    assert runs.set_norms(cfg) == []
+    assert sync_bn_warnings(cfg) == []
 
 
 def test_gpus_keep_sync_bn(narrow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = Config.fromfile(narrow)
     cfg.launcher = 'pytorch'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    assert runs.set_norms(cfg) == []
+    assert sync_bn_warnings(cfg) == []
     assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'
 
 

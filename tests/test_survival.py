@@ -24,7 +24,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from crossformer_mm.checkpoint.resume import latest_intact
-from crossformer_mm.engine import cli, runs
+from crossformer_mm.engine import cli
+from crossformer_mm.engine import test as test_command
+from crossformer_mm.engine import train as train_command
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 TRAIN = 'annotations/instances_train2017.json'
@@ -50,7 +52,7 @@ def children() -> list[psutil.Process]:
 
 def train(*words: str | Path | int) -> int:
     """The exit status of ``tools/train.py``."""
-    return cli.run(runs.training_parser(), runs.train, list(map(str, words)))
+    return cli.run(train_command.training_parser(), train_command.train, list(map(str, words)))
 
 
 @pytest.fixture(scope='module')
@@ -158,7 +160,7 @@ def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], t
     name = 'decode_head.conv_seg.weight'
     assert not torch.equal(checkpoint['state_dict'][name], checkpoint['ema_state_dict'][f'module.{name}'])
     words = [config, last, '--work-dir', tmp_path / 'test']
-    scores = runs.evaluate(runs.evaluation_parser().parse_args(list(map(str, words))))
+    scores = test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     validated = json.loads(next(tmp_path.glob('whole/*/vis_data/scalars.json')).read_text().splitlines()[-1])
     assert scores['aAcc'] == pytest.approx(validated['aAcc'])
 

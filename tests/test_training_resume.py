@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from crossformer_mm.engine.workers import ended_workers
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import CheckpointLoader
 from small_runs import IMAGES, Noisy, StopHook, Stopped, assert_same_state, small_run
@@ -17,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from crossformer_mm.checkpoint import install_reader
 from crossformer_mm.checkpoint.resume import LOCAL
 from crossformer_mm.engine.replay import ReplayedLoader, seed_of, seed_step
-from crossformer_mm.engine.workers import ended_workers
 from crossformer_mm.utils.errors import UserError
 
 

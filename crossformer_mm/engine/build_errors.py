@@ -1,4 +1,4 @@
-"""Say in one line which setting of a config MMEngine could not build, and what it may have been meant to be."""
+"""Explain in one line which setting of a config MMEngine could not build, with the nearest known names."""
 
 import difflib
 import inspect
@@ -99,7 +99,7 @@ def _path(cfg: Config, part: Any) -> str:
 
 
 def _shared(node: dict, part: dict) -> tuple[int, int]:
-    same = sum(key in part and part[key] is value or part.get(key) == value for key, value in node.items())
+    same = sum((key in part and part[key] is value) or part.get(key) == value for key, value in node.items())
     return same, -len(node)
 
 

@@ -22,7 +22,6 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
-
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 

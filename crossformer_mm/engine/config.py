@@ -57,6 +57,15 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def find_config(name: str | Path) -> Path:
+    """Find a config by its path, which comes first, or one of this project's own by its name.
+
+    Raises:
+        UserError: There is neither.
+    """
+    return Path(name) if Path(name).is_file() else own_config(name)
+
+
 def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     """Read a config file and merge settings into it.
 
@@ -70,7 +79,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     Raises:
         UserError: The file is missing or does not parse, or a setting does not fit it.
     """
-    path = Path(path) if Path(path).is_file() else own_config(path)
+    path = find_config(path)
     try:
         with quiet_imports():
             cfg = Config.fromfile(path)

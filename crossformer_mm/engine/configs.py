@@ -9,7 +9,6 @@ from ..version import __version__
 from .config import config_folder, load_config, own_config
 
 
-
 def copy_config(name: str) -> Path:
     """Copy one of this project's own configs into the working folder, in one file without bases.
 

@@ -19,7 +19,6 @@ from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
 from .config import CONFIG_HELP, load_config
 
-
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192
 RULE = (

@@ -21,7 +21,7 @@ from ..evaluation.segments import SegmentedImage, save_pairs
 from ..utils.errors import UserError
 from ..utils.files import check_folder, write_atomically
 from ..utils.progress import progress_bar
-
+from .config import CONFIG_HELP
 from .inferencer import is_segmentor, open_inferencer, predict
 
 JSON, PICTURES, LABEL_MAPS = 'results.json', 'pictures', 'label_maps'

@@ -7,15 +7,12 @@ ahead of the iteration by what they prefetched.
 
 import random
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader, Dataset, Sampler
-
-from .workers import die_with_parent
 
 SAMPLE, STEP = 0, 1  # what a seed is for
 
@@ -156,7 +153,7 @@ class ReplayedLoader(DataLoader):
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=partial(die_with_parent, loader.worker_init_fn),
+            worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -15,13 +14,20 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..checkpoint.names import shorten
 from ..data.datasets import LOADERS
 from ..data.label_check import LabelReport
 from ..data.label_options import check_labels
-from ..data.options import add_data_options, classes_of, data_options, read_classes, set_classes, set_data_paths
+from ..data.options import (
+    add_data_options,
+    classes_of,
+    data_options,
+    read_classes,
+    set_classes,
+    set_data_paths,
+)
 from ..utils.errors import UserError
 from ..utils.files import check_folder
-from ..checkpoint.names import shorten
 from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
@@ -37,7 +43,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
     add_data_options(parser)
     add_cfg_options(parser)
-    parser.add_argument('--launcher', choices=['none', *LAUNCHERS], default='none', help='what started this process (none)')
+    parser.add_argument(
+        '--launcher', choices=['none', *LAUNCHERS], default='none', help='what started this process (none)'
+    )
     # torchrun sets the variable instead; older launchers pass the option, in either spelling.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 

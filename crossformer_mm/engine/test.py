@@ -1,0 +1,200 @@
+"""Evaluate a checkpoint: ``crossformer test``, ``tools/test.py``."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from ..checkpoint import install_reader, load_model, read_checkpoint
+from ..checkpoint.classes import dataset_meta_of
+from ..checkpoint.names import shorten
+from ..data.coco_options import coco_evaluators
+from ..data.datasets import join_data_root, without_annotations
+from ..data.label_options import map_datasets
+from ..data.options import classes_of
+from ..utils.errors import UserError
+from ..utils.files import check_folder
+from .distributed import sync_bn_warnings
+from .runner import CLASSES_NAMED, add_run_options, log_start, network_of, prepare_data, run_config, running
+
+LOADERS = ('test_dataloader',)
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint with MMEngine.')
+    add_run_options(parser)
+    parser.add_argument('checkpoint', help='the weights to evaluate')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='detection: NAME.json, for NAME.bbox.json and NAME.segm.json in COCO format;'
+        ' segmentation: a folder, for one label map per image (PNG, with the labels of the annotations)',
+    )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write the files of --out without evaluating; needs no annotations and no label maps',
+    )
+    parser.add_argument(
+        '--plots',
+        metavar='DIR',
+        help='draw the confusion matrix, and precision over recall or the IoU of each class (PNG)',
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='segmentation: test at several scales, flipped and not'
+    )
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
+    return parser
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, float]:
+    """Evaluate.
+
+    Args:
+        options: What :func:`evaluation_parser` parsed.
+
+    Returns:
+        The evaluator's numbers by name.
+
+    Raises:
+        UserError: An option, the config, the data or the checkpoint does not work.
+    """
+    install_reader()
+    cfg = evaluation_config(options)
+    checkpoint = read_checkpoint(options.checkpoint, mmap=True)
+    with running(cfg):
+        labels = prepare_data(cfg, LOADERS, annotated=not options.format_only)
+        check_classes(cfg, checkpoint, options.checkpoint)
+        warnings = sync_bn_warnings(cfg)
+        runner = Runner.from_cfg(cfg)
+        log_start(runner, cfg, labels, warnings)
+        load_model(network_of(runner), options.checkpoint)
+        return runner.test()
+
+
+def evaluation_config(options: argparse.Namespace) -> Config:
+    """The config of an evaluation, with all options applied; the data has not been read yet.
+
+    Args:
+        options: What :func:`evaluation_parser` parsed.
+
+    Returns:
+        The config. It does not name the checkpoint: mmengine's own loading ignores missing tensors.
+
+    Raises:
+        UserError: The config or an option does not work.
+    """
+    cfg = run_config(options, LOADERS)
+    datasets = list(map_datasets(cfg, *LOADERS))
+    _check_outputs(options, label_maps=bool(datasets))
+    cfg.load_from, cfg.resume = None, False
+    cfg.model.backbone.init_cfg = None
+    if options.tta:
+        set_test_time_augmentation(cfg)
+    if datasets:
+        _set_segmentation_outputs(cfg, options)
+    else:
+        _set_detection_outputs(cfg, options)
+    return cfg
+
+
+def set_test_time_augmentation(cfg: Config) -> None:
+    """Test each image at several scales, flipped and not, as the config's ``tta_pipeline`` says.
+
+    Args:
+        cfg: The config, changed in place: the model becomes the ``module`` of its ``tta_model``.
+
+    Raises:
+        UserError: The config has no such pipeline.
+    """
+    if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
+        raise UserError(
+            f'--tta: {cfg.filename} has no tta_pipeline and tta_model; the segmentation configs have them'
+        )
+    for dataset in map_datasets(cfg, *LOADERS):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _check_outputs(options: argparse.Namespace, label_maps: bool) -> None:
+    """Refuse what would otherwise fail after the whole dataset has been predicted."""
+    if options.format_only and not options.out:
+        raise UserError(f'--format-only needs --out {"DIR" if label_maps else "NAME.json"}')
+    if options.format_only and options.plots:
+        raise UserError('--plots draws an evaluation, which --format-only leaves out; use one of them')
+    if options.out and label_maps:
+        if options.out.endswith('.json'):
+            raise UserError(f'--out {options.out}: label maps go into a folder; give its name')
+        check_folder('--out', options.out)
+    elif options.out:
+        if options.out.endswith('/') or Path(options.out).is_dir():
+            raise UserError(f'--out {options.out}: is a folder; give a file name, such as results.json')
+        check_folder('--out', Path(options.out).parent)
+    for option, folder in (('--show-dir', options.show_dir), ('--plots', options.plots)):
+        if folder:
+            check_folder(option, folder)
+
+
+def _set_detection_outputs(cfg: Config, options: argparse.Namespace) -> None:
+    if options.show_dir:
+        # mmdet joins a relative folder with the last one again at every batch
+        folder = str(Path(options.show_dir).absolute())
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
+    for evaluator in coco_evaluators(cfg, 'test'):
+        if options.out:
+            evaluator.outfile_prefix = options.out.removesuffix('.json')
+        if options.format_only:
+            evaluator.format_only = True
+        if options.plots and evaluator.type != 'CocoReport':
+            raise UserError(f'--plots needs the evaluator CocoReport; the config has {evaluator.type}')
+        if options.plots:
+            evaluator.plots_dir = options.plots
+
+
+def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace) -> None:
+    datasets = list(map_datasets(cfg, *LOADERS))
+    written = {Path(path).resolve() for path in (options.out, options.show_dir) if path}
+    for dataset in datasets:
+        for folder in dataset.data_prefix.values():
+            if Path(join_data_root(dataset, folder)).resolve() in written:
+                raise UserError(f'{join_data_root(dataset, folder)} holds the data; write somewhere else')
+    folders = [Path(join_data_root(dataset, dataset.data_prefix.img_path)).absolute() for dataset in datasets]
+    image_dir = os.path.commonpath(folders)
+    if options.out or options.plots:
+        evaluator = cfg.test_evaluator
+        if not isinstance(evaluator, dict) or evaluator.type != 'SegmentationReport':
+            raise UserError('--out and --plots need the evaluator SegmentationReport; the config has another')
+        evaluator.update(image_dir=image_dir, out_dir=options.out, plots_dir=options.plots)
+        evaluator.format_only = options.format_only
+    if options.format_only:
+        for dataset in datasets:
+            dataset.pipeline = without_annotations(dataset.pipeline)
+    if options.show_dir:
+        hook = {'type': 'SegmentPicturesHook', 'folder': options.show_dir, 'image_dir': image_dir}
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
+
+
+def check_classes(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Check that a checkpoint was trained on the classes of the data that it is tested on.
+
+    Args:
+        cfg: The config of the run.
+        checkpoint: The checkpoint; one without class names passes.
+        path: Its file, for the message.
+
+    Raises:
+        UserError: The classes differ.
+    """
+    trained = dataset_meta_of(checkpoint).get('classes')
+    tested = classes_of(cfg)
+    if trained and tested and trained != tested:
+        raise UserError(
+            f'{path} was trained on other classes ({shorten(trained, CLASSES_NAMED)}) than the data has'
+            f' ({shorten(tested, CLASSES_NAMED)}); give the matching data with --data-root or --val-ann,'
+            ' and the names of label maps with --classes'
+        )
