@@ -98,9 +98,13 @@ def register_parts() -> None:
 
 
 def _builder(module: str, name: str) -> Callable[..., Any]:
-    """A function that imports a class when an object of it is built."""
+    """A function that imports a class when an object of it is built; its ``load`` returns the class."""
+
+    def load() -> type:
+        return getattr(importlib.import_module(f'{__package__}.{module}'), name)
 
     def build(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(f'{__package__}.{module}'), name)(*args, **kwargs)
+        return load()(*args, **kwargs)
 
+    build.load = load
     return build

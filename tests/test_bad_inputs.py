@@ -96,8 +96,7 @@ OTHERS = [
     (TRAIN, '--cfg-options default_hooks.logger.intervall=5'),
     (TRAIN, '--cfg-options default_hooks.logger.priority=SOON'),
     (TRAIN, '--cfg-options default_hooks.checkpoint.type=Checkpoint'),
-    (TRAIN, '--cfg-options default_hooks.visualization=None'),
-    (TRAIN, "--cfg-options custom_hooks=[{'type':'EMA'}]"),
+    (TRAIN, '--cfg-options custom_hooks.0.type=EMA'),
     (TRAIN, '--cfg-options train_cfg=None'),
     (TRAIN, '--cfg-options train_cfg.type=Loop'),
     (TRAIN, '--cfg-options train_cfg.max_epoch=3'),
@@ -123,7 +122,6 @@ OTHERS = [
     (TRAIN, '--cfg-options visualizer.vis_backends.0.type=Tensorboard'),
     (TRAIN, '--cfg-options log_processor.type=Log'),
     (TRAIN, '--cfg-options log_processor.window=5'),
-    (TRAIN, '--cfg-options log_level=LOUD'),
     (TEST, '--cfg-options test_dataloader.dataset.pipeline.1.type=Resizer'),
     (TEST, '--cfg-options test_evaluator.type=CocoMetrics'),
     (TEST, '--cfg-options test_cfg.type=Loop'),
@@ -297,8 +295,8 @@ def test_checkpoints(option: str, file: str, refused: Callable[[str, str], str])
 )
 def test_options(line: str, words: str, refused: Callable[[str, str], str]) -> None:
     # a setting by its last name, all else by the option or the file; or by the value alone
-    value = words.split()[-1]
-    name = value.partition('=')[0].rpartition('.')[2]
+    setting, _, value = words.split()[-1].rpartition('=')
+    name = setting.rpartition('.')[2] or value
     line = refused(f'{line} {words}', '')
     assert words.split()[0] in line or name in line or value in line
 

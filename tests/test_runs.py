@@ -115,7 +115,7 @@ def test_results_without_evaluation_for_images_without_annotations(
         (['--format-only'], '--format-only needs --out NAME.json'),
         (['--format-only', '--out', 'r.json', '--plots', 'p'], '--plots draws an evaluation'),
         (['--out', 'file/r.json'], '--out file: file is a file, not a folder'),
-        (['--out', '.'], '--out .: is a folder; give a name in it'),
+        (['--out', '.'], '--out .: is a folder; give a file name'),
         (['--plots', 'file'], '--plots file: file is a file, not a folder'),
         (['--show-dir', 'file/deeper/still'], '--show-dir file/deeper/still: file is a file, not a folder'),
         (['--tta'], 'has no tta_pipeline and tta_model'),
@@ -200,7 +200,7 @@ def test_resuming_from_weights_alone(
     status = train(narrow, '--data-root', coco_root, '--work-dir', work_dir, '--resume', path)
     message = refusal(capsys, status, work_dir)
     assert f'--resume {path}: holds weights without the state of a training (no optimizer, mess' in message
-    assert '--pretrained FILE takes the backbone' in message
+    assert '--pretrained FILE for the backbone' in message
 
 
 def test_the_testing_tool_prints_the_numbers(trained: Path, narrow: Path, coco_root: Path) -> None:

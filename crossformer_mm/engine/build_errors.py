@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 from ..compat import is_build_frame
 
+_REGISTRIES = [item for item in vars(registry).values() if isinstance(item, Registry)]
 _NEAREST = 3  # names in a message
 _RUNS = ('train', 'val', 'test', 'call_hook')  # methods of Runner in which anything may go wrong
 
@@ -28,13 +30,11 @@ def build_error(error: Exception, cfg: Config) -> str | None:
         The setting, its value, the reason and the nearest known names, in one line; None where the error was
         not raised by building.
     """
-    frames = list(_frames(error))
-    built = next(filter(is_build_frame, frames), None)
-    if built is not None:
-        return _of_part(error, built, cfg)
-    if any(f.f_code.co_filename == inspect.getfile(Runner) and f.f_code.co_name not in _RUNS for f in frames):
-        return f'{cfg.filename}: {_reason(error)}{_near_argument(error, None)}'
-    return None
+    frame = next(filter(_builds, _frames(error)), None)
+    if frame is None:
+        return None
+    text = _of_part(error, frame, cfg) if is_build_frame(frame) else _of_method(error, frame, cfg)
+    return ' '.join(text.split())
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:
@@ -46,40 +46,64 @@ def _frames(error: Exception) -> Iterator[FrameType]:
     return reversed(frames)
 
 
+def _builds(frame: FrameType) -> bool:
+    of_runner = frame.f_code.co_filename == inspect.getfile(Runner)
+    return is_build_frame(frame) or (of_runner and frame.f_code.co_name not in _RUNS)
+
+
 def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
-    part, registry, built = (frame.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
-    name = _path(cfg, part)
-    if built is None and isinstance(part, dict) and 'type' in part:
-        near = _nearest(part['type'], _names(registry))
-        return f'{name}.type={part["type"]}: unknown {registry.name.replace("_", " ")}{near}'
-    settings = ', '.join(f'{key}={value!r:.60}' for key, value in part.items()) if _is_leaf(part) else ''
-    return f'{name}{f" ({settings})" if settings else ""}: {_reason(error)}{_near_argument(error, built)}'
+    """Explain an error of a registry by the part of the config that it was to build."""
+    part, scope, built = (frame.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
+    name, node = _find(cfg, part)
+    if built is None and 'type' in node:
+        near = _nearest(node['type'], _names(scope))
+        return f'{name}.type={node["type"]}: unknown {scope.name.replace("_", " ")}{near}'
+    settings = '' if any(isinstance(v, dict | list) for v in node.values()) else f' ({_listed(node)})'
+    return f'{name}{settings}: {_reason(error)}{_near_argument(error, built)}'
 
 
-def _is_leaf(part: Any) -> bool:
-    return isinstance(part, dict) and not any(isinstance(value, dict | list) for value in part.values())
+def _of_method(error: Exception, frame: FrameType, cfg: Config) -> str:
+    """Explain an error in one of Runner's own methods by the argument that it was called with."""
+    arguments = [name for name in inspect.getargs(frame.f_code).args if name != 'self']
+    if not arguments or frame.f_code.co_name == '__init__':
+        return f'{cfg.filename}: {_reason(error)}'
+    part = frame.f_locals.get(arguments[0])
+    name = _find(cfg, part)[0] if isinstance(part, dict) else f'{arguments[0]}={part!r:.60}'
+    known = {found for scope in _REGISTRIES for found in _names(scope)}
+    for inner, node in _nodes(part, name):
+        if isinstance(node.get('type'), str) and node['type'].rpartition('.')[2] not in known:
+            return f'{inner}.type={node["type"]}: unknown type{_nearest(node["type"], known)}'
+    return f'{name}: {_reason(error)}'
+
+
+def _listed(node: dict) -> str:
+    return ', '.join(f'{key}={value!r:.60}' for key, value in node.items() if key != '_scope_')
 
 
 def _reason(error: Exception) -> str:
-    text = str(error.args[0] if error.args else error).strip().partition('\n')[0]
-    return ' '.join(text.split())[:300] or type(error).__name__
+    text = str(error.args[0] if error.args else '').strip().partition('\n')[0][:300]
+    return text if ' ' in text else f'{type(error).__name__} {text}'
 
 
 def _near_argument(error: Exception, built: Any) -> str:
     """The arguments that are most like an unexpected one."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    built = getattr(built, 'load', lambda: built)()  # of this package's plugins
     if not found or not callable(built):
         return ''
-    makers = [vars(base)['__init__'] for base in inspect.getmro(built) if '__init__' in vars(base)]
-    makers = makers[:-1] if inspect.isclass(built) else [built]  # object's own takes none
+    makers = [built]
+    if inspect.isclass(built):
+        makers = [vars(base)['__init__'] for base in built.__mro__[:-1] if '__init__' in vars(base)]
     return _nearest(found[1], {name for maker in makers for name in inspect.signature(maker).parameters})
 
 
-def _names(registry: Registry | None) -> set[str]:
+def _names(scope: Registry) -> set[str]:
+    """The names in a registry, seen from the default scope, and in its parents."""
     names: set[str] = set()
-    while registry is not None:
-        names |= registry.module_dict.keys()
-        registry = registry.parent
+    with scope.switch_scope_and_registry(None) as current:
+        while current is not None:
+            names |= current.module_dict.keys()
+            current = current.parent
     return names
 
 
@@ -89,18 +113,16 @@ def _nearest(word: Any, known: set[str]) -> str:
     return f'; did you mean {" or ".join(by_case[name] for name in close)}?' if close else ''
 
 
-def _path(cfg: Config, part: Any) -> str:
-    """The name of the setting that a part was built from: MMEngine may have added or removed arguments."""
+def _find(cfg: Config, part: Any) -> tuple[str, dict]:
+    """The setting that a part was built from: MMEngine may have added or removed arguments."""
     if not isinstance(part, dict):
-        return str(cfg.filename)
-    candidates = [(name, node) for name, node in _nodes(cfg) if node.get('type') == part.get('type')]
-    best = max(candidates, key=lambda item: _shared(item[1], part), default=None)
-    return best[0] if best else f'{part.get("type", cfg.filename)}'
+        return str(cfg.filename), {}
+    same_type = [(name, node) for name, node in _nodes(cfg) if node.get('type') == part.get('type')]
+    return max(same_type, key=lambda item: _shared(item[1], part), default=(str(cfg.filename), part))
 
 
 def _shared(node: dict, part: dict) -> tuple[int, int]:
-    same = sum((key in part and part[key] is value) or part.get(key) == value for key, value in node.items())
-    return same, -len(node)
+    return sum(part.get(key) == value for key, value in node.items()), -len(node)
 
 
 def _nodes(node: Any, name: str = '') -> Iterator[tuple[str, dict]]:

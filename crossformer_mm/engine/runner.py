@@ -4,7 +4,7 @@ import argparse
 import errno
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,7 +136,9 @@ def running(cfg: Config) -> Iterator[None]:
         UserError: With the remedy.
     """
     raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said once
-    made = _first_missing(Path(cfg.work_dir))
+    folder = Path(cfg.work_dir)
+    existing = {*folder.iterdir()} if folder.is_dir() else set()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with process_group(cfg):
             yield
@@ -144,11 +146,11 @@ def running(cfg: Config) -> Iterator[None]:
         raise type(stop)(f'--resume continues from the last checkpoint in {cfg.work_dir}') from None
     except Exception as error:
         explained = _explain(error, cfg)
-        if explained and made and is_main_process() and not any(made.rglob('*.pth')):
-            _remove_made(Path(cfg.work_dir), made)
-        if explained is error or not explained:
+        if explained is None:
             raise
-        raise explained from error
+        if is_main_process() and folder.is_dir():
+            _clean_up(folder, existing, made)
+        raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
 
@@ -167,18 +169,20 @@ def _explain(error: Exception, cfg: Config) -> UserError | None:
     return UserError(explained) if explained else None
 
 
-def _first_missing(folder: Path) -> Path | None:
-    """The uppermost of a folder and its parents that does not exist."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    return missing[-1] if missing else None
-
-
-def _remove_made(folder: Path, made: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents:
-        if made not in (parent, *parent.parents) or not parent.is_dir() or any(parent.iterdir()):
+def _clean_up(folder: Path, existing: Collection[Path], made: Sequence[Path]) -> None:
+    """Remove the log of a run that stopped before its first checkpoint, and the folders made for it."""
+    new = [path for path in folder.iterdir() if path not in existing]
+    if any(path.suffix == '.pth' for path in new):
+        return
+    for path in new:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    for path in made:
+        if any(path.iterdir()):
             return
-        parent.rmdir()
+        path.rmdir()
 
 
 def network_of(runner: Runner) -> nn.Module:
