@@ -98,29 +98,27 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
             raise UserError(f'train_cfg.{key}={count!r}: must be a whole number above 0')
 
 
-def prepare_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> list[LabelReport]:
-    """Check the data of a run, in the first process alone, and apply its classes in every one.
+def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> None:
+    """Check the files of a run's data, in the first process alone, and apply its classes in every one.
 
     Args:
         cfg: The config of the run, changed in place.
         loaders: The data loaders that the run uses.
         annotated: Whether the run needs annotations.
 
-    Returns:
-        What label maps hold, one report per folder.
-
     Raises:
         UserError: The data is missing or broken.
     """
+    set_classes(cfg, on_first_process(lambda: read_classes(cfg, loaders, annotated)))
 
-    def read() -> tuple[tuple[str, ...] | None, list[LabelReport]]:
-        classes = read_classes(cfg, loaders, annotated)
-        return classes, check_labels(cfg, loaders) if annotated else []
 
-    classes, labels = on_first_process(read)
-    if classes:
-        set_classes(cfg, classes)
-    return labels
+def read_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
+    """Check the content of a run's label maps, in the first process alone; one report per folder.
+
+    Raises:
+        UserError: A label map is missing or broken.
+    """
+    return on_first_process(lambda: check_labels(cfg, loaders))
 
 
 @contextmanager

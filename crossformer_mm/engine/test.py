@@ -19,7 +19,16 @@ from ..data.options import classes_of
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from .distributed import sync_bn_warnings
-from .runner import CLASSES_NAMED, add_run_options, log_start, network_of, prepare_data, run_config, running
+from .runner import (
+    CLASSES_NAMED,
+    add_run_options,
+    apply_classes,
+    log_start,
+    network_of,
+    read_labels,
+    run_config,
+    running,
+)
 
 LOADERS = ('test_dataloader',)
 
@@ -68,8 +77,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     checkpoint = read_checkpoint(options.checkpoint, mmap=True)
     with running(cfg):
-        labels = prepare_data(cfg, LOADERS, annotated=not options.format_only)
+        apply_classes(cfg, LOADERS, annotated=not options.format_only)
         check_classes(cfg, checkpoint, options.checkpoint)
+        labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = sync_bn_warnings(cfg)
         runner = Runner.from_cfg(cfg)
         log_start(runner, cfg, labels, warnings)

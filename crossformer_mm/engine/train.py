@@ -15,7 +15,7 @@ from ..checkpoint.resume import latest_intact, missing_parts
 from ..utils.errors import UserError
 from .distributed import sync_bn_warnings
 from .mixed_precision import bfloat16_is_fast
-from .runner import add_run_options, log_start, network_of, prepare_data, run_config, running
+from .runner import add_run_options, apply_classes, log_start, network_of, read_labels, run_config, running
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 
@@ -80,7 +80,8 @@ def train(options: argparse.Namespace) -> None:
     cfg = training_config(options)
     with running(cfg):
         checkpoint, resume_warnings = find_resume(cfg)
-        labels = prepare_data(cfg, LOADERS)
+        apply_classes(cfg, LOADERS)
+        labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         runner = Runner.from_cfg(cfg)
         log_start(runner, cfg, labels, warnings)
