@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import inspect
 import io
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from ..plugins import TOOLBOXES
 from ..utils.errors import UserError
 
 CONFIG_HELP = 'a config file, or the name of one that "crossformer configs" lists'
@@ -83,6 +85,9 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     try:
         with quiet_imports():
             cfg = Config.fromfile(path)
+            if cfg.get('default_scope') in TOOLBOXES:
+                utils = importlib.import_module(f'{cfg.default_scope}.utils')
+                utils.register_all_modules(init_default_scope=False)
     except Exception as error:  # a config is a program: anything can go wrong in it
         raise UserError(f'{path}: cannot load this config: {_one_line(error)}') from error
     settings: dict[str, Any] = {}

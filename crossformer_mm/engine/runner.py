@@ -141,6 +141,8 @@ def running(cfg: Config) -> Iterator[None]:
         with process_group(cfg):
             yield
     except KeyboardInterrupt as stop:
+        if not any(folder.glob('*.pth')):
+            raise type(stop)('there is no checkpoint yet') from None
         raise type(stop)(f'--resume continues from the last checkpoint in {cfg.work_dir}') from None
     except Exception as error:
         explained = _explain(error, cfg)
@@ -158,6 +160,11 @@ def _explain(error: Exception, cfg: Config) -> UserError | None:
         return error
     if ran_out_of_memory(error):
         return UserError(memory_advice(cfg, error))
+    if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker'):
+        reason = str(error).partition('. ')[0]
+        return UserError(
+            f'{reason}; if memory ran out, use fewer: --cfg-options train_dataloader.num_workers=1'
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return UserError(
             f'{error.filename or cfg.work_dir}: cannot be written ({error.strerror}); the checkpoints are'

@@ -88,6 +88,10 @@ def train(options: argparse.Namespace) -> None:
         if checkpoint:
             check_model(network_of(runner), cfg.load_from)
         runner.train()
+        if last := runner.message_hub.get_info('last_ckpt'):
+            runner.logger.info(
+                f'Last checkpoint: {last}; evaluate it: crossformer test {options.config} {last}'
+            )
 
 
 def training_config(options: argparse.Namespace) -> Config:
@@ -230,6 +234,11 @@ def find_resume(cfg: Config) -> tuple[dict[str, Any] | None, list[str]]:
             ' to start a new training from them, use --pretrained FILE for the backbone or'
             ' --cfg-options load_from=FILE for the whole model'
         )
+    for unit in ('epoch', 'iter'):
+        if checkpoint['meta'].get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf')):
+            warnings.append(
+                f'{path} is the end of this training; raise train_cfg.max_{unit}s to train longer'
+            )
     cfg.load_from = str(path)
     # mmengine restores the seed too, but only after it has built the sampler with another one.
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
