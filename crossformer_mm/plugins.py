@@ -11,7 +11,17 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, Registry
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    TRANSFORMS,
+    WEIGHT_INITIALIZERS,
+    Registry,
+)
 
 from .models.crossformer import CrossFormer
 
@@ -28,6 +38,7 @@ PARTS = (
     (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
     (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
+    (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )
 TOOLBOXES = ('mmdet', 'mmseg')
 PUBLISHED_TYPES = {
@@ -91,7 +102,7 @@ def register_backbones() -> None:
 
 
 def register_parts() -> None:
-    """Register datasets, metrics, hooks, loops and optimizer wrappers. Safe to call again."""
+    """Register everything in :data:`PARTS`. Safe to call again."""
     for registry, module, names in PARTS:
         for name in names:
             registry.register_module(name, module=_builder(module, name), force=True)

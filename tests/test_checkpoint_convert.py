@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint
 from crossformer_mm.checkpoint.convert import convert_checkpoint, plan_conversion
+from crossformer_mm.engine.convert import verify
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import sha256_of
 
@@ -58,9 +59,9 @@ def test_released_classification_file_gives_the_reference_features(tmp_path: Pat
     for feature, record in zip(model(reference_images(2, (224, 224))), case['outputs'], strict=True):
         assert_record(feature, record, tolerance=2e-5)
     assert report[1:5] == [
-        'a classifier becomes a backbone',
+        'kind      classifier, converted to a backbone',
         'arch      t',
-        'layout    map or window: a classifier of 224×224 images, where they agree; tensors do not tell',
+        'layout    map or window (a classifier of 224×224 images, for which they are the same)',
         'tensors   444, 27.263 M parameters, float32',
     ]
 
@@ -113,12 +114,12 @@ def test_report_names_what_is_dropped_and_why(tmp_path: Path) -> None:
     dropped = [entry.removeprefix('dropped   ') for entry in report if entry.startswith('dropped')]
     assert dropped == [
         "4, the classifier's norm and head: norm.weight, norm.bias, head.weight, head.bias",
-        '16, buffers that the network derives: layers.0.blocks.0.attn.biases, '
+        '16, buffers that the network computes itself: layers.0.blocks.0.attn.biases, '
         'layers.0.blocks.0.attn.relative_position_index, layers.1.blocks.0.attn.biases, '
         'layers.1.blocks.0.attn.relative_position_index and 12 more',
         '5, not needed to load weights: optimizer, lr_scheduler, max_accuracy, epoch and 1 more',
     ]
-    assert report[-2:] == ['missing   nothing of the backbone', 'out       nothing, a dry run']
+    assert report[-1] == 'out       nothing, a dry run'
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
 
 
@@ -165,10 +166,10 @@ def test_digest_in_name_is_the_files_own(tmp_path: Path) -> None:
 def test_strict_stops_at_strangers_and_otherwise_drops_them(tmp_path: Path) -> None:
     state = backbone().state_dict() | {'norm0.weight': torch.ones(32)}
     source = save_classifier(tmp_path / 'in.pth', state)
-    with pytest.raises(UserError, match=r'1 unexpected: norm0\.weight; --no-strict'):
+    with pytest.raises(UserError, match=r'1 unexpected: norm0\.weight'):
         convert_checkpoint(source, tmp_path / 'out.pth')
     report = convert_checkpoint(source, tmp_path / 'out.pth', strict=False)
-    assert 'dropped   1, which the network has no place for: norm0.weight' in report
+    assert 'dropped   1, which the network does not have: norm0.weight' in report
     load_backbone(CrossFormer(NARROW), tmp_path / 'out.pth')
 
 
@@ -294,10 +295,10 @@ def test_old_files_load_strictly_in_todays_models(tmp_path: Path, case: str) -> 
     fill_by_rule(old.backbone)
     assert sorted(n for n in old.state_dict() if not n.startswith('backbone.')) == sorted(OLD_NAMES[case])
     source = save_old(tmp_path / 'old.pth', old, CLASSES=('cat', 'dog'), PALETTE=COLOURS)
-    report = convert_checkpoint(source, tmp_path / 'new.pth', config=tmp_path / 'config.py')
+    report = convert_checkpoint(source, tmp_path / 'new.pth', verify=partial(verify, tmp_path / 'config.py'))
 
     kind = 'detector' if cfg.default_scope == 'mmdet' else 'segmentor'
-    assert f'a {kind} becomes a {kind}' in report
+    assert f'kind      {kind}, converted to a {kind}' in report
     assert 'classes   2: cat, dog' in report
     assert "dropped   1, the averaging hook's copies: ema_backbone_patch_embed_norm_bias" in report
     assert 'loads strictly in' in line(report, 'verified')
@@ -328,7 +329,7 @@ def test_released_detector_gives_the_reference_features(
     for feature, record in zip(model.backbone(reference_images(1, (256, 320))), case['outputs'], strict=True):
         assert_record(feature, record, tolerance=2e-5)
     assert line(report, 'layout').startswith(
-        "layout    map: the config in the file is for the authors' code of"
+        "layout    map (the config in the file is for the authors' code of"
     )
     assert (meta['crossformer_mm']['arch'], meta['crossformer_mm']['long_distance']) == ('s', 'map')
 
@@ -382,14 +383,14 @@ def test_verification_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r'new\.pth: does not fit the model: .* of another shape: bbox_head\.retina_cls'
     ):
-        convert_checkpoint(source, tmp_path / 'new.pth', config=tmp_path / 'other.py')
+        convert_checkpoint(source, tmp_path / 'new.pth', verify=partial(verify, tmp_path / 'other.py'))
     with pytest.raises(UserError, match=r'nowhere\.py'):
-        convert_checkpoint(source, tmp_path / 'new.pth', config=tmp_path / 'nowhere.py')
+        convert_checkpoint(source, tmp_path / 'new.pth', verify=partial(verify, tmp_path / 'nowhere.py'))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['old.pth', 'other.py']
 
 
 def test_backbone_is_verified_in_the_configs_own(tmp_path: Path) -> None:
     CASES['semantic fpn']().dump(tmp_path / 'config.py')
     source = save_classifier(tmp_path / 'in.pth', classifier_state(backbone()))
-    report = convert_checkpoint(source, tmp_path / 'out.pth', config=tmp_path / 'config.py')
+    report = convert_checkpoint(source, tmp_path / 'out.pth', verify=partial(verify, tmp_path / 'config.py'))
     assert line(report, 'verified').endswith('a 128×160 image gives 4 finite outputs')

@@ -253,7 +253,7 @@ def test_another_layout_than_the_models_is_a_warning(
         load_model(detector(narrow), path)
         (counts,) = [line for line in logged if 'tensors matched' in line]
         warnings = [line for line in logged if 'was trained with' in line]
-        assert f'of another shape; long_distance {layout}: the config in the file' in counts
+        assert f'of another shape; long_distance {layout} (the config in the file' in counts
         assert len(warnings) == (ours != layout)
         assert not warnings or warnings[0].endswith(f'model.backbone.long_distance={layout}')
         logged.clear()

@@ -11,7 +11,8 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from crossformer_mm.checkpoint import install_reader
+from crossformer_mm.checkpoint import install_reader, open_checkpoint
+from crossformer_mm.checkpoint.reader import opened_checkpoint
 from crossformer_mm.checkpoint.resume import LOCAL
 from crossformer_mm.utils.errors import UserError
 
@@ -85,7 +86,7 @@ def test_full_unpickling_is_not_reached(tmp_path: Path) -> None:
             return Path.touch, (canary,)
 
     torch.save({'state_dict': Regression().state_dict(), 'extra': Touch()}, tmp_path / 'a.pth')
-    with pytest.raises(UserError, match='wants to call or build'):
+    with pytest.raises(UserError, match='refused to unpickle'):
         load_checkpoint(Regression(), str(tmp_path / 'a.pth'))
     assert not canary.exists()
 
@@ -98,3 +99,23 @@ def test_optimizer_outlives_the_file_that_it_came_from(tmp_path: Path) -> None:
     with (tmp_path / 'a.pth').open('r+b') as file:
         file.truncate(0)
     assert read['optimizer']['momentum'].sum() == 1000
+
+
+def test_an_open_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save({'state_dict': {'a': torch.ones(2)}, 'meta': {'config': 'x'}}, path)
+    held = open_checkpoint(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, 'load', None)
+        assert open_checkpoint(path) is held
+        copied = CheckpointLoader.load_checkpoint(str(path))
+    copied['state_dict']['a'][0] = 5  # what mmengine gets is its own
+    assert copied['meta'] == {} and held['meta'] == {'config': 'x'}
+    assert held['state_dict']['a'].tolist() == [1, 1]
+
+    torch.save({'state_dict': {'a': torch.zeros(2)}}, tmp_path / 'b.pth')
+    (tmp_path / 'b.pth').replace(path)
+    changed = open_checkpoint(path)
+    assert changed['state_dict']['a'].tolist() == [0, 0]
+    del changed
+    assert opened_checkpoint(path) is None

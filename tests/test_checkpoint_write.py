@@ -16,7 +16,7 @@ from checkpoint_files import NARROW, prefixed
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import read_checkpoint
 from crossformer_mm.checkpoint.convert import Conversion, save_conversion
-from crossformer_mm.checkpoint.layout import ImpliedLayout
+from crossformer_mm.checkpoint.meta import ImpliedLayout
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import write_atomically
 

@@ -46,7 +46,7 @@ def test_the_tool_converts_and_reports(source: Path) -> None:
 
 def test_a_dry_run_writes_nothing(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(source, source.with_name('out.pth'), '--dry-run') == 0
-    assert 'a classifier becomes a backbone' in capsys.readouterr().out
+    assert 'classifier, converted to a backbone' in capsys.readouterr().out
     assert list(source.parent.iterdir()) == [source]
 
 

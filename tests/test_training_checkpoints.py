@@ -59,6 +59,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if re.search(r'\.pth|last_check', path.name))
 
 
+def found(*folders: Path) -> tuple[Path | None, list[str]]:
+    """The file that a run in these folders would resume from, and what is wrong with others."""
+    checkpoint, complaints = latest_intact(folders)
+    return checkpoint and checkpoint.path, complaints
+
+
 def test_a_killed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
     backend = AtomicFileBackend()
@@ -96,7 +102,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_only_checkpoint(tmp_path: Path)
     assert '\n' not in message
     assert names(full) == ['iter_2.pth', 'last_checkpoint']
     assert (full / 'last_checkpoint').read_text() == str(full / 'iter_2.pth')
-    assert latest_intact([full]) == (full / 'iter_2.pth', [])
+    assert found(full) == (full / 'iter_2.pth', [])
     small_run(full, checkpoint={'max_keep_ckpts': 1}, resume=True).train()
     assert names(full) == ['iter_12.pth', 'last_checkpoint']
     assert_same_state(full, whole)
@@ -148,7 +154,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_the_latest_checkpoint_counts_not_the_last_name(trained: Path) -> None:
-    assert latest_intact([trained, trained / 'no such folder']) == (trained / 'iter_12.pth', [])
+    assert found(trained, trained / 'no such folder') == (trained / 'iter_12.pth', [])
 
 
 def flip_a_bit(path: Path) -> None:
@@ -176,7 +182,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     trained: Path, damage: Any, reason: str
 ) -> None:
     damage(trained / 'iter_12.pth')
-    path, complaints = latest_intact([trained])
+    path, complaints = found(trained)
     assert path == trained / 'iter_8.pth'
     assert len(complaints) == 1
     assert complaints[0].startswith(f'{trained}/iter_12.pth: {reason}')
@@ -188,7 +194,7 @@ def test_no_whole_checkpoint_is_an_error_and_no_new_start(trained: Path) -> None
     with pytest.raises(UserError) as raised:
         latest_intact([trained])
     message = str(raised.value)
-    assert message.startswith('--resume: no checkpoint is whole: ')
+    assert message.startswith('no checkpoint is intact: ')
     assert all(f'iter_{number}.pth: is cut off' in message for number in (4, 8, 12))
     assert '\n' not in message
 

@@ -18,9 +18,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint import install_reader, load_model, read_checkpoint
-from ..checkpoint.classes import dataset_meta_of
 from ..checkpoint.load import check_backbone, check_model
-from ..checkpoint.names import shorten
+from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.resume import latest_intact, missing_parts
 from ..data.datasets import build_network, replace_sync_bn
 from ..data.label_check import LabelReport
@@ -28,6 +27,7 @@ from ..data.label_options import check_labels
 from ..data.options import classes_of
 from ..models.crossformer import CrossFormer
 from ..utils.errors import LostProcessError, UserError
+from ..utils.text import shorten
 from .config import add_options, evaluation_config, is_first_process, training_config
 from .memory import memory_advice, ran_out_of_memory
 from .mixed_precision import bfloat16_is_fast
@@ -121,7 +121,8 @@ def set_start(cfg: Config) -> list[str]:
         return []
     path, warnings = cfg.get('load_from'), []
     if not path:
-        path, complaints = latest_intact(checkpoint_folders(cfg))
+        latest, complaints = latest_intact(checkpoint_folders(cfg))
+        path = latest.path if latest else None
         warnings = [f'left out: {complaint}; going on from {path}' for complaint in complaints]
     if not path:
         cfg.resume = False

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import load_backbone
-from ..checkpoint.names import DERIVED_BUFFERS
 from ..compat import autocast_is_on, is_transformed, sizes
 from . import ops
 from .arch import (
@@ -46,6 +45,7 @@ MLP_RATIO = 4
 IMAGE_CHANNELS = 3
 
 STANDARD_GROUP_SIZES, STANDARD_INTERVALS = (7, 7, 7, 7), (8, 4, 2, 1)
+DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')  # in the oldest releases; computed here
 
 
 class DropPath(nn.Module):
@@ -394,6 +394,7 @@ class CrossFormer(BaseModule):
         check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.out_indices = check_out_indices(out_indices)
         self.frozen_stages = check_frozen_stages(frozen_stages)
+        self.long_distance = long_distance
         self.out_channels = tuple(arch.dims(s) for s in self.out_indices)
 
         self.patch_embed = PatchEmbed(arch.embed_dims)
@@ -431,8 +432,8 @@ class CrossFormer(BaseModule):
         if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
-        load_backbone(self, self.init_cfg['checkpoint'])
-        self._is_init = True
+        initialiser = {'type': 'CrossFormerPretrained', 'checkpoint': self.init_cfg['checkpoint']}
+        WEIGHT_INITIALIZERS.build(initialiser)(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The maps of the stages in ``out_indices``.
@@ -475,7 +476,7 @@ class CrossFormer(BaseModule):
     def ignores(self, name: str) -> bool:
         """Whether a published backbone holds the tensor ``name`` and this network has no use for it.
 
-        These are two derived buffers a block in the oldest releases, and the stages after the last output.
+        These are two buffers per block in the oldest releases, and the stages after the last output.
         """
         last = len(self.layers) - 1
         beyond = [f'layers.{last}.downsample.', *(f'layers.{s}.' for s in range(last + 1, STAGES))]

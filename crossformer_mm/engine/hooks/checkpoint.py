@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...checkpoint.load import not_finite
-from ...checkpoint.names import shorten
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
+from ...utils.text import shorten
 from .finite_loss import LESS_STEEP
 
 BACKEND = 'crossformer_mm.whole'  # mmengine's name for it

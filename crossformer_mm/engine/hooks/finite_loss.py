@@ -7,8 +7,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ...checkpoint.names import shorten
 from ...utils.errors import UserError
+from ...utils.text import shorten
 
 # A lower learning rate does not go with --resume, which takes up the optimizer's.
 LESS_STEEP = (
