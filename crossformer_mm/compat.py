@@ -1,6 +1,6 @@
-"""Names of other packages that are private or not promised to stay, in one place.
+"""Private and unstable names of other packages, in one place.
 
-Each has a test in ``tests/test_compat.py`` that fails with the name of what was renamed.
+Each has a test in ``tests/test_compat.py`` that fails with the name that was renamed.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 
 # What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -90,3 +91,13 @@ def unseen() -> Iterator[None]:
 def sizes(x: Tensor) -> list[int]:
     """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
     return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol
+
+
+def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of the logits over the last axis, from that of their softmax ``weights``."""
+    return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 that oneDNN uses."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

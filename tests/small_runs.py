@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import crossformer_mm  # noqa: F401  registers loops and hooks  # noqa: F401  registers loops and hooks
+import crossformer_mm  # noqa: F401  registers loops and hooks
 
 IMAGES = 10  # in batches of 3: the last one of an epoch is smaller
 SAMPLERS = {'Epoch': DefaultSampler, 'Iter': InfiniteSampler}
@@ -80,7 +80,7 @@ def small_run(
             batch_size=3,
             sampler=SAMPLERS[kind](dataset, seed=0),
             num_workers=workers,
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0 and kind == 'Epoch',
         ),
         train_cfg={'type': f'Resumable{kind}Loop', **length},
         optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 0.1}, **(wrapper or {})},

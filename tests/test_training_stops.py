@@ -34,7 +34,7 @@ def test_a_nan_loss_stops_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         run_broken(tmp_path, 1)
     message = str(raised.value)
-    assert 'loss is nan, with the images (not named by the data)' in message
+    assert 'loss is nan, in a batch of the images (paths unknown)' in message
     assert '--resume --clip-grad 1' in message
     assert '\n' not in message
     stopped = int(message.partition(':')[0].removeprefix('iteration '))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...compat import softmax_backward
 from ..attention import offsets_within
 from ..grouping import GroupBlock
 
@@ -147,7 +148,7 @@ def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits: Tens
     weights = torch.softmax(logits, dim=-1)
     grad_v = torch.bmm(weights.to(q.dtype).mT, grad)
     grad_weights = torch.bmm(grad, v.mT).to(weights.dtype)
-    grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    grad_logits = softmax_backward(grad_weights, weights)
     narrow = grad_logits.to(q.dtype)
     grad_q = torch.baddbmm(q, narrow, k, beta=0, alpha=scale)
     grad_k = torch.baddbmm(k, narrow.mT, q, beta=0, alpha=scale)
