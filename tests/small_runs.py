@@ -13,7 +13,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import crossformer_mm  # noqa: F401  registers loops and hooks
+from crossformer_mm.checkpoint import install_reader
+
+install_reader()  # as the tools do
 
 IMAGES = 10  # in batches of 3: the last one of an epoch is smaller
 SAMPLERS = {'Epoch': DefaultSampler, 'Iter': InfiniteSampler}

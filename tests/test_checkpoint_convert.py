@@ -181,15 +181,24 @@ def test_incomplete_backbones_always_stop(strict: bool) -> None:
         plan_conversion({'model': state}, strict=strict)
 
 
-def test_impossible_sizes_stop() -> None:
-    state = {name: tensor[:1] for name, tensor in backbone().state_dict().items()}
-    with pytest.raises(UserError, match=r'holds no CrossFormer that can be built: .*multiple of 16'):
-        plan_conversion({'model': state})
+def with_value(value: float) -> dict[str, Tensor]:
+    state = classifier_state(backbone())
+    state['layers.1.blocks.0.attn.qkv.weight'][0, 0] = value
+    return state
 
 
-def test_classifier_cannot_become_a_detector() -> None:
-    with pytest.raises(UserError, match='holds a classifier, which cannot become a detector'):
-        plan_conversion({'model': classifier_state(backbone())}, 'detector')
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        (lambda: {n: t[:1] for n, t in backbone().state_dict().items()}, 'no CrossFormer that can be built'),
+        (lambda: prefixed(backbone().state_dict(), 'neck.'), 'holds no CrossFormer'),
+        (lambda: with_value(float('nan')), r'NaN or infinite values in layers\.1\.blocks\.0\.attn\.qkv'),
+        (lambda: with_value(float('-inf')), r'NaN or infinite values in layers\.1\.blocks\.0\.attn\.qkv'),
+    ],
+)
+def test_what_cannot_be_converted_is_named(state: Callable, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_conversion({'model': state()})
 
 
 # --- whole models of today's toolboxes -------------------------------------------------------------------

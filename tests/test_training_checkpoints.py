@@ -13,22 +13,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from small_runs import assert_same_state, small_run
 
-from crossformer_mm.checkpoint import install_reader
-from crossformer_mm.checkpoint.resume import LOCAL, latest_intact
+from crossformer_mm.checkpoint.resume import latest_intact
 from crossformer_mm.engine.hooks.checkpoint import AtomicCheckpointHook, AtomicFileBackend
 from crossformer_mm.utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def reader() -> Iterator[None]:
-    """Install the reader, and put mmengine's own back after the test."""
-    own = CheckpointLoader._schemes[LOCAL]
-    install_reader()
-    yield
-    CheckpointLoader.register_scheme(prefixes=LOCAL, loader=own, force=True)
 
 
 @contextmanager

@@ -3,30 +3,17 @@
 import copy
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.runner import CheckpointLoader
 from small_runs import IMAGES, Noisy, StopHook, Stopped, assert_same_state, small_run
 from torch.utils.data import DataLoader, Dataset
 
-from crossformer_mm.checkpoint import install_reader
-from crossformer_mm.checkpoint.resume import LOCAL
 from crossformer_mm.engine.replay import ReplayedLoader, seed_of, seed_step
 from crossformer_mm.utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def reader() -> Iterator[None]:
-    """Install the reader, and put mmengine's own back after the test."""
-    own = CheckpointLoader._schemes[LOCAL]
-    install_reader()
-    yield
-    CheckpointLoader.register_scheme(prefixes=LOCAL, loader=own, force=True)
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +34,7 @@ def stop_and_resume(folder: Path, iteration: int, **settings: object) -> None:
 
 
 @pytest.mark.parametrize('kind', ['Epoch', 'Iter'])
-@pytest.mark.parametrize(('iteration', 'workers'), [(1, 0), (4, 0), (6, 0), (11, 0), (6, 2), (8, 2)])
+@pytest.mark.parametrize(('iteration', 'workers'), [(1, 0), (4, 0), (11, 0), (6, 2)])
 def test_resumed_run_ends_with_the_same_weights(
     whole: dict[str, Path], tmp_path: Path, kind: str, iteration: int, workers: int
 ) -> None:

@@ -1,6 +1,6 @@
 """mmengine's training loops with bit-exact resume."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -83,8 +83,12 @@ class ResumableIterLoop(IterBasedTrainLoop):
     def run(self) -> nn.Module:
         """Train to the last iteration."""
         self.fast_forward_on_resume = False  # onedl's option not to skip, which costs nothing here
-        self.dataloader_iterator = _Batches(self.dataloader, self.iter)
-        return super().run()
+        batches = self.dataloader.endless(self.iter)
+        self.dataloader_iterator = _Batches(batches, skipped=self.iter)
+        try:
+            return super().run()
+        finally:
+            batches.close()  # ends the worker processes
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """One step.
@@ -97,10 +101,10 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
 
 class _Batches:
-    """The batches of a run; those before ``start``, which mmengine's loop fetches and drops, are None."""
+    """The batches of a run. Those before a resume, which mmengine's loop fetches and drops, are None."""
 
-    def __init__(self, loader: ReplayedLoader, start: int) -> None:
-        self.batches = chain(repeat(None, start), loader.endless(start))
+    def __init__(self, batches: Iterator[Any], skipped: int) -> None:
+        self.batches = chain(repeat(None, skipped), batches)
 
     def __next__(self) -> Any:
         return next(self.batches)
