@@ -82,7 +82,6 @@ def small_run(
             batch_size=3,
             sampler=SAMPLERS[kind](dataset, seed=0),
             num_workers=workers,
-            persistent_workers=workers > 0 and kind == 'Epoch',
         ),
         train_cfg={'type': f'Resumable{kind}Loop', **length},
         optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 0.1}, **(wrapper or {})},

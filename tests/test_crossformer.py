@@ -285,7 +285,7 @@ def test_outputs_are_the_stages_asked_for():
         (dict(out_indices=(0, 4)), ('out_indices=(0, 4)', '0 to 3')),
         (dict(out_indices=(-1,)), ('out_indices=(-1,)',)),
         (dict(out_indices=()), ('out_indices=()',)),
-        (dict(out_indices=(2, 1)), ('out_indices=(2, 1)', 'rising')),
+        (dict(out_indices=(2, 1)), ('out_indices=(2, 1)', 'ascending')),
         (dict(out_indices=3), ('out_indices=3',)),
         (dict(frozen_stages=5), ('frozen_stages=5', '4')),
         (dict(drop_path_rate=1.5), ('drop_path_rate=1.5', '0 to 1')),
@@ -300,3 +300,10 @@ def test_an_argument_that_is_not_allowed_is_named(arguments, words):
     for word in words:
         assert word in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_pretrained_is_the_older_way_to_give_init_cfg() -> None:
+    pretrained = {'type': 'Pretrained', 'checkpoint': 'a.pth'}
+    assert CrossFormer(NARROW, pretrained='a.pth').init_cfg == pretrained
+    with pytest.raises(ValueError, match=r"pretrained='a\.pth' and init_cfg=.*: give one"):
+        CrossFormer(NARROW, pretrained='a.pth', init_cfg=pretrained)

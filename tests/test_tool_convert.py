@@ -52,7 +52,7 @@ def test_existing_files_are_replaced_only_when_asked(
     out = source.with_name('out.pth')
     out.write_text('mine')
     assert run(source, out) == 1
-    assert 'exists; choose another name or give --overwrite' in capsys.readouterr().err
+    assert 'exists; choose another name or allow overwriting' in capsys.readouterr().err
     assert out.read_text() == 'mine'
     assert run(source, out, '--overwrite') == 0
     load_backbone(CrossFormer(NARROW), out)

@@ -1,4 +1,4 @@
-"""Plot the losses and validation scores of a training from the scalars that it logs."""
+"""The curves of a training run: its losses and validation scores, from the scalars that it logs."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ from ...utils.errors import UserError
 
 Row = dict[str, Any]
 
-PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores, up to 100; the others are up to 1
-LINES = {  # the last part of a score's name: label, line style
+PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores, of 100; the others are of 1
+LINES = {  # a score's ending: name in the legend, line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
     'segm_mAP': ('mask mAP', 'C1-'),
@@ -28,9 +28,10 @@ LINES = {  # the last part of a score's name: label, line style
 
 
 def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
-    """Read what the runs in a work folder logged, as one training.
+    """Read what the runs in a work folder logged, as the story of one training.
 
-    A later run, resumed or not, replaces everything logged from its first step on.
+    A run that resumes an earlier one, or begins anew, takes the place of what was logged from its
+    first step on.
 
     Args:
         work_dir: A run's ``--work-dir``, with mmengine's ``*/vis_data/scalars.json`` in it.
@@ -43,7 +44,7 @@ def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
     val: list[Row] = []
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-        # A killed run may leave an incomplete last line, without the newline.
+        # A killed run leaves half a line, without the newline.
         rows = [json.loads(line) for line in lines if line.endswith('\n')]
         trained = [row for row in rows if 'loss' in row]
         if trained:
@@ -65,11 +66,11 @@ def plot_curves(work_dir: str | Path) -> Path:
         The picture, ``curves.png`` in that folder.
 
     Raises:
-        UserError: No training was logged there.
+        UserError: No training has been logged there.
     """
     train, val = read_scalars(work_dir)
     if not train:
-        raise UserError(f'{work_dir}: contains no logged training (no */vis_data/scalars.json with a loss)')
+        raise UserError(f'{work_dir}: no logged training there (no */vis_data/scalars.json with a loss)')
     return _draw(Path(work_dir), train, val)
 
 
@@ -84,7 +85,7 @@ def _draw(work_dir: Path, train: list[Row], val: list[Row]) -> Path:
 
 
 def _scores(row: Row) -> dict[str, float]:
-    """The scores to draw, 0 to 1, by the last part of their names (``bbox_mAP`` of ``coco/bbox_mAP``)."""
+    """The scores that are drawn, 0 to 1, by their ending (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
     found = {key.split('/')[-1]: row[key] for key in row if key.split('/')[-1] in LINES}
     return {key: score / 100 if key in PERCENT else score for key, score in found.items()}
 
@@ -115,9 +116,9 @@ def _draw_scores(axes: Axes, rows: list[Row], unit: str) -> None:
 
 
 class CurvesHook(Hook):
-    """Draws ``curves.png`` in the work folder after each validation and at the end."""
+    """Draws ``curves.png`` into the work folder after each validation and at the end."""
 
-    priority = 'VERY_LOW'  # after the logger's hook, which writes the scalars
+    priority = 'VERY_LOW'  # after the logger's hook, which writes what is drawn
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
