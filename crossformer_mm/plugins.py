@@ -1,7 +1,7 @@
 """Register everything that a config can name.
 
-The backbone goes into the registries of the toolboxes, under every name that a config may use. Everything
-else is registered by a function that imports its module when it is built: importing the package stays fast,
+The backbone is registered with both toolboxes, under every name that a config may use. Everything else is
+registered as a function that imports its module only when it is built, so that importing the package is fast
 and needs neither toolbox.
 """
 
@@ -58,10 +58,10 @@ PUBLISHED_ARGUMENTS = {
 
 
 def published_type(name: str) -> Callable[..., CrossFormer]:
-    """What builds a type of the authors' configs from the arguments that they use.
+    """A builder for a type of the authors' configs, which takes their arguments.
 
-    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not: the layout
-    of long distance attention is that of the code that the config was written for.
+    Their configs of 2023 pass ``adaptive_interval``, those of 2021 do not; this selects the layout of long
+    distance attention that their code had then.
 
     Args:
         name: One of :data:`PUBLISHED_TYPES`.
@@ -76,9 +76,9 @@ def published_type(name: str) -> Callable[..., CrossFormer]:
 
 
 def toolbox_registry(toolbox: str) -> Registry:
-    """The model registry of a toolbox; of one that is not installed, an empty one that answers to its name.
+    """The model registry of a toolbox, or an empty one of the same name if it is not installed.
 
-    Without it, ``mmseg.CrossFormer`` would not build where MMDetection alone is installed.
+    With it, ``mmseg.CrossFormer`` builds also if only MMDetection is installed.
     """
     if find_spec(toolbox) is not None:
         try:
@@ -109,7 +109,7 @@ def register_parts() -> None:
 
 
 def _builder(module: str, name: str) -> Callable[..., Any]:
-    """A function that imports a class when an object of it is built."""
+    """A function that imports a class when it builds an object of it."""
 
     def build(*args: Any, **kwargs: Any) -> Any:
         return getattr(importlib.import_module(f'{__package__}.{module}'), name)(*args, **kwargs)

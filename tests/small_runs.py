@@ -65,6 +65,7 @@ def small_run(
     kind: str = 'Epoch',
     workers: int = 0,
     dataset: Dataset | None = None,
+    sampler: type | None = None,
     wrapper: dict[str, Any] | None = None,
     checkpoint: dict[str, Any] | None = None,
     **more: Any,
@@ -80,7 +81,7 @@ def small_run(
         train_dataloader=DataLoader(
             dataset,
             batch_size=3,
-            sampler=SAMPLERS[kind](dataset, seed=0),
+            sampler=(sampler or SAMPLERS[kind])(dataset, seed=0),
             num_workers=workers,
         ),
         train_cfg={'type': f'Resumable{kind}Loop', **length},

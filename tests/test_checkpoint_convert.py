@@ -25,12 +25,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmseg.apis import init_model
-from reference import REFERENCE, assert_record, fill_by_rule, reference_images, reference_tensor
+from reference import fill_by_rule
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from crossformer_mm import CrossFormer
-from crossformer_mm.checkpoint import load_backbone, load_model, read_checkpoint
+from crossformer_mm.checkpoint import load_backbone, read_checkpoint
 from crossformer_mm.checkpoint.convert import convert_checkpoint, plan_conversion
 from crossformer_mm.engine.convert import verify
 from crossformer_mm.utils.errors import UserError
@@ -47,23 +47,6 @@ def line(report: list[str], start: str) -> str:
 
 
 # --- backbones -----------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_released_classification_file_gives_the_reference_features(tmp_path: Path) -> None:
-    source = save_classifier(tmp_path / 'in.pth', classifier_state(backbone('t'), classes=1000))
-    report = convert_checkpoint(source, tmp_path / 'out.pth')
-    model = CrossFormer('t').eval()
-    load_backbone(model, tmp_path / 'out.pth')
-    case = next(case for case in REFERENCE['backbone'] if case['name'] == 't-224')
-    for feature, record in zip(model(reference_images(2, (224, 224))), case['outputs'], strict=True):
-        assert_record(feature, record, tolerance=2e-5)
-    assert report[1:5] == [
-        'kind      classifier, converted to a backbone',
-        'arch      t',
-        'layout    map or window (a classifier of 224×224 images, for which they are the same)',
-        'tensors   444, 27.263 M parameters, float32',
-    ]
 
 
 def sources(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Path]:
@@ -318,29 +301,6 @@ def test_old_files_load_strictly_in_todays_models(tmp_path: Path, case: str) -> 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in new.state_dict().items())
     meta = torch.load(tmp_path / 'new.pth', weights_only=True)['meta']
     assert meta['dataset_meta'] == {'classes': ('cat', 'dog'), 'palette': [(220, 20, 60), (119, 11, 32)]}
-
-
-@torch.no_grad()
-def test_released_detector_gives_the_reference_features(
-    tmp_path: Path, config: Callable[[str], Config]
-) -> None:
-    cfg = config('mask_rcnn_crossformer_s')
-    model = build(cfg)
-    rule = {
-        name: reference_tensor(name.removeprefix('backbone.'), tuple(tensor.shape))
-        for name, tensor in model.state_dict().items()
-    }
-    text = "model = dict(backbone=dict(type='CrossFormer_S', group_size=[7, 7, 7, 7]))"
-    source = save_old_toolbox(tmp_path / 'old.pth', with_derived_buffers(rule), config=text)
-    report = convert_checkpoint(source, tmp_path / 'new.pth')
-    meta = load_model(model, tmp_path / 'new.pth')['meta']
-    case = next(case for case in REFERENCE['backbone'] if case['name'] == 's-map-256x320')
-    for feature, record in zip(model.backbone(reference_images(1, (256, 320))), case['outputs'], strict=True):
-        assert_record(feature, record, tolerance=2e-5)
-    assert line(report, 'layout').startswith(
-        "layout    map (the config in the file is for the authors' code of"
-    )
-    assert (meta['crossformer_mm']['arch'], meta['crossformer_mm']['long_distance']) == ('s', 'map')
 
 
 @pytest.mark.parametrize(

@@ -330,26 +330,6 @@ def test_changed_blocks_compute_what_is_written(change: str) -> None:
         assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(ours, before, strict=False))
 
 
-def test_a_hook_of_all_modules_is_called() -> None:
-    module, x, called = block(), torch.randn(1, 5, 6, 32), []
-    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: called.append(type(m)))
-    module(x)
-    handle.remove()
-    assert {Attention, nn.GELU, nn.Linear} <= set(called)
-    assert ops.replaces_branches(module, x)
-
-
-def test_monte_carlo_dropout_varies() -> None:
-    torch.manual_seed(0)
-    module = Block(Attention(32, 2, RULES[1], 0.5, 0.5), False, drop_rate=0.5, drop_path_rate=0.0).eval()
-    x = torch.randn(1, 9, 7, 32)
-    assert torch.equal(module(x), module(x))
-    for layer in module.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.train()
-    assert not torch.equal(module(x), module(x))
-
-
 def test_inputs_that_kernels_do_not_know_take_the_plain_path() -> None:
     module, x = block(), torch.randn(1, 5, 6, 32)
     assert ops.replaces_branches(module, x)

@@ -67,18 +67,8 @@ def test_gradients_that_wait_for_their_update(tmp_path: Path) -> None:
 
 def test_finite_samplers_are_drawn_again_for_a_run_that_counts_iterations(tmp_path: Path) -> None:
     """``DefaultSampler`` in a run by iterations, which stops in its third pass over the data."""
-
-    def run(folder: Path, **settings: object) -> None:
-        runner = small_run(folder, 'Iter', **settings)
-        dataset = Noisy()
-        runner._train_dataloader = DataLoader(dataset, batch_size=3, sampler=DefaultSampler(dataset, seed=0))
-        runner._train_loop['dataloader'] = runner._train_dataloader
-        runner.train()
-
-    run(tmp_path / 'whole')
-    with pytest.raises(Stopped):
-        run(tmp_path / 'stopped', custom_hooks=[StopHook(10)])
-    run(tmp_path / 'stopped', resume=True)
+    small_run(tmp_path / 'whole', 'Iter', sampler=DefaultSampler).train()
+    stop_and_resume(tmp_path / 'stopped', 10, kind='Iter', sampler=DefaultSampler)
     assert_same_state(tmp_path / 'stopped', tmp_path / 'whole')
 
 

@@ -19,8 +19,8 @@ from ..utils.errors import UserError
 from ..utils.files import check_free, sha256_of, write_atomically
 from ..utils.text import shorten
 from ..version import __version__
-from .load import Fit, check_finite, not_finite
-from .meta import NOTES, ImpliedLayout, dataset_meta_of, implied_layout
+from .load import check_finite, describe, mismatches, not_finite
+from .meta import NOTES, dataset_meta_of, implied_layout
 from .names import (
     BACKBONE,
     CONTAINERS,
@@ -43,36 +43,16 @@ class Conversion:
     """What a checkpoint becomes.
 
     Attributes:
-        kind: What the file holds: 'classifier', 'backbone', 'detector' or 'segmentor'.
-        to: What it becomes, one of :data:`TARGETS`.
-        arch: The backbone's, as :func:`~.names.recognise_arch` returns it.
-        layout: Of long distance attention.
+        to: One of :data:`TARGETS`.
         state: The tensors.
         meta: Notes and class names, plain values only.
-        dropped: Names of what is left out, by the reason.
+        report: Lines for the user.
     """
 
-    kind: str
     to: str
-    arch: str
-    layout: ImpliedLayout
     state: dict[str, Tensor]
     meta: dict[str, Any]
-    dropped: dict[str, list[str]]
-
-    def report(self) -> list[str]:
-        """Lines for the user."""
-        numbers = sum(t.numel() for n, t in self.state.items() if not n.endswith(STATISTICS))
-        dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in self.state.values()})
-        classes = self.meta.get('dataset_meta', {}).get('classes', ())
-        return [
-            f'kind      {self.kind}, converted to a {self.to}',
-            f'arch      {self.arch}',
-            f'layout    {self.layout}',
-            f'tensors   {len(self.state)}, {numbers / 1e6:.3f} M parameters, {", ".join(dtypes)}',
-            *([f'classes   {len(classes)}: {shorten(classes)}'] if classes else []),
-            *(f'dropped   {len(n)}, {reason}: {shorten(n)}' for reason, n in self.dropped.items()),
-        ]
+    report: list[str]
 
 
 def plan_conversion(
@@ -108,9 +88,20 @@ def plan_conversion(
     meta = {NOTES: {'version': __version__, 'arch': describe_arch(arch), 'kind': to}}
     if len(layout.layouts) == 1:
         meta[NOTES]['long_distance'] = layout.layouts[0]
+    numbers = sum(t.numel() for n, t in kept.items() if not n.endswith(STATISTICS))
+    dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in kept.values()})
+    report = [
+        f'kind      {kind}, converted to a {to}',
+        f'arch      {describe_arch(arch)}',
+        f'layout    {layout}',
+        f'tensors   {len(kept)}, {numbers / 1e6:.3f} M parameters, {", ".join(dtypes)}',
+    ]
     if to != 'backbone' and (dataset_meta := dataset_meta_of(checkpoint)):
         meta['dataset_meta'] = dataset_meta
-    return Conversion(kind, to, describe_arch(arch), layout, kept, meta, dropped)
+        classes = dataset_meta.get('classes', ())
+        report.append(f'classes   {len(classes)}: {shorten(classes)}')
+    report += [f'dropped   {len(n)}, {reason}: {shorten(n)}' for reason, n in dropped.items()]
+    return Conversion(to, kept, meta, report)
 
 
 def convert_checkpoint(
@@ -130,9 +121,9 @@ def convert_checkpoint(
     Args:
         source: The checkpoint, ``.pth`` or ``.safetensors``.
         out: The new file, of either suffix.
-        to: See :func:`plan_conversion`, as for ``strict`` and ``half``.
-        strict: Stop at backbone tensors that the network does not have.
-        half: Store float16.
+        to: As for :func:`plan_conversion`, like ``strict`` and ``half``.
+        strict: See there.
+        half: See there.
         digest_in_name: Append the first eight digits of the new file's SHA-256 to its stem.
         overwrite: Replace ``out`` if it exists.
         verify: Called with the complete file, before it gets its name, and what it became; returns a line for
@@ -153,7 +144,7 @@ def convert_checkpoint(
     del checkpoint  # what is dropped is freed
     digest = sha256_of(source)
     conversion.meta[NOTES] |= {'source': source.name, 'source_sha256': digest}
-    lines = [f'in        {_description(source, digest)}', *conversion.report()]
+    lines = [f'in        {_description(source, digest)}', *conversion.report]
     if dry_run:
         return [*lines, 'out       nothing, a dry run']
 
@@ -191,16 +182,17 @@ def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) ->
             wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
     except ValueError as error:
         raise UserError(f'holds no CrossFormer that can be built: {error}') from error
-    fit = Fit.of(backbone, wanted)
-    if fit.missing or fit.reshaped or (strict and fit.unexpected):
-        hint = '; a conversion that is not strict drops the unexpected ones' if fit.unexpected else ''
+    found = mismatches(backbone, wanted)
+    unexpected = found['unexpected']
+    if found['missing'] or found['of another shape'] or (strict and unexpected):
+        hint = '; a conversion that is not strict drops the unexpected ones' if unexpected else ''
         raise UserError(
-            f'looks like arch {describe_arch(arch)}, but does not fit it: {fit.mismatches()}{hint}'
+            f'looks like arch {describe_arch(arch)}, but does not fit it: {describe(found)}{hint}'
         )
-    if not fit.unexpected:
+    if not unexpected:
         return {}
     prefix = '' if to == 'backbone' else BACKBONE
-    unexpected = [prefix + name for name in fit.unexpected]
+    unexpected = [prefix + name for name in unexpected]
     for name in unexpected:
         del kept[name]
     return {'which the network does not have': unexpected}

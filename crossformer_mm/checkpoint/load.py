@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,45 +15,6 @@ from ..utils.text import shorten
 from .meta import ImpliedLayout, implied_layout
 from .names import BACKBONE, backbone_of, recognise_arch, tensors_of
 from .reader import Checkpoint, error_context, open_checkpoint
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How the tensors of a file match a model's, by their names."""
-
-    matched: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: list[str]  # with both shapes
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 'Fit':
-        """Compare a file's tensors with those that a model has."""
-        both = [name for name in wanted if name in state]
-        reshaped = {name for name in both if state[name].shape != wanted[name].shape}
-        return cls(
-            matched=[name for name in both if name not in reshaped],
-            missing=[name for name in wanted if name not in state],
-            unexpected=[name for name in state if name not in wanted],
-            reshaped=[f'{n} ({_size(state[n])}, not {_size(wanted[n])})' for n in both if n in reshaped],
-        )
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether every tensor has its counterpart."""
-        return not (self.missing or self.unexpected or self.reshaped)
-
-    def counts(self) -> str:
-        """For the log."""
-        return (
-            f'{len(self.matched)} tensors matched, {len(self.missing)} missing, '
-            f'{len(self.unexpected)} unexpected, {len(self.reshaped)} of another shape'
-        )
-
-    def mismatches(self) -> str:
-        """For an error: the names of the tensors that do not match."""
-        kinds = {'missing': self.missing, 'unexpected': self.unexpected, 'of another shape': self.reshaped}
-        return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in kinds.items() if names)
 
 
 def load_backbone(model: CrossFormer, source: str | Path | Checkpoint) -> None:
@@ -72,7 +32,11 @@ def load_backbone(model: CrossFormer, source: str | Path | Checkpoint) -> None:
             shape, NaN or infinite. The model is then unchanged.
     """
     checkpoint = open_checkpoint(source)
-    model.load_state_dict(_backbone_for(model, checkpoint, f'Backbone from {checkpoint.path}'))
+    with error_context(checkpoint.path):
+        state = {k: v for k, v in backbone_of(tensors_of(checkpoint)).items() if not model.ignores(k)}
+        _check_fit(state, model, f'Backbone from {checkpoint.path}', implied_layout(checkpoint))
+        check_finite(state)
+    model.load_state_dict(state)
 
 
 class CrossFormerPretrained:
@@ -88,19 +52,6 @@ class CrossFormerPretrained:
     def __call__(self, module: CrossFormer) -> None:
         """Load the weights."""
         load_backbone(module, self.checkpoint)
-
-
-def check_backbone(model: CrossFormer, source: str | Path | Checkpoint) -> None:
-    """Check that a file holds a backbone's weights, without loading or logging anything.
-
-    Args:
-        model: The backbone; stays as it is.
-        source: As for :func:`load_backbone`.
-
-    Raises:
-        UserError: As :func:`load_backbone`.
-    """
-    _backbone_for(model, open_checkpoint(source))
 
 
 def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
@@ -123,7 +74,7 @@ def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
     with error_context(checkpoint.path):
         state = _tensors_for(model, checkpoint)
         layout = implied_layout(checkpoint)
-        _check_fit(state, model.state_dict(), f'Model from {checkpoint.path}', layout)
+        _check_fit(state, model, f'Model from {checkpoint.path}', layout)
         check_finite(state)
     _compare_layouts(model, checkpoint.path, layout)
     model.load_state_dict(state)
@@ -142,7 +93,7 @@ def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """
     checkpoint = open_checkpoint(source)
     with error_context(checkpoint.path):
-        _check_fit(_tensors_for(model, checkpoint), model.state_dict())
+        _check_fit(_tensors_for(model, checkpoint), model)
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
@@ -156,15 +107,6 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         raise UserError(f'NaN or infinite values in {shorten(bad)}; take another checkpoint')
 
 
-def _backbone_for(model: CrossFormer, checkpoint: Checkpoint, log_as: str | None = None) -> dict[str, Tensor]:
-    with error_context(checkpoint.path):
-        state = backbone_of(tensors_of(checkpoint))
-        backbone = {k: v for k, v in state.items() if not model.ignores(k)}
-        _check_fit(backbone, model.state_dict(), log_as, implied_layout(checkpoint))
-        check_finite(backbone)
-    return backbone
-
-
 def _tensors_for(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     state, backbone = tensors_of(checkpoint), getattr(model, 'backbone', None)
     if not isinstance(backbone, CrossFormer):
@@ -176,17 +118,35 @@ def _tensors_for(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     }
 
 
+def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Compare a file's tensors with those of a model; the names of those that differ, by how they differ."""
+    reshaped = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    return {
+        'missing': [name for name in wanted if name not in state],
+        'unexpected': [name for name in state if name not in wanted],
+        'of another shape': [f'{n} ({_size(state[n])}, not {_size(wanted[n])})' for n in reshaped],
+    }
+
+
+def describe(mismatches: Mapping[str, list[str]]) -> str:
+    """For an error message: the first names of each kind."""
+    return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in mismatches.items() if names)
+
+
 def _check_fit(
     state: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
+    model: nn.Module,
     log_as: str | None = None,
     layout: ImpliedLayout | None = None,
 ) -> None:
-    fit = Fit.of(state, wanted)
+    wanted = model.state_dict()
+    found = mismatches(state, wanted)
     if log_as:
-        print_log(f'{log_as}: {fit.counts()}; long_distance {layout}', logger='current')
-    if not fit.is_exact:
-        raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {fit.mismatches()}')
+        matched = len(wanted) - len(found['missing']) - len(found['of another shape'])
+        counts = ', '.join(f'{len(names)} {kind}' for kind, names in found.items())
+        print_log(f'{log_as}: {matched} tensors matched, {counts}; long_distance {layout}', logger='current')
+    if any(found.values()):
+        raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {describe(found)}')
 
 
 def _compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> None:

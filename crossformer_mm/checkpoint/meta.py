@@ -55,16 +55,8 @@ class ImpliedLayout(NamedTuple):
 def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
     """Work out the layout from the origin of a file, since its tensors are the same in both.
 
-    The first that applies:
-
-    - The notes of a converted file, or ``long_distance`` in the config that a file holds, state it.
-    - The authors' configs pass ``adaptive_interval`` since December 2023, when their code got layout
-      ``'window'``. A config of MMDetection 2.x or MMSegmentation 0.x with their type names but without it is
-      for their earlier code, of layout ``'map'``. (A run of this package keeps its config elsewhere. Without
-      ``long_distance`` there, it had the default of the package, which has been either.)
-    - Classifiers of ++ models were trained by the code of December 2023. Those of the other models were
-      trained on 224×224 images, for which both layouts are the same.
-    - Only files of the earlier code hold the buffers that the network computes itself.
+    The notes of a converted file come first, then the config in the file, then the names of the tensors;
+    ``docs/checkpoints.md`` lists what each implies.
 
     Args:
         checkpoint: What :func:`~.reader.read_checkpoint` returned. Its configs are searched as text, not run.
@@ -85,6 +77,11 @@ def _mapping(value: Any) -> Mapping:
 
 
 def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
+    """From ``long_distance``, or from the authors' names.
+
+    Their configs pass ``adaptive_interval`` since December 2023, when their code got layout ``'window'``. Old
+    configs without it are for their earlier code. (New ones are of this package, whose default has changed.)
+    """
     settings = set(SETTING.findall(old + new))
     if len(settings) == 1 and settings <= set(LAYOUTS):
         return ImpliedLayout(tuple(settings), 'set in the config in the file')

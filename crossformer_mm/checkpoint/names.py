@@ -1,5 +1,6 @@
 """Which tensors a checkpoint holds, and what their names and shapes say about the network."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -149,14 +150,10 @@ def recognise_arch(state: Mapping[str, Tensor]) -> str:
 def describe_arch(arch: Arch) -> str:
     """The name of a published size, or the dict to give as ``arch`` for another one."""
     for name, published in ARCHS.items():
-        if _shapes(published) == _shapes(arch):
+        if dataclasses.replace(published, drop_path_rate=arch.drop_path_rate) == arch:
             return name
     fields = f'embed_dims={arch.embed_dims}, depths={arch.depths}, num_heads={arch.num_heads}'
     return f'dict({fields}, acl=True)' if arch.acl else f'dict({fields})'
-
-
-def _shapes(arch: Arch) -> tuple:
-    return arch.embed_dims, arch.depths, arch.num_heads, arch.acl
 
 
 def _depth(backbone: Mapping[str, Tensor], stage: int) -> int:

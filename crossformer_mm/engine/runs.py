@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint import install_reader, load_model, read_checkpoint
-from ..checkpoint.load import check_backbone, check_model
+from ..checkpoint.load import check_model, load_backbone
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.resume import latest_intact, missing_parts
 from ..data.datasets import build_network, replace_sync_bn
@@ -324,7 +324,7 @@ def check_pretrained(cfg: Config) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = build_network(cfg, cfg.model.backbone)
     if isinstance(backbone, CrossFormer):
-        check_backbone(backbone, init_cfg.checkpoint)
+        load_backbone(backbone, init_cfg.checkpoint)
 
 
 def check_resumable(path: str | Path) -> dict[str, Any]:

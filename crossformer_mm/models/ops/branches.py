@@ -1,9 +1,9 @@
 """The residual branches of a block, one chunk of tokens at a time.
 
 A branch creates tensors up to four times as wide as its input. For a whole map they exceed the caches, and
-above 32 MB the C library returns their memory to the system and requests it again each time. Chunks stay small.
-For the backward pass a branch saves the outputs of its first matrix products, ten times a block's width in
-total; with activation checkpointing, only its input.
+above 32 MB the C library returns their memory to the system and requests it again each time; for a chunk they
+stay small. For the backward pass a branch saves the outputs of its first matrix products, ten times a block's
+width in total; with activation checkpointing, only its input.
 
 Notation: as in :mod:`..grouping`.
 """
