@@ -34,7 +34,7 @@ def is_dense(weight: Tensor | None) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a call is traced, exported to ONNX, or inside ``torch.func`` or forward-mode differentiation."""
+    """Whether a call is traced, exported to ONNX, or in ``torch.func`` or forward-mode differentiation."""
     if torch.compiler.is_compiling():
         return torch.onnx.is_in_onnx_export() or torch._C._functorch.maybe_current_level() is not None
     return (

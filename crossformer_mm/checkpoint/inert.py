@@ -1,7 +1,7 @@
 """Stand-ins for the objects that checkpoints hold besides tensors, so that they are read as plain data.
 
-torch's restricted unpickler calls only :data:`STAND_INS` and its own list of tensor builders. Real numpy dtypes
-are not among them: a forged dtype can declare raw bytes to be object pointers.
+torch's restricted unpickler calls only :data:`STAND_INS` and its own list of tensor builders. Real numpy
+dtypes are not among them: a forged dtype can declare raw bytes to be object pointers.
 """
 
 import argparse
