@@ -13,6 +13,7 @@ from checkpoint_files import (
     classifier_state,
     prefixed,
     save_classifier,
+    save_every_kind,
     save_old_toolbox,
     with_derived_buffers,
 )
@@ -20,7 +21,6 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from reference import REFERENCE, assert_record, reference_images
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crossformer_mm import CrossFormer
@@ -75,31 +75,10 @@ def test_released_classification_file_gives_the_reference_numbers(released_t: Pa
     assert_record(logits, case['outputs'][0], TOLERANCE)
 
 
-def files_of(model: CrossFormer) -> dict[str, Callable[[Path], object]]:
-    """Every shape of file that holds a backbone, by what it is."""
-    state = model.state_dict()
-    detector = prefixed(state, 'backbone.') | {'bbox_head.fc.weight': torch.ones(2, 2)}
-    classifier = classifier_state(model)
-    return {
-        'released': lambda path: save_classifier(path, classifier),
-        'legacy format': lambda path: save_classifier(path, classifier, zipped=False),
-        'derived buffers': lambda path: save_classifier(path, with_derived_buffers(classifier)),
-        'distributed': lambda path: save_classifier(path, prefixed(classifier, 'module.')),
-        'detector': lambda path: save_old_toolbox(path, detector),
-        'distributed detector': lambda path: save_old_toolbox(path, prefixed(detector, 'module.')),
-        'oldest detector': lambda path: save_old_toolbox(path, with_derived_buffers(detector)),
-        'bare tensors': lambda path: torch.save(state, path),
-        'half': lambda path: torch.save({n: t.half() for n, t in state.items()}, path),
-        'safetensors': lambda path: save_file(state, path),
-    }
-
-
 @pytest.mark.parametrize('acl', [False, True])
 def test_every_shape_of_file_loads_whole(tmp_path: Path, acl: bool, logged: list[str]) -> None:
     source = backbone(NARROW | {'acl': acl})
-    for name, write in files_of(source).items():
-        path = tmp_path / f'{name}.pth'
-        write(path)
+    for name, path in save_every_kind(tmp_path, source).items():
         model = CrossFormer(NARROW | {'acl': acl})
         load_backbone(model, path)
         tolerance = 0.01 if name == 'half' else 0

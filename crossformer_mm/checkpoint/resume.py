@@ -52,7 +52,7 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
         UserError: There are checkpoints, but none of them is intact.
     """
     complaints: list[str] = []
-    found: list[Checkpoint] = []
+    found: list[tuple[int, Path]] = []  # not the checkpoints themselves: each holds the whole log
     for path in (path for folder in folders for path in sorted(Path(folder).glob('*.pth'))):
         try:
             checkpoint = open_checkpoint(path)
@@ -60,12 +60,12 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
             complaints.append(str(error))
         else:
             if not missing_parts(checkpoint):
-                found.append(checkpoint)
-    for checkpoint in sorted(found, key=lambda c: (c['meta']['iter'], c.path), reverse=True):
-        damaged = damaged_entry(checkpoint.path)
+                found.append((checkpoint['meta']['iter'], path))
+    for _, path in sorted(found, reverse=True):
+        damaged = damaged_entry(path)
         if damaged is None:
-            return checkpoint, complaints
-        complaints.append(f'{checkpoint.path}: is damaged (wrong checksum of {damaged})')
+            return open_checkpoint(path), complaints
+        complaints.append(f'{path}: is damaged (wrong checksum of {damaged})')
     if complaints:
         raise UserError(
             f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or start in another'
