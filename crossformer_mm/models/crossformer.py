@@ -358,9 +358,9 @@ class CrossFormer(BaseModule):
         attn_drop_rate: Dropout of attention weights.
         with_cp: Activation checkpointing: recompute each block in the backward pass instead of keeping its
             activations.
+        pretrained: The file alone, as older configs of the toolboxes give it instead of ``init_cfg``.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
-        pretrained: The same file in the older way, which MMSegmentation's ``model.pretrained`` uses.
 
     Attributes:
         out_channels: Channels of each output.
@@ -382,12 +382,12 @@ class CrossFormer(BaseModule):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         with_cp: bool = False,
-        init_cfg: dict | None = None,
         pretrained: str | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
         if pretrained and init_cfg:
-            raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg!r}: give one of them')
-        super().__init__({'type': 'Pretrained', 'checkpoint': pretrained} if pretrained else init_cfg)
+            raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg}: give one of them')
+        super().__init__(dict(type='Pretrained', checkpoint=pretrained) if pretrained else init_cfg)
         arch = resolve_arch(arch)
         group_sizes = check_stages(
             'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
