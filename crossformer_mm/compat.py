@@ -1,6 +1,6 @@
-"""Names of other packages that are private or not promised to stay, in one place.
+"""Private and unstable names of other packages, in one place.
 
-Each has a test in ``tests/test_compat.py`` that fails with the name of what was renamed.
+Each has a test in ``tests/test_compat.py`` that fails with the name that was renamed.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 
 # What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def is_ordinary(x: Tensor) -> bool:
-    """Whether ``x`` holds numbers, and is no stand-in of a compiler, a mode or a transform."""
+    """Whether ``x`` contains numbers, and does not stand for them in a compiler, mode or transform."""
     return (
         type(x) in (Tensor, nn.Parameter)
         and not torch.compiler.is_compiling()
@@ -29,13 +30,13 @@ def is_ordinary(x: Tensor) -> bool:
 
 
 def is_dense(weight: Tensor | None) -> bool:
-    """Whether ``weight`` is a plain tensor of numbers, or a compiler's stand-in for one."""
+    """Whether ``weight`` is a plain tensor, or stands for one in a compiler."""
     stand_in = torch.compiler.is_compiling() and type(weight) is FakeTensor
     return stand_in or type(weight) in (Tensor, nn.Parameter)
 
 
 def is_transformed() -> bool:
-    """Whether a call is traced, exported to ONNX, or under ``torch.func`` or forward-mode differentiation."""
+    """Whether a call is traced, exported to ONNX, or in ``torch.func`` or forward-mode differentiation."""
     if torch.compiler.is_compiling():
         return torch.onnx.is_in_onnx_export() or torch._C._functorch.maybe_current_level() is not None
     return (
@@ -51,7 +52,7 @@ def is_batched(x: Tensor) -> bool:
 
 
 def is_watched() -> bool:
-    """Whether a dispatch or function mode sees each operator, or a hook each module."""
+    """Whether a dispatch or function mode observes all operators, or a hook all modules."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
@@ -70,13 +71,13 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def autocast_is_on(device: torch.device) -> bool:
-    """Whether autocast is on for a device; false for one that has none, which torch answers with an error."""
+    """Whether autocast is on for a device; false if it has none, for which torch raises an error."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Inside it no dispatch mode and no ``torch.jit.trace`` sees what is computed: a constant to them."""
+    """Hide computations from dispatch modes and ``torch.jit.trace``, for which the results are constants."""
     state = torch._C._get_tracing_state()
     with _disable_current_modes():
         if state is None:
@@ -90,8 +91,18 @@ def unseen() -> Iterator[None]:
 
 
 def sizes(x: Tensor) -> list[int]:
-    """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
-    return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol
+    """The shape of ``x`` as plain ints; a trace or a compiled program is then specific to this size."""
+    return [len(range(size)) for size in x.shape]  # int() would keep a compiler's symbol
+
+
+def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of the logits over the last axis, from that of their softmax ``weights``."""
+    return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 that oneDNN uses."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def is_build_frame(frame: FrameType) -> bool:

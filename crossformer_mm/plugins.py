@@ -1,7 +1,7 @@
 """Register everything that a config can name.
 
-The backbone goes into the registries of the toolboxes, under every name that a config may use. Everything
-else is registered by a function that imports its module when it is built: importing the package stays fast,
+The backbone is registered with both toolboxes, under every name that a config may use. Everything else is
+registered as a function that imports its module only when it is built, so that importing the package is fast
 and needs neither toolbox.
 """
 
@@ -11,7 +11,17 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, Registry
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    TRANSFORMS,
+    WEIGHT_INITIALIZERS,
+    Registry,
+)
 
 from .models.crossformer import CrossFormer
 
@@ -28,6 +38,7 @@ PARTS = (
     (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
     (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
+    (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )
 TOOLBOXES = ('mmdet', 'mmseg')
 PUBLISHED_TYPES = {
@@ -47,10 +58,10 @@ PUBLISHED_ARGUMENTS = {
 
 
 def published_type(name: str) -> Callable[..., CrossFormer]:
-    """What builds a type of the authors' configs from the arguments that they use.
+    """A builder for a type of the authors' configs, which takes their arguments.
 
-    Their configs of 2023 pass ``adaptive_interval``, whatever its value, and those of 2021 do not: the layout
-    of long distance attention is that of the code that the config was written for.
+    Their configs of 2023 pass ``adaptive_interval``, those of 2021 do not; this selects the layout of long
+    distance attention that their code had then.
 
     Args:
         name: One of :data:`PUBLISHED_TYPES`.
@@ -65,9 +76,9 @@ def published_type(name: str) -> Callable[..., CrossFormer]:
 
 
 def toolbox_registry(toolbox: str) -> Registry:
-    """The model registry of a toolbox; of one that is not installed, an empty one that answers to its name.
+    """The model registry of a toolbox, or an empty one of the same name if it is not installed.
 
-    Without it, ``mmseg.CrossFormer`` would not build where MMDetection alone is installed.
+    With it, ``mmseg.CrossFormer`` builds also if only MMDetection is installed.
     """
     if find_spec(toolbox) is not None:
         try:
@@ -91,7 +102,7 @@ def register_backbones() -> None:
 
 
 def register_parts() -> None:
-    """Register datasets, metrics, hooks, loops and optimizer wrappers. Safe to call again."""
+    """Register everything in :data:`PARTS`. Safe to call again."""
     for registry, module, names in PARTS:
         for name in names:
             registry.register_module(name, module=_builder(module, name), force=True)

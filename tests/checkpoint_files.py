@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from reference import fill_by_rule, reference_tensor
+from safetensors.torch import save_file
 from torch import Tensor
 
 from crossformer_mm import CrossFormer
@@ -102,6 +103,32 @@ def save_old_toolbox(path: Path, state: Mapping[str, Tensor], **meta: Any) -> Pa
     optimizer = {'state': {}, 'param_groups': [{'lr': 1e-4, 'params': [0, 1]}]}
     torch.save({'meta': meta, 'state_dict': OrderedDict(state), 'optimizer': optimizer}, path)
     return path
+
+
+def save_every_kind(folder: Path, model: CrossFormer) -> dict[str, Path]:
+    """Write files of every kind that hold a backbone."""
+    state, classifier = model.state_dict(), classifier_state(model)
+    detector = prefixed(state, 'backbone.') | {
+        'bbox_head.fc.weight': torch.ones(2, 2),
+        'neck.a': torch.ones(2),
+    }
+    segmentor = prefixed(state, 'backbone.') | {'decode_head.conv_seg.weight': torch.ones(2, 2)}
+    writers = {
+        'released': lambda path: save_classifier(path, classifier),
+        'legacy format': lambda path: save_classifier(path, classifier, zipped=False),
+        'oldest classifier': lambda path: save_classifier(path, with_derived_buffers(classifier)),
+        'distributed': lambda path: save_classifier(path, prefixed(classifier, 'module.')),
+        'detector': lambda path: save_old_toolbox(path, detector),
+        'distributed detector': lambda path: save_old_toolbox(path, prefixed(detector, 'module.')),
+        'oldest segmentor': lambda path: save_old_toolbox(path, with_derived_buffers(segmentor)),
+        'bare tensors': lambda path: torch.save(state, path),
+        'half': lambda path: torch.save({n: t.half() for n, t in state.items()}, path),
+        'safetensors': lambda path: save_file(state, path),
+    }
+    paths = {kind: folder / f'{kind}.pth' for kind in writers}
+    for kind, write in writers.items():
+        write(paths[kind])
+    return paths
 
 
 def zip_of_pickle(path: Path, pickled: bytes) -> Path:

@@ -13,7 +13,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import crossformer_mm  # noqa: F401  registers loops and hooks  # noqa: F401  registers loops and hooks
+from crossformer_mm.checkpoint import install_reader
+
+install_reader()  # as the tools do
 
 IMAGES = 10  # in batches of 3: the last one of an epoch is smaller
 SAMPLERS = {'Epoch': DefaultSampler, 'Iter': InfiniteSampler}
@@ -63,6 +65,7 @@ def small_run(
     kind: str = 'Epoch',
     workers: int = 0,
     dataset: Dataset | None = None,
+    sampler: type | None = None,
     wrapper: dict[str, Any] | None = None,
     checkpoint: dict[str, Any] | None = None,
     **more: Any,
@@ -78,9 +81,8 @@ def small_run(
         train_dataloader=DataLoader(
             dataset,
             batch_size=3,
-            sampler=SAMPLERS[kind](dataset, seed=0),
+            sampler=(sampler or SAMPLERS[kind])(dataset, seed=0),
             num_workers=workers,
-            persistent_workers=workers > 0,
         ),
         train_cfg={'type': f'Resumable{kind}Loop', **length},
         optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 0.1}, **(wrapper or {})},

@@ -17,8 +17,7 @@ from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs,
 from crossformer_mm.models.grouping import GroupRule
 from crossformer_mm.models.ops import attention, branches
 
-SIZES = [(1, 1, 1), (1, 9, 16), (2, 5, 40), (3, 15, 17), (2, 14, 14)]
-TOLERANCES = [(torch.double, 1e-12), (torch.float, 1e-5)]
+SIZES = [(1, 1, 1), (1, 9, 16), (2, 5, 40), (3, 15, 17)]
 RULES = [
     GroupRule(4, 2, long_distance=False),
     GroupRule(4, 2, long_distance=True, layout='map'),
@@ -67,18 +66,17 @@ def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> N
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * largest)
 
 
-@pytest.mark.parametrize(('dtype', 'tolerance'), TOLERANCES)
 @pytest.mark.parametrize('chunk', [1, 50, 4096])
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('rule', RULES, ids=lambda rule: f'{rule.layout}-{rule.group_size}-{rule.interval}')
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_kernels_change_no_number(with_cp, rule, size, chunk, dtype, tolerance, monkeypatch):
+def test_kernels_change_no_number(with_cp, rule, size, chunk, monkeypatch):
     monkeypatch.setattr(branches, 'CHUNK', chunk)
     monkeypatch.setattr(attention, 'PAIRS', 10 * chunk)
     monkeypatch.setattr(attention, 'LARGE', chunk // 5)  # all groups, some or none
-    module = block(rule, with_cp=with_cp).to(dtype)
-    x = torch.randn(*size, 32, dtype=dtype)
-    assert_near(step(module, x), plain_step(module, x), tolerance)
+    module = block(rule, with_cp=with_cp).double()
+    x = torch.randn(*size, 32, dtype=torch.double)
+    assert_near(step(module, x), plain_step(module, x), 1e-12)
 
 
 @pytest.mark.parametrize('chunk', [50, 4096])
@@ -230,16 +228,6 @@ def test_dtypes_under_autocast_are_those_of_the_layers(dtype: torch.dtype, autoc
     torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance * plain.abs().max().item())
 
 
-def test_the_position_bias_is_computed_once_a_call() -> None:
-    module, x, calls = block(), torch.randn(1, 5, 6, 32), []
-    module.attn.pos.register_forward_hook(lambda *_: calls.append(1))
-    with torch.autocast('cpu', torch.bfloat16):
-        module(x)
-        with plain_path():
-            module(x)
-    assert calls == [1, 1]
-
-
 def test_autocast_of_another_thread_is_left_alone() -> None:
     module, x = block().eval(), torch.randn(1, 40, 40, 32)
     ready, stop = threading.Event(), threading.Event()
@@ -340,26 +328,6 @@ def test_changed_blocks_compute_what_is_written(change: str) -> None:
     assert_near(ours, plain, 1e-4)
     if change not in ('nothing', 'evaluation mode', 'identity for drop path'):
         assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(ours, before, strict=False))
-
-
-def test_a_hook_of_all_modules_is_called() -> None:
-    module, x, called = block(), torch.randn(1, 5, 6, 32), []
-    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: called.append(type(m)))
-    module(x)
-    handle.remove()
-    assert {Attention, nn.GELU, nn.Linear} <= set(called)
-    assert ops.replaces_branches(module, x)
-
-
-def test_monte_carlo_dropout_varies() -> None:
-    torch.manual_seed(0)
-    module = Block(Attention(32, 2, RULES[1], 0.5, 0.5), False, drop_rate=0.5, drop_path_rate=0.0).eval()
-    x = torch.randn(1, 9, 7, 32)
-    assert torch.equal(module(x), module(x))
-    for layer in module.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.train()
-    assert not torch.equal(module(x), module(x))
 
 
 def test_inputs_that_kernels_do_not_know_take_the_plain_path() -> None:

@@ -115,9 +115,9 @@ def step(model: CrossFormer, images: Tensor) -> list[Tensor]:
 def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, outputs: int = 4) -> None:
     """Outputs to the largest of each, gradients to that of the image's or 1 % of the largest of all."""
     scale = max(t.abs().max().item() for t in theirs[outputs:])
-    for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert a.dtype == b.dtype and a.isfinite().all()
-        largest = max(b.abs().max().item(), 0 if place < outputs else 1e-2 * scale)
+        largest = max(b.abs().max().item(), 0 if i < outputs else 1e-2 * scale)
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * largest)
 
 

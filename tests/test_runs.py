@@ -17,6 +17,7 @@ from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
@@ -351,10 +352,11 @@ def test_class_names_of_every_age_of_checkpoint(meta: dict) -> None:
     dataset = {'type': 'CocoDataset', 'metainfo': {'classes': ('circle',)}}
     cfg = Config({'test_dataloader': {'dataset': dataset}})
     with pytest.raises(UserError, match=r'old\.pth was trained on other classes \(disc\)'):
-        test_command.check_classes(cfg, {'meta': meta}, 'old.pth')
+        test_command.check_classes(cfg, Checkpoint({'meta': meta}, Path('old.pth')))
     dataset['metainfo']['classes'] = ('disc',)
-    test_command.check_classes(Config({'test_dataloader': {'dataset': dataset}}), {'meta': meta}, 'old.pth')
-    test_command.check_classes(cfg, {'state_dict': {}}, 'old.pth')
+    same = Config({'test_dataloader': {'dataset': dataset}})
+    test_command.check_classes(same, Checkpoint({'meta': meta}, Path('old.pth')))
+    test_command.check_classes(cfg, Checkpoint({'state_dict': {}}, Path('old.pth')))
 
 
 def test_checkpoint_that_is_not_there(

@@ -200,7 +200,8 @@ def test_a_lost_loss_names_the_images_and_keeps_the_checkpoints(
     assert f'{coco_root}/train2017/' in message
     checkpoint = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
     assert all(tensor.isfinite().all() for tensor in checkpoint['state_dict'].values())
-    assert latest_intact([tmp_path]) == (tmp_path / 'iter_1.pth', [])
+    checkpoint, complaints = latest_intact([tmp_path])
+    assert (checkpoint.path, complaints) == (tmp_path / 'iter_1.pth', [])
 
 
 @pytest.mark.slow

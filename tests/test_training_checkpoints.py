@@ -13,22 +13,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from small_runs import assert_same_state, small_run
 
-from crossformer_mm.checkpoint import install_reader
-from crossformer_mm.checkpoint.resume import LOCAL, latest_intact
+from crossformer_mm.checkpoint.resume import latest_intact
 from crossformer_mm.engine.hooks.checkpoint import AtomicCheckpointHook, AtomicFileBackend
 from crossformer_mm.utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def reader() -> Iterator[None]:
-    """Install the reader, and put mmengine's own back after the test."""
-    own = CheckpointLoader._schemes[LOCAL]
-    install_reader()
-    yield
-    CheckpointLoader.register_scheme(prefixes=LOCAL, loader=own, force=True)
 
 
 @contextmanager
@@ -57,6 +47,12 @@ class Before(Hook):
 def names(folder: Path) -> list[str]:
     """The files that belong to checkpoints, half written ones too."""
     return sorted(path.name for path in folder.iterdir() if re.search(r'\.pth|last_check', path.name))
+
+
+def found(*folders: Path) -> tuple[Path | None, list[str]]:
+    """The file that a run in these folders would resume from, and what is wrong with others."""
+    checkpoint, complaints = latest_intact(folders)
+    return checkpoint and checkpoint.path, complaints
 
 
 def test_a_killed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:
@@ -92,11 +88,11 @@ def test_a_full_disk_stops_the_run_and_keeps_its_only_checkpoint(tmp_path: Path)
         small_run(full, checkpoint={'max_keep_ckpts': 1}, custom_hooks=[stop]).train()
     limit.__exit__(None, None, None)
     message = str(raised.value)
-    assert 'iter_3.pth: cannot be written (File too large); the checkpoints before it are there' in message
+    assert 'iter_3.pth: cannot be written (File too large); earlier checkpoints are intact' in message
     assert '\n' not in message
     assert names(full) == ['iter_2.pth', 'last_checkpoint']
     assert (full / 'last_checkpoint').read_text() == str(full / 'iter_2.pth')
-    assert latest_intact([full]) == (full / 'iter_2.pth', [])
+    assert found(full) == (full / 'iter_2.pth', [])
     small_run(full, checkpoint={'max_keep_ckpts': 1}, resume=True).train()
     assert names(full) == ['iter_12.pth', 'last_checkpoint']
     assert_same_state(full, whole)
@@ -148,7 +144,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_the_latest_checkpoint_counts_not_the_last_name(trained: Path) -> None:
-    assert latest_intact([trained, trained / 'no such folder']) == (trained / 'iter_12.pth', [])
+    assert found(trained, trained / 'no such folder') == (trained / 'iter_12.pth', [])
 
 
 def flip_a_bit(path: Path) -> None:
@@ -176,7 +172,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     trained: Path, damage: Any, reason: str
 ) -> None:
     damage(trained / 'iter_12.pth')
-    path, complaints = latest_intact([trained])
+    path, complaints = found(trained)
     assert path == trained / 'iter_8.pth'
     assert len(complaints) == 1
     assert complaints[0].startswith(f'{trained}/iter_12.pth: {reason}')
@@ -188,7 +184,7 @@ def test_no_whole_checkpoint_is_an_error_and_no_new_start(trained: Path) -> None
     with pytest.raises(UserError) as raised:
         latest_intact([trained])
     message = str(raised.value)
-    assert message.startswith('--resume: no checkpoint is whole: ')
+    assert message.startswith('no checkpoint is intact: ')
     assert all(f'iter_{number}.pth: is cut off' in message for number in (4, 8, 12))
     assert '\n' not in message
 

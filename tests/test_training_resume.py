@@ -3,30 +3,17 @@
 import copy
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.runner import CheckpointLoader
 from small_runs import IMAGES, Noisy, StopHook, Stopped, assert_same_state, small_run
 from torch.utils.data import DataLoader, Dataset
 
-from crossformer_mm.checkpoint import install_reader
-from crossformer_mm.checkpoint.resume import LOCAL
 from crossformer_mm.engine.replay import ReplayedLoader, seed_of, seed_step
 from crossformer_mm.utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def reader() -> Iterator[None]:
-    """Install the reader, and put mmengine's own back after the test."""
-    own = CheckpointLoader._schemes[LOCAL]
-    install_reader()
-    yield
-    CheckpointLoader.register_scheme(prefixes=LOCAL, loader=own, force=True)
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +34,7 @@ def stop_and_resume(folder: Path, iteration: int, **settings: object) -> None:
 
 
 @pytest.mark.parametrize('kind', ['Epoch', 'Iter'])
-@pytest.mark.parametrize(('iteration', 'workers'), [(1, 0), (4, 0), (6, 0), (11, 0), (6, 2), (8, 2)])
+@pytest.mark.parametrize(('iteration', 'workers'), [(1, 0), (4, 0), (11, 0), (6, 2)])
 def test_resumed_run_ends_with_the_same_weights(
     whole: dict[str, Path], tmp_path: Path, kind: str, iteration: int, workers: int
 ) -> None:
@@ -80,18 +67,8 @@ def test_gradients_that_wait_for_their_update(tmp_path: Path) -> None:
 
 def test_finite_samplers_are_drawn_again_for_a_run_that_counts_iterations(tmp_path: Path) -> None:
     """``DefaultSampler`` in a run by iterations, which stops in its third pass over the data."""
-
-    def run(folder: Path, **settings: object) -> None:
-        runner = small_run(folder, 'Iter', **settings)
-        dataset = Noisy()
-        runner._train_dataloader = DataLoader(dataset, batch_size=3, sampler=DefaultSampler(dataset, seed=0))
-        runner._train_loop['dataloader'] = runner._train_dataloader
-        runner.train()
-
-    run(tmp_path / 'whole')
-    with pytest.raises(Stopped):
-        run(tmp_path / 'stopped', custom_hooks=[StopHook(10)])
-    run(tmp_path / 'stopped', resume=True)
+    small_run(tmp_path / 'whole', 'Iter', sampler=DefaultSampler).train()
+    stop_and_resume(tmp_path / 'stopped', 10, kind='Iter', sampler=DefaultSampler)
     assert_same_state(tmp_path / 'stopped', tmp_path / 'whole')
 
 
@@ -173,5 +150,5 @@ class Nothing(Noisy):
 
 
 def test_no_data_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'no batch to train on: .* lower --batch-size'):
+    with pytest.raises(UserError, match=r'no batch to train on: .* smaller batches'):
         small_run(tmp_path, 'Iter', dataset=Nothing()).train()

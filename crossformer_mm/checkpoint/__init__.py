@@ -1,13 +1,20 @@
-"""Checkpoints: read any of them safely, recognise, load whole or not at all, convert.
+"""Checkpoints: read safely, identify, load strictly, convert.
 
-Modules, lowest level first: ``inert`` (data in place of a pickle's objects), ``reader`` (files), ``names``
-(key conversion), ``recognise`` (the arch), ``layout`` (of long distance attention), ``load`` (into models),
+Modules, lowest level first: ``inert`` (plain data in place of a pickle's objects), ``reader`` (files),
+``names`` (what the tensors are), ``meta`` (what else a file says), ``load`` (into models), ``convert``,
 ``resume`` (mmengine's own loading).
 """
 
 from .load import load_backbone, load_model
-from .reader import read_checkpoint
-from .recognise import recognise_arch
+from .names import recognise_arch
+from .reader import open_checkpoint, read_checkpoint
 from .resume import install_reader
 
-__all__ = ['install_reader', 'load_backbone', 'load_model', 'read_checkpoint', 'recognise_arch']
+__all__ = [
+    'install_reader',
+    'load_backbone',
+    'load_model',
+    'open_checkpoint',
+    'read_checkpoint',
+    'recognise_arch',
+]

@@ -1,8 +1,7 @@
-"""What checkpoints hold beside tensors, read as data: stand-ins for what a pickle names.
+"""Stand-ins for the objects that checkpoints hold besides tensors, so that they are read as plain data.
 
-torch's restricted unpickler calls nothing but what :data:`STAND_INS` and its own list of tensor
-builders name. Real numpy dtypes are not among them: a forged dtype can declare raw bytes to be
-object pointers.
+torch's restricted unpickler calls only :data:`STAND_INS` and its own list of tensor builders. Real numpy
+dtypes are not among them: a forged dtype can declare raw bytes to be object pointers.
 """
 
 import argparse
@@ -18,11 +17,11 @@ PLAIN_DTYPE = re.compile(r'[<>=|]?[?biufcSU]\d*')  # numbers and text, no object
 
 
 class InertDtype:
-    """A numpy dtype, of numbers or text alone."""
+    """A numpy dtype of numbers or text."""
 
     def __init__(self, code: str, *_flags: bool) -> None:
         if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f'a numpy array of {code!r}, which is no plain data')
+            raise pickle.UnpicklingError(f'a numpy array of {code!r}, which is not plain data')
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
@@ -30,7 +29,7 @@ class InertDtype:
 
 
 class InertArray:
-    """A numpy array; its data come with ``__setstate__``."""
+    """A numpy array; ``__setstate__`` sets its data."""
 
     array: np.ndarray
 
@@ -45,10 +44,10 @@ class InertHistory:
 
 
 def history_method(owner: Any, name: str) -> str:
-    """The ``getattr`` with which ``HistoryBuffer`` pickles its methods, as the method's name.
+    """The name of a method of ``HistoryBuffer``, which pickles them with ``getattr``.
 
     Raises:
-        pickle.UnpicklingError: It is used for anything else.
+        pickle.UnpicklingError: Another use of ``getattr``.
     """
     if owner is not InertHistory or not isinstance(name, str):
         raise pickle.UnpicklingError('GLOBAL builtins.getattr')
@@ -56,18 +55,18 @@ def history_method(owner: Any, name: str) -> str:
 
 
 def reconstruct_array(*_arguments: Any) -> InertArray:
-    """Numpy's ``_reconstruct``: an array that waits for its state."""
+    """Numpy's ``_reconstruct``: an array without its state."""
     return InertArray()
 
 
 def reconstruct_scalar(dtype: InertDtype, data: bytes) -> bool | int | float | complex | str | bytes:
-    """Numpy's ``scalar``, as Python's own number or text."""
+    """Numpy's ``scalar``, as a number or text of Python."""
     (value,) = np.frombuffer(data, dtype.dtype)
     return value.item()
 
 
-# What torch's unpickler puts in place of a name in the pickle. It fills dicts of exactly the types
-# dict, OrderedDict and Counter, so that the dict-like config objects become OrderedDicts.
+# What torch's unpickler uses for a name in the pickle. It only fills dicts of exactly the types dict,
+# OrderedDict and Counter, so that config objects become OrderedDicts.
 STAND_INS = [
     (OrderedDict, 'yacs.config.CfgNode'),
     (OrderedDict, 'mmengine.config.config.ConfigDict'),
@@ -87,20 +86,16 @@ STAND_INS = [
 
 
 def resolve_stand_ins(value: Any) -> Any:
-    """Replace the stand-ins in a structure by what they stand for, now that their data are there.
+    """Replace the stand-ins in what the unpickler returned by arrays and history buffers.
 
-    Args:
-        value: What the unpickler returned.
-
-    Returns:
-        The same structure, with tensors shared, real arrays and history buffers, and dicts freed of
-        attributes that a pickle may have set on them (only a state dict's ``_metadata`` stays).
+    Tensors are shared. Dicts lose the attributes that a pickle may have set on them, except a state dict's
+    ``_metadata``.
     """
     return _settle(value, {})
 
 
 def _settle(value: Any, seen: dict[int, Any]) -> Any:
-    if id(value) in seen:  # a pickle may share or nest objects endlessly
+    if id(value) in seen:  # a pickle may contain cycles, or share objects exponentially often
         return seen[id(value)]
     if isinstance(value, dict):
         return _settle_dict(value, seen)
@@ -113,9 +108,6 @@ def _settle(value: Any, seen: dict[int, Any]) -> Any:
         settled = value.array
     elif isinstance(value, InertHistory):
         settled = _history(_settle(vars(value), seen))
-    elif isinstance(value, argparse.Namespace):
-        settled = argparse.Namespace()
-        vars(settled).update(_settle(vars(value), seen))
     else:
         return value
     seen[id(value)] = settled
@@ -124,7 +116,7 @@ def _settle(value: Any, seen: dict[int, Any]) -> Any:
 
 def _settle_dict(value: dict, seen: dict[int, Any]) -> dict:
     seen[id(value)] = settled = type(value)()
-    for key, item in dict.items(value):  # not value.items(), which the pickle may have replaced
+    for key, item in dict.items(value):  # not value.items(), which a pickle may have replaced
         settled[_settle(key, seen)] = _settle(item, seen)
     metadata = getattr(value, '__dict__', {}).get('_metadata')
     if isinstance(metadata, dict):

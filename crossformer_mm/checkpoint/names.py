@@ -1,17 +1,21 @@
-"""Which tensors a checkpoint holds and what their names mean, as pure functions on dicts."""
+"""Which tensors a checkpoint holds, and what their names and shapes say about the network."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from ..models.arch import ARCHS, STAGES, Arch
+from ..models.crossformer import DERIVED_BUFFERS
 from ..utils.errors import UserError
+from ..utils.text import shorten
 
-CONTAINERS = ('state_dict', 'model')  # the toolboxes'; the classification releases'
+CONTAINERS = ('state_dict', 'model')  # of the toolboxes; of the classification releases
 DISTRIBUTED = 'module.'
 BACKBONE = 'backbone.'
 CLASSIFIER = ('norm.', 'head.')
-DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')  # of the oldest releases
 AVERAGED = 'ema_'  # what MMCV 1.x's averaging hook registers beside the weights
 HEADS = {
     'segmentor': ('decode_head.', 'auxiliary_head.'),
@@ -19,16 +23,30 @@ HEADS = {
     'classifier': ('head.',),
 }
 
+# Tensors that every CrossFormer has, and those that identify other networks, the most specific first.
+OURS = (
+    'patch_embed.norm.weight',
+    'patch_embed.projs.0.weight',
+    'layers.0.blocks.0.attn.pos.pos_proj.weight',
+)
+OTHER_NETWORKS = {
+    'Swin': r'relative_position_bias_table',
+    'ResNet': r'(^|\.)layer1\.0\.conv1\.weight',
+    'ConvNeXt': r'(^|\.)(gamma|depthwise_conv\.weight|dwconv\.weight)',
+    'ViT': r'(^|\.)(cls_token|pos_embed)$',
+    'PVT': r'(^|\.)patch_embed1\.',
+}
+
 
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of any shape, by the names they had before being distributed.
+    """The tensors of a checkpoint of any kind, without the prefix of distributed training.
 
     Raises:
         UserError: There are none.
     """
-    inner = next((checkpoint[key] for key in CONTAINERS if is_state_dict(checkpoint.get(key))), None)
+    inner = next((checkpoint[key] for key in CONTAINERS if _is_state_dict(checkpoint.get(key))), None)
     state = checkpoint if inner is None else inner
-    if not is_state_dict(state):
+    if not _is_state_dict(state):
         found = shorten(map(str, checkpoint)) or 'nothing'
         raise UserError(f'holds no tensors under {" or ".join(CONTAINERS)}, but {found}')
     if all(name.startswith(DISTRIBUTED) for name in state):
@@ -36,8 +54,7 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(state)
 
 
-def is_state_dict(value: Any) -> bool:
-    """Whether ``value`` is a dict of named tensors, at least one."""
+def _is_state_dict(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -51,21 +68,9 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's tensors, of a whole model, of a classifier, or of a backbone alone."""
-    whole = strip_prefix(state, BACKBONE) or state
-    return {name: tensor for name, tensor in whole.items() if not name.startswith(CLASSIFIER)}
-
-
-def shorten(names: Iterable[str], limit: int = 4) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    names = [printable(name) for name in names]
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
-
-
-def printable(text: str) -> str:
-    """Text from a file, without what would break a line or command a terminal."""
-    return ''.join(character if character.isprintable() else '?' for character in text)
+    """The backbone's tensors in those of a whole model, of a classifier, or of a backbone alone."""
+    inner = strip_prefix(state, BACKBONE) or state
+    return {name: tensor for name, tensor in inner.items() if not name.startswith(CLASSIFIER)}
 
 
 def model_kind(state: Mapping[str, Tensor]) -> str:
@@ -80,35 +85,84 @@ def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tens
     """Choose the tensors that today's model wants.
 
     MMDetection 2.x and MMSegmentation 0.x name the tensors of the models that CrossFormer was published
-    in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do: models built by
-    2.11 and 2.25, and by 0.11 and 0.30, agree to the name. What has to go is what their hooks added.
+    in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do. Only what their
+    hooks added is dropped.
 
     Args:
         state: The tensors of a checkpoint, see :func:`tensors_of`.
         to: 'backbone', 'detector' or 'segmentor'.
 
     Returns:
-        The wanted tensors, a backbone's without prefix; and the names of the others by why they are left out.
+        The selected tensors, a backbone's without prefix; and the names of the others by the reason.
     """
-    whole = to != 'backbone'
     kept, dropped = {}, {}
-    inside = whole or any(name.startswith(BACKBONE) for name in state)
+    has_prefix = to != 'backbone' or any(name.startswith(BACKBONE) for name in state)
     for name, tensor in state.items():
-        reason = _why_dropped(name, whole, inside)
-        if reason:
+        if reason := _why_dropped(name, to, has_prefix):
             dropped.setdefault(reason, []).append(name)
         else:
-            kept[name if whole else name.removeprefix(BACKBONE)] = tensor
+            kept[name if to != 'backbone' else name.removeprefix(BACKBONE)] = tensor
     return kept, dropped
 
 
-def _why_dropped(name: str, whole: bool, inside: bool) -> str | None:
+def _why_dropped(name: str, to: str, has_prefix: bool) -> str | None:
     if name.startswith(AVERAGED):
         return "the averaging hook's copies"
     if name.endswith(DERIVED_BUFFERS):
-        return 'buffers that the network derives'
-    if inside and not whole and not name.startswith(BACKBONE):
+        return 'buffers that the network computes itself'
+    if has_prefix and to == 'backbone' and not name.startswith(BACKBONE):
         return 'neck and heads'
-    if name.removeprefix(BACKBONE if inside else '').startswith(CLASSIFIER):
+    if name.removeprefix(BACKBONE if has_prefix else '').startswith(CLASSIFIER):
         return "the classifier's norm and head"
     return None
+
+
+def arch_of(state: Mapping[str, Tensor]) -> Arch:
+    """The size of the CrossFormer that the tensors belong to, alone or in a larger model.
+
+    Raises:
+        UserError: They belong to another network, or stages are missing.
+    """
+    backbone = backbone_of(state)
+    if any(name not in backbone for name in OURS):
+        raise UserError(f'holds no CrossFormer{_other_network(state)}')
+    heads = [backbone.get(f'layers.{s}.blocks.0.attn.pos.pos3.2.weight') for s in range(STAGES)]
+    if any(weight is None for weight in heads):
+        present = [str(s + 1) for s, weight in enumerate(heads) if weight is not None]
+        raise UserError(f'holds only the stages {", ".join(present)} of a CrossFormer, of {STAGES}')
+    return Arch(
+        embed_dims=backbone[OURS[0]].shape[0],
+        depths=tuple(_depth(backbone, stage) for stage in range(STAGES)),
+        num_heads=tuple(weight.shape[0] for weight in heads),
+        acl=any('.ex_conv.' in name for name in backbone),
+    )
+
+
+def recognise_arch(state: Mapping[str, Tensor]) -> str:
+    """The arch of a CrossFormer's tensors: its name, or the dict to give as ``arch``, as text.
+
+    Raises:
+        UserError: They belong to another network, or stages are missing.
+    """
+    return describe_arch(arch_of(state))
+
+
+def describe_arch(arch: Arch) -> str:
+    """The name of a published size, or the dict to give as ``arch`` for another one."""
+    for name, published in ARCHS.items():
+        if dataclasses.replace(published, drop_path_rate=arch.drop_path_rate) == arch:
+            return name
+    fields = f'embed_dims={arch.embed_dims}, depths={arch.depths}, num_heads={arch.num_heads}'
+    return f'dict({fields}, acl=True)' if arch.acl else f'dict({fields})'
+
+
+def _depth(backbone: Mapping[str, Tensor], stage: int) -> int:
+    pattern = re.compile(rf'layers\.{stage}\.blocks\.(\d+)\.')
+    return len({match[1] for match in map(pattern.match, backbone) if match})
+
+
+def _other_network(state: Mapping[str, Tensor]) -> str:
+    for network, pattern in OTHER_NETWORKS.items():
+        if any(re.search(pattern, name) for name in state):
+            return f', it looks like {network}'
+    return f': its first tensors are {shorten(state)}'

@@ -1,63 +1,116 @@
-"""Read checkpoint files without running any code that they hold."""
+"""Read checkpoint files without running any code in them."""
 
 import contextlib
 import json
 import pickle
 import re
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import safe_open
 
 from ..utils.errors import UserError
+from ..utils.text import printable
 from .inert import STAND_INS, resolve_stand_ins
-from .names import printable
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 SAFETENSORS_META = 'crossformer_mm'  # the metadata entry that holds `meta`, as JSON
 SAME_AGAIN = 'copy or download it again'
 
 
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False) -> dict[str, Any]:
+class Checkpoint(dict[str, Any]):
+    """The content of a checkpoint file.
+
+    Attributes:
+        path: The file, for messages.
+    """
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False) -> Checkpoint:
     """Read a ``.pth`` file, zip or legacy, or a ``.safetensors`` file. No code in it is run.
 
-    Beside tensors and plain values, a pickle may hold yacs configs (read as dicts), argparse
+    Besides tensors and plain values, a pickle may hold yacs configs (read as dicts), argparse
     namespaces, numpy scalars (read as Python's), arrays of numbers, and mmengine's history buffers.
 
     Args:
-        path: The file; what it is, its content tells.
+        path: The file; its content decides what it is, not its name.
         map_location: As in ``torch.load``.
-        mmap: Map a zip file into memory instead of reading it, for tensors that are used in part, or
-            once. Not for tensors that are kept: overwriting the file would change them.
+        mmap: Map a zip file to memory instead of reading it; see :func:`open_checkpoint`.
 
     Returns:
-        What the file holds; of a ``.safetensors`` file, ``state_dict`` and ``meta``.
+        What the file holds; for a ``.safetensors`` file, ``state_dict`` and ``meta``.
 
     Raises:
-        UserError: The file is missing, empty, cut off, no checkpoint, or its pickle wants anything
-            else called or built, which the message names.
+        UserError: The file is missing, empty, cut off, not a checkpoint, or its pickle would call or build
+            something else, which the message names.
     """
     if '://' in str(path):
         raise UserError(f'{path}: is an address, not a file; download it first')
     path = Path(path).expanduser()
-    kind = _kind(path)
+    kind = _format_of(path)
     try:
         if kind == 'safetensors':
-            return _read_safetensors(path, map_location)
-        checkpoint = _read_pickle(path, map_location, mmap and kind == 'stored zip')
+            return Checkpoint(_read_safetensors(path, map_location), path)
+        content = _read_pickle(path, map_location, mmap and kind == 'stored zip')
     except Exception as error:  # a damaged or forged pickle can make the unpickler raise anything
         raise UserError(f'{path}: {_reason(error)}') from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'{path}: holds a {type(checkpoint).__name__}, not a dict of tensors: no checkpoint')
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: holds a {type(content).__name__}, not a dict of tensors: not a checkpoint')
+    return Checkpoint(content, path)
+
+
+_opened: WeakValueDictionary[tuple, Checkpoint] = WeakValueDictionary()
+
+
+def open_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
+    """Read a file with its tensors mapped to memory; once for everyone who uses it at the same time.
+
+    As long as a caller keeps the result, opening the same, unchanged file again returns it. Use it for
+    tensors that are compared or copied into a model. Do not keep the tensors: overwriting the file in place
+    would change them.
+
+    Args:
+        source: The file; or a checkpoint that is open already, which is returned.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    version = _version_of(source)
+    checkpoint = _opened.get(version)
+    if checkpoint is None:
+        _opened[version] = checkpoint = read_checkpoint(source, mmap=True)
     return checkpoint
+
+
+def opened_checkpoint(path: str | Path) -> Checkpoint | None:
+    """What :func:`open_checkpoint` returned for this file, if a caller still holds it."""
+    return _opened.get(_version_of(path))
+
+
+def _version_of(path: str | Path) -> tuple | None:
+    """A file and the state it is in."""
+    path = Path(path).expanduser()
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @contextlib.contextmanager
 def error_context(path: str | Path) -> Iterator[None]:
-    """Put a file's name before the errors that a user meets on its account."""
+    """Put a file's name before the user errors that it causes."""
     try:
         yield
     except UserError as error:
@@ -70,17 +123,23 @@ def _read_pickle(path: Path, map_location: Any, mmap: bool) -> Any:
     return resolve_stand_ins(loaded)
 
 
+_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def _only_stand_ins() -> Iterator[None]:
-    """Let torch's unpickler use our stand-ins, and nothing that other code here allows."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(STAND_INS)
-    try:
-        yield
-    finally:
+    """Let torch's unpickler use our stand-ins, and nothing that other code in the process has allowed.
+
+    torch keeps one list for the whole process, so that only one thread at a time may change it.
+    """
+    with _lock:
+        before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+        try:
+            with torch.serialization.safe_globals(STAND_INS):
+                yield
+        finally:
+            torch.serialization.add_safe_globals(before)
 
 
 def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
@@ -90,7 +149,7 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
         return {'meta': meta, 'state_dict': {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
 
 
-def _kind(path: Path) -> str:
+def _format_of(path: Path) -> str:
     """'zip', 'stored zip' (nothing in it is compressed), 'pickle' or 'safetensors'."""
     try:
         with path.open('rb') as file:
@@ -102,18 +161,18 @@ def _kind(path: Path) -> str:
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= MAX_SAFETENSORS_HEADER:
         return 'safetensors'
     if path.suffix == '.safetensors':
-        raise UserError(f'{path}: is no safetensors file, in spite of its name; {SAME_AGAIN}')
+        raise UserError(f'{path}: is not a safetensors file despite its extension; {SAME_AGAIN}')
     if head.startswith(b'PK'):
-        return _zip_kind(path)
+        return _zip_format(path)
     if head.startswith(b'\x80'):
         return 'pickle'
     raise UserError(
-        f'{path}: is no checkpoint, it starts with {head!r}; a web page or another text may have '
-        'been saved in its place'
+        f'{path}: is not a checkpoint, it starts with {head!r}; it may be a web page or another text that '
+        'was saved under this name'
     )
 
 
-def _zip_kind(path: Path) -> str:
+def _zip_format(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -123,23 +182,34 @@ def _zip_kind(path: Path) -> str:
     if 'constants.pkl' in names:
         raise UserError(f'{path}: is a TorchScript program, not a checkpoint; give the weights')
     if 'data.pkl' not in names:
-        raise UserError(f'{path}: is a zip archive without data.pkl, no checkpoint; unpack it')
+        raise UserError(f'{path}: is a zip archive without data.pkl, not a checkpoint; unpack it')
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     return 'stored zip' if stored else 'zip'
 
 
+def damaged_entry(path: Path) -> str | None:
+    """The first entry of a zip file whose checksum is wrong, which torch itself does not check.
+
+    Returns:
+        Its name; None for intact files, and for older formats, which have no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
 def _reason(error: Exception) -> str:
-    """One line for what stopped the unpickler, from the several that torch writes."""
+    """One line for what stopped the unpickler, from torch's several."""
     text = str(error)
     refused = re.search(r'GLOBAL (\S+)', text)
     if isinstance(error, pickle.UnpicklingError) and refused:
         return (
-            f'its pickle wants to call or build {refused[1]!r}, which is no plain data: refused, '
-            'nothing was run; use a file that holds tensors and plain values alone'
+            f'refused to unpickle {refused[1]!r} (only tensors and plain data are allowed; no code was run)'
         )
     detail = printable(text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:200])
     detail = f'{type(error).__name__}: {detail}' if detail else type(error).__name__
     return (
-        f'cannot be read as a checkpoint ({detail}): it is cut off, damaged, or not as torch.save '
-        f'writes it by default; {SAME_AGAIN}'
+        f'cannot be read as a checkpoint ({detail}): it is cut off, damaged, or not in a format that '
+        f'torch.save writes by default; {SAME_AGAIN}'
     )

@@ -1,12 +1,12 @@
-"""Make mmengine read local checkpoints as this package does, and find the one to go on from."""
+"""Let mmengine read local checkpoints safely, and find the one to resume from."""
 
-import zipfile
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..utils.errors import UserError
-from .reader import read_checkpoint
+from .reader import Checkpoint, damaged_entry, open_checkpoint, opened_checkpoint, read_checkpoint
 
 RESUMABLE = ('optimizer', 'message_hub')  # parts of a training's state, which weights alone lack
 LOCAL = ''  # mmengine's scheme of paths without a prefix
@@ -16,7 +16,7 @@ def install_reader() -> None:
     """Let ``load_from``, ``resume`` and the toolboxes' inferencers read local files safely.
 
     mmengine's own loader fails on its own checkpoints with torch ≥ 2.6 (open-mmlab), or falls back
-    to full unpickling (onedl). May be called more than once.
+    to full unpickling (onedl). This holds for the whole process; calling it twice does no harm.
     """
     from mmengine.runner import CheckpointLoader  # needs OpenCV, which the backbone does without
 
@@ -24,68 +24,56 @@ def install_reader() -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint for mmengine; see :func:`read_checkpoint`.
+    """Read a checkpoint for mmengine, or copy the one that is open, see :func:`~.reader.open_checkpoint`.
 
     The old toolboxes' ``meta['config']``, a config in Python, is left out: mmengine would execute
     it on resuming.
 
     Raises:
-        UserError: As :func:`read_checkpoint`.
+        UserError: As :func:`~.reader.read_checkpoint`.
     """
-    checkpoint = read_checkpoint(filename, map_location)
+    opened = opened_checkpoint(filename)
+    checkpoint = read_checkpoint(filename, map_location) if opened is None else copy.deepcopy(opened)
     if isinstance(checkpoint.get('meta'), dict):
         checkpoint['meta'].pop('config', None)
-    return checkpoint
+    return dict(checkpoint)
 
 
-def latest_intact(folders: Iterable[str | Path]) -> tuple[Path | None, list[str]]:
-    """Find the checkpoint to go on from: of those that are whole, the one of the latest iteration.
+def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, list[str]]:
+    """Find the checkpoint to resume from: among the intact ones, the one with the latest iteration.
 
     Args:
-        folders: Where a run writes its checkpoints; they need not exist.
+        folders: Where a training writes its checkpoints; they need not exist.
 
     Returns:
-        The checkpoint, None where there is none at all; and a line for each one that is not whole, which
-        names it.
+        The checkpoint, open, None if there is none at all; and a line for each damaged file, which names it.
 
     Raises:
-        UserError: There are checkpoints, and none of them is whole.
+        UserError: There are checkpoints, but none of them is intact.
     """
     complaints: list[str] = []
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, Path]] = []  # not the checkpoints themselves: each holds the whole log
     for path in (path for folder in folders for path in sorted(Path(folder).glob('*.pth'))):
         try:
-            checkpoint = read_checkpoint(path, mmap=True)
+            checkpoint = open_checkpoint(path)
         except UserError as error:
             complaints.append(str(error))
         else:
             if not missing_parts(checkpoint):
                 found.append((checkpoint['meta']['iter'], path))
     for _, path in sorted(found, reverse=True):
-        damaged = _damaged_entry(path)
+        damaged = damaged_entry(path)
         if damaged is None:
-            return path, complaints
-        complaints.append(f'{path}: is damaged ({damaged} is not as it was written)')
+            return open_checkpoint(path), complaints
+        complaints.append(f'{path}: is damaged (wrong checksum of {damaged})')
     if complaints:
         raise UserError(
-            f'--resume: no checkpoint is whole: {"; ".join(complaints)}; give another one with --resume FILE,'
-            ' or start anew in another --work-dir'
+            f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or start in another'
+            ' work folder'
         )
     return None, []
 
 
-def missing_parts(checkpoint: dict[str, Any]) -> list[str]:
-    """The parts of a training's state that a checkpoint does not hold.
-
-    Args:
-        checkpoint: What :func:`read_checkpoint` returned.
-    """
+def missing_parts(checkpoint: Checkpoint) -> list[str]:
+    """The parts of a training's state that a checkpoint lacks."""
     return [part for part in RESUMABLE if part not in checkpoint]
-
-
-def _damaged_entry(path: Path) -> str | None:
-    """The first part of a zip file whose checksum is wrong: torch itself does not look."""
-    if not zipfile.is_zipfile(path):  # an older format, without checksums
-        return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()

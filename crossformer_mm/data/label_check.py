@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checkpoint.names import printable, shorten
 from ..utils.errors import UserError
 from ..utils.progress import progress_bar
+from ..utils.text import printable, shorten
 from .label_files import Pair, read_label_map, size_of
 from .problems import Problem
 

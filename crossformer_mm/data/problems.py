@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..checkpoint.names import printable
+from ..utils.text import printable
 
 
 class Problem(NamedTuple):

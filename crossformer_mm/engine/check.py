@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..checkpoint.names import printable
 from ..data.coco import Records, check_records, load_json, missing_images
 from ..data.coco_options import annotation_path, coco_datasets, image_folder
 from ..data.image_check import image_faults, shared_images
@@ -20,6 +19,7 @@ from ..data.problems import Findings, Problem
 from ..evaluation.dataset_plots import plot_boxes, plot_classes, plot_labels, save_label_samples, save_samples
 from ..utils.errors import UserError
 from ..utils.files import check_folder
+from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')

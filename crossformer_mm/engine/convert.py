@@ -1,38 +1,51 @@
-"""``tools/convert_checkpoint.py``, from its options to the end."""
+"""``tools/convert_checkpoint.py``: its options, and what it does."""
 
 import argparse
+from functools import partial
+from pathlib import Path
 
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ..checkpoint import load_backbone, load_model
 from ..checkpoint.convert import TARGETS, convert_checkpoint
+from ..data.datasets import build_network
+from ..utils.errors import UserError
+from .config import load_config
+
+IMAGE_SIZE = (128, 160)  # height, width
 
 
 def conversion_parser() -> argparse.ArgumentParser:
     """The options of ``tools/convert_checkpoint.py``."""
     options = argparse.ArgumentParser(
-        description='Convert a released, old or own CrossFormer checkpoint, without running any code in it. '
-        'The input is never touched; the output is written whole or not at all.'
+        description='Convert a CrossFormer checkpoint of any origin, without running any code in it. '
+        'The input is never changed; the output is written atomically.'
     )
     options.add_argument('source', metavar='IN', help='the checkpoint, .pth or .safetensors')
     options.add_argument('out', metavar='OUT', help='the new file, .pth or .safetensors')
     options.add_argument(
         '--to',
         choices=TARGETS,
-        help='what it becomes; a backbone is for init_cfg and --pretrained '
-        '(a backbone, or what the file holds if it has heads)',
+        help='what to convert it to; a backbone is for init_cfg and --pretrained '
+        '(default: what the file holds if it has heads, otherwise a backbone)',
     )
     options.add_argument('--half', action='store_true', help='store float16')
     options.add_argument(
         '--strict',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='stop at backbone tensors that the network has no place for, instead of dropping them; '
-        'missing ones always stop (on)',
+        help='stop at backbone tensors that the network does not have, instead of dropping them; '
+        'missing ones always stop the conversion (default: on)',
     )
     options.add_argument(
         '--hash-name',
         action='store_true',
         help="append the first eight digits of the new file's SHA-256 to its name, as OpenMMLab does",
     )
-    options.add_argument('--overwrite', action='store_true', help='replace OUT where it exists')
+    options.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
     options.add_argument(
         '--verify',
         metavar='CONFIG',
@@ -43,7 +56,7 @@ def conversion_parser() -> argparse.ArgumentParser:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Convert a checkpoint and print what became of it.
+    """Convert a checkpoint and print the report.
 
     Args:
         options: What :func:`conversion_parser` parsed.
@@ -59,7 +72,53 @@ def convert(options: argparse.Namespace) -> None:
         half=options.half,
         digest_in_name=options.hash_name,
         overwrite=options.overwrite,
-        config=options.verify,
+        verify=partial(verify, options.verify) if options.verify else None,
         dry_run=options.dry_run,
     )
     print('\n'.join(report))
+
+
+def verify(config: str | Path, path: Path, kind: str) -> str:
+    """Load a checkpoint strictly into a config's model, and run an image of noise through it.
+
+    Args:
+        config: A config file.
+        path: The checkpoint.
+        kind: 'backbone' loads it into the model's backbone only.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        UserError: The config has no such model, the tensors do not fit, or the outputs are not finite.
+    """
+    cfg = load_config(config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'{cfg.filename} has no model to verify in')
+    model = build_network(cfg, cfg.model).eval()
+    image = torch.randint(256, (3, *IMAGE_SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    if kind == 'backbone':
+        load_backbone(model.backbone, path)
+        outputs = _features(model, image)
+    else:
+        load_model(model, path)
+        outputs = [*_features(model, image), *_predictions(model, image)]
+    if not all(torch.isfinite(output).all() for output in outputs):
+        raise UserError('its outputs are not finite: the weights are damaged')
+    size = '×'.join(map(str, IMAGE_SIZE))
+    return f'loads strictly in {config}, a {size} image gives {len(outputs)} finite outputs'
+
+
+@torch.no_grad()
+def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    return model.backbone(model.data_preprocessor({'inputs': [image]})['inputs'])
+
+
+@torch.no_grad()
+def _predictions(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """The numbers that the model predicts: boxes and scores, or logits."""
+    size = {'img_shape': IMAGE_SIZE, 'ori_shape': IMAGE_SIZE, 'scale_factor': (1.0, 1.0)}
+    samples = model.test_step({'inputs': [image], 'data_samples': [BaseDataElement(metainfo=size)]})
+    values = [value for part in samples[0].values() for value in part.values()]
+    return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]

@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..checkpoint import load_model, read_checkpoint
-from ..checkpoint.classes import dataset_meta_of
+from ..checkpoint.meta import dataset_meta_of
 from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
 from ..utils.errors import UserError
 from .config import load_config

@@ -1,6 +1,7 @@
-"""mmengine's training loops, which go on after a resume as if they had never stopped."""
+"""mmengine's training loops with bit-exact resume."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from ..utils.errors import UserError
 from .replay import ReplayedLoader, seed_step
 
-BATCHES_DONE = 'batches_done'  # of the epoch, in the message hub, which checkpoints hold
+POSITION = 'position'  # entry of the message hub, which checkpoints hold: epoch, and batches of it done
 
 
 def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> ReplayedLoader:
@@ -24,18 +25,18 @@ def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> Repl
         UserError: There is nothing to train on.
     """
     if isinstance(loader, dict):
-        different = runner._randomness_cfg.get('diff_rank_seed', False)
-        loader = runner.build_dataloader(loader, seed=runner.seed, diff_rank_seed=different)
+        differ = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
+        loader = runner.build_dataloader(loader, seed=runner.seed, diff_rank_seed=differ)
     if not len(loader):
         raise UserError(
-            'no batch to train on: no image is left once those without objects are filtered out, or fewer'
-            ' than a batch; check the annotations, or lower --batch-size'
+            'no batch to train on: no image is left after filtering out those without objects, or fewer than'
+            ' a batch; check the annotations, or use smaller batches'
         )
     return ReplayedLoader(loader, runner.seed)
 
 
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """``EpochBasedTrainLoop`` that resumes in the middle of an epoch too, to the same weights.
+    """``EpochBasedTrainLoop`` that resumes bit-exactly, also in the middle of an epoch.
 
     Args:
         runner: The run.
@@ -45,34 +46,30 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, **kwargs: Any) -> None:
         super().__init__(runner, replayed_loader(runner, dataloader), **kwargs)
+        self._skipped = 0  # batches of this epoch that were trained on before the resume
 
     def run_epoch(self) -> None:
-        """One epoch, or what a checkpoint from the middle of it has left."""
-        runner = self.runner
-        done = runner.message_hub.get_info(BATCHES_DONE, 0)
-        runner.call_hook('before_train_epoch')
-        runner.model.train()
-        self.dataloader.batch_sampler.start(self._iter, skipped=done)
-        for batch_idx, batch in enumerate(self.dataloader, done):
-            self.run_iter(batch_idx, batch)
-        runner.message_hub.update_info(BATCHES_DONE, 0)
-        runner.call_hook('after_train_epoch')
-        self._epoch += 1
+        """One epoch, or the part of it that a checkpoint has left."""
+        epoch, done = self.runner.message_hub.get_info(POSITION, (0, 0))
+        self._skipped = done if epoch == self.epoch else 0
+        self.dataloader.batch_sampler.start(self.iter, skipped=self._skipped)
+        super().run_epoch()
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """One step.
 
         Args:
-            idx: The batch's number in the epoch.
+            idx: The batch's index among those that were not skipped.
             data_batch: The batch.
         """
-        seed_step(self.runner.seed, self._iter)
-        self.runner.message_hub.update_info(BATCHES_DONE, idx + 1)
+        idx += self._skipped
+        seed_step(self.runner.seed, self.iter)
+        self.runner.message_hub.update_info(POSITION, [self.epoch, idx + 1])
         super().run_iter(idx, data_batch)
 
 
 class ResumableIterLoop(IterBasedTrainLoop):
-    """``IterBasedTrainLoop`` that resumes to the same weights, without loading what it leaves out.
+    """``IterBasedTrainLoop`` that resumes bit-exactly, without loading the batches before the checkpoint.
 
     Args:
         runner: The run.
@@ -84,24 +81,14 @@ class ResumableIterLoop(IterBasedTrainLoop):
         super().__init__(runner, replayed_loader(runner, dataloader), **kwargs)
 
     def run(self) -> nn.Module:
-        """Train to the last iteration: mmengine's own loop, but for how it goes on after a resume.
-
-        open-mmlab's mmengine loads every batch again that the run has had, onedl's can leave them out for
-        one kind of sampler.
-        """
-        runner = self.runner
-        runner.call_hook('before_train')
-        runner.call_hook('before_train_epoch')
-        batches = self.dataloader.endless(self._iter)
-        while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
-            self.run_iter(next(batches))
-            self._decide_current_val_interval()
-            if self._validates():
-                runner.val_loop.run()
-        runner.call_hook('after_train_epoch')
-        runner.call_hook('after_train')
-        return runner.model
+        """Train to the last iteration."""
+        self.fast_forward_on_resume = False  # onedl's option not to skip, which costs nothing here
+        batches = self.dataloader.endless(self.iter)
+        self.dataloader_iterator = _Batches(batches, skipped=self.iter)
+        try:
+            return super().run()
+        finally:
+            batches.close()  # ends the worker processes
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """One step.
@@ -109,10 +96,20 @@ class ResumableIterLoop(IterBasedTrainLoop):
         Args:
             data_batch: The batch.
         """
-        seed_step(self.runner.seed, self._iter)
+        seed_step(self.runner.seed, self.iter)
         super().run_iter(data_batch)
 
-    def _validates(self) -> bool:
-        if self.runner.val_loop is None or self._iter < self.val_begin:
-            return False
-        return self._iter % self.val_interval == 0 or self._iter == self._max_iters
+
+class _Batches:
+    """The batches of a run. Those before a resume, which mmengine's loop fetches and drops, are None."""
+
+    def __init__(self, batches: Iterator[Any], skipped: int) -> None:
+        self.batches = chain(repeat(None, skipped), batches)
+
+    def __next__(self) -> Any:
+        return next(self.batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Skip batches, as onedl's loop does it."""
+        for _ in range(count):
+            next(self.batches)

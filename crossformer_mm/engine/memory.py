@@ -1,28 +1,24 @@
-"""What to do when memory runs out, in the order in which it costs least."""
+"""Advice for when memory runs out, cheapest remedy first."""
 
 from typing import Any
 
 from mmengine.config import Config
 
-# How CUDA, torch on CPUs and OpenCV say so; numpy and Python raise MemoryError.
+# In the messages of CUDA, torch on CPUs and OpenCV; numpy and Python raise MemoryError.
 SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory')
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or not, in worker processes too.
-
-    Args:
-        error: Any error.
-    """
+    """Whether an error means that memory ran out, on a GPU or not, also in worker processes."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)
 
 
 def memory_advice(cfg: Config, error: BaseException) -> str:
-    """One line: what ran out, and what to try.
+    """One line: the error, and what to try.
 
     Args:
-        cfg: The config of the run; what it does already is not advised.
+        cfg: The config of the run; remedies that it uses already are left out.
         error: The error.
 
     Returns:
@@ -34,22 +30,22 @@ def memory_advice(cfg: Config, error: BaseException) -> str:
     if size > 1:
         advice.append(f'smaller batches: --batch-size {size // 2}')
     if not cfg.model.backbone.get('with_cp'):
-        advice.append('activations computed again instead of kept: --with-cp')
+        advice.append('activations recomputed instead of kept: --with-cp')
     if wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         advice.append('half precision: --amp bfloat16')
     smaller = _smaller_images(cfg)
     how = f'--cfg-options {" ".join(smaller)}' if smaller else "smaller scales in the config's pipeline"
     advice.append(f'smaller images: {how}')
     if size > 1:
-        advice.append(f'with half the batch, the same steps by accumulation: --accumulate {2 * counts}')
+        advice.append(f'the same updates with half the batch: --accumulate {2 * counts}')
     if loader.get('num_workers'):
-        advice.append('if it is not the GPU: --cfg-options train_dataloader.num_workers=1')
+        advice.append('if it is not GPU memory: --cfg-options train_dataloader.num_workers=1')
     reason = str(error).strip().partition('\n')[0][:200] or type(error).__name__
-    return f'out of memory ({reason}); in this order: {"; ".join(advice)}'
+    return f'out of memory ({reason}); try in this order: {"; ".join(advice)}'
 
 
 def _smaller_images(cfg: Config) -> list[str]:
-    """Settings that make the longest side of training images three quarters as long."""
+    """Settings that make the sides of training images three quarters as long."""
     path = 'train_dataloader.dataset'
     dataset = cfg.train_dataloader.dataset
     while 'dataset' in dataset:
@@ -65,6 +61,6 @@ def _smaller_images(cfg: Config) -> list[str]:
 
 
 def _three_quarters(size: Any) -> str:
-    """A size as mmengine's ``--cfg-options`` have it, in multiples of 32."""
+    """A size in the syntax of mmengine's ``--cfg-options``, in multiples of 32."""
     sides = [max(round(side * 3 / 4 / 32) * 32, 32) for side in ([size] if isinstance(size, int) else size)]
     return f'"({",".join(map(str, sides))})"'

@@ -9,7 +9,8 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import nn
-from torch.utils._pytree import tree_map
+
+from ..compat import has_fast_bfloat16, tree_map
 
 _HEAD = re.compile(r'_head(\.\d+)?$')
 _ROI_EXTRACTOR = re.compile(r'_roi_extractor(\.\d+)?$')
@@ -18,14 +19,14 @@ _ROI_EXTRACTOR = re.compile(r'_roi_extractor(\.\d+)?$')
 class BFloat16OptimWrapper(OptimWrapper):
     """Train under bfloat16 autocast, with weights, boxes and losses in float32.
 
-    MMEngine's ``AmpOptimWrapper`` refuses to run on a CPU, scales losses, which bfloat16's range makes
-    needless, and leaves the heads' outputs in bfloat16: its 8 bits of mantissa place a box on a
-    1333-pixel image to within 4 pixels, and MMCV's operators do not take it. Here what leaves a head
-    and what enters a RoI extractor is float32.
+    MMEngine's ``AmpOptimWrapper`` refuses to run on a CPU, scales losses, which bfloat16 with its range does
+    not need, and leaves the heads' outputs in bfloat16: its 8 bits of mantissa locate a box in a 1333-pixel
+    image to within 4 pixels, and MMCV's operators do not support it. Here the outputs of heads and the inputs
+    of RoI extractors are float32.
     """
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Prepare the model, which the runner hands over here once before it trains.
+        """Prepare the model; the runner calls this once before training.
 
         Args:
             model: The model to train.
@@ -37,25 +38,21 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Around each forward pass.
-
-        Args:
-            model: The model to train.
-        """
+        """Autocast around each forward pass."""
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
 
 
 def bfloat16_is_fast() -> bool:
-    """Whether this machine multiplies in bfloat16 faster than in float32: GPUs, and CPUs made for it.
+    """Whether bfloat16 makes matrix products faster: on GPUs, and on CPUs with instructions for it.
 
-    Elsewhere a linear layer of stage 1 took seven times as long (x86-64 with AVX2 alone, one thread).
+    On others a linear layer of stage 1 took seven times as long (x86-64 with only AVX2, one thread).
     """
-    return torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cuda.is_available() or has_fast_bfloat16()
 
 
 def keep_boxes_in_float32(model: nn.Module) -> None:
-    """Hand on in float32 what leaves a model's heads and what enters its RoI extractors, under autocast.
+    """Convert the outputs of a model's heads and the inputs of its RoI extractors to float32.
 
     Args:
         model: A detector or segmentor.

@@ -1,8 +1,8 @@
-"""Make what is random in a training a function of the run's seed and the iteration.
+"""Make all randomness of a training a function of the run's seed and the iteration.
 
-A resumed run then meets what an uninterrupted one would: the same images, augmented alike, and the same draws
-in the network. No generator's state has to be saved, which could not be done for worker processes: they are
-ahead of the iteration by what they prefetched.
+A resumed run then sees what an uninterrupted one would: the same images with the same augmentation, and the
+same random numbers in the network. No generator's state has to be saved. Those of worker processes could not
+be: prefetching is ahead of the iteration.
 """
 
 import random
@@ -14,7 +14,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-SAMPLE, STEP = 0, 1  # what a seed is for
+SAMPLE, STEP = 0, 1  # purposes of seeds
 
 
 class Draw(NamedTuple):
@@ -24,40 +24,40 @@ class Draw(NamedTuple):
     seed: int
 
 
-def seed_of(run: int, purpose: int, iteration: int, place: int) -> int:
-    """The seed of one thing in one iteration.
+def seed_of(run: int, purpose: int, iteration: int, index: int) -> int:
+    """A seed for one purpose in one iteration.
 
     Args:
         run: The run's seed.
         purpose: :data:`SAMPLE` or :data:`STEP`.
-        iteration: Counted from the run's beginning.
-        place: The image's place in the batch of all processes, or the process's rank.
+        iteration: Counted from the beginning of the run.
+        index: The image's index in the batch of all processes, or the process's rank.
 
     Returns:
         31 bits, for any generator.
     """
-    return int(np.random.SeedSequence((run, purpose, iteration, place)).generate_state(1)[0] >> 1)
+    return int(np.random.SeedSequence((run, purpose, iteration, index)).generate_state(1)[0] >> 1)
 
 
 def seed_generators(seed: int) -> None:
-    """Seed what augmentations and networks draw from: Python's, numpy's and torch's generators."""
+    """Seed Python's, numpy's and torch's generators."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def seed_step(run: int, iteration: int) -> None:
-    """Seed what a training step draws, in each process something else.
+    """Seed a training step, differently in each process.
 
     Args:
         run: The run's seed.
-        iteration: Counted from the run's beginning.
+        iteration: Counted from the beginning of the run.
     """
     seed_generators(seed_of(run, STEP, iteration, get_rank()))
 
 
 class ReplayedBatches(Sampler):
-    """The batches of another sampler from any iteration on, each image with the seed of its augmentation.
+    """The batches of another sampler, from any iteration on; each image with the seed of its augmentation.
 
     Args:
         batches: Yields lists of indices, the same ones each time for the same epoch.
@@ -72,21 +72,21 @@ class ReplayedBatches(Sampler):
 
     @property
     def sampler(self) -> Any:
-        """What the batches are drawn from, for mmengine's hook that tells it the epoch."""
+        """The sampler of single images, for mmengine's hook that sets its epoch."""
         return getattr(self.batches, 'sampler', None)
 
     def start(self, iteration: int, skipped: int) -> None:
-        """Set where to go on.
+        """Set where to continue.
 
         Args:
-            iteration: The number of the next batch, from the run's beginning.
-            skipped: How many batches to leave out before it, over as many epochs as they take.
+            iteration: The index of the next batch, from the beginning of the run.
+            skipped: How many batches to skip before it, over as many epochs as necessary.
         """
         self.iteration = iteration
         self.skipped = skipped
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """One epoch, less what is left out."""
+        """One epoch, without the skipped batches."""
         for batch in self.batches:
             if self.skipped:
                 self.skipped -= 1
@@ -95,53 +95,50 @@ class ReplayedBatches(Sampler):
             self.iteration += 1
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Batches per epoch, including skipped ones."""
         return len(self.batches)
 
     def _draws(self, batch: Sequence[int]) -> list[Draw]:
         rank, processes = get_rank(), get_world_size()
-        # mmengine's samplers deal images out to the processes in turn: numbered so, an image has the same
-        # seed however many processes share the batch.
-        places = range(rank, rank + processes * len(batch), processes)
+        # mmengine's samplers give images to the processes in turn: counted in this way, an image has the
+        # same seed however many processes share the batch.
         return [
-            Draw(index, seed_of(self.seed, SAMPLE, self.iteration, place))
-            for index, place in zip(batch, places, strict=True)
+            Draw(image, seed_of(self.seed, SAMPLE, self.iteration, rank + processes * i))
+            for i, image in enumerate(batch)
         ]
 
 
 class ReplayedDataset(Dataset):
-    """A dataset whose samples are augmented as the :class:`Draw` says that asks for them.
+    """A dataset that seeds the augmentation of each sample as its :class:`Draw` says.
 
     Args:
-        dataset: Any map-style dataset; its other attributes are this one's too.
+        dataset: Any map-style dataset; its other attributes are available here too.
     """
-
-    __getitems__ = None  # one sample at a time, whatever the dataset within offers
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, draw: Draw) -> Any:
-        """The sample; in the main process, the loop seeds the generators again before the step."""
+        """One sample. In the main process, the loop seeds the generators again before the step."""
         seed_generators(draw.seed)
         return self.dataset[draw.index]
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Number of samples."""
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """``metainfo`` and all else that hooks look for."""
-        if name == 'dataset' or name.startswith('__'):  # not there yet while this is unpickled
+        """``metainfo`` and everything else that hooks use."""
+        if name == 'dataset' or name.startswith('__'):  # unpickling; torch's __getitems__, which has no seeds
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
 class ReplayedLoader(DataLoader):
-    """A data loader that starts at any iteration, and fetches nothing before it is asked.
+    """A data loader that starts at any iteration, and fetches nothing before the first batch is requested.
 
     Args:
-        loader: The loader as the config has it; gives the dataset, the sampler and the worker processes.
+        loader: The loader of the config, for its dataset, sampler and settings.
         seed: The run's seed.
     """
 
@@ -160,18 +157,16 @@ class ReplayedLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """One epoch of batches, from where :meth:`ReplayedBatches.start` says."""
-        # A generator: open-mmlab's mmengine makes the iterator long before it knows the iteration.
+        """One epoch of batches, from the one that :meth:`ReplayedBatches.start` set."""
+        # A generator: open-mmlab's mmengine creates the iterator long before it knows the iteration.
         yield from super().__iter__()
 
     def endless(self, iteration: int) -> Iterator[Any]:
-        """Epoch after epoch.
+        """Batches of epoch after epoch.
 
         Args:
-            iteration: The number of the first batch, from the run's beginning.
+            iteration: The index of the first batch, from the beginning of the run.
 
-        Yields:
-            Batches.
         """
         self.batch_sampler.start(iteration, skipped=iteration)
         epoch = 0

@@ -14,7 +14,6 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoint.names import shorten
 from ..data.datasets import LOADERS
 from ..data.label_check import LabelReport
 from ..data.label_options import check_labels
@@ -28,6 +27,7 @@ from ..data.options import (
 )
 from ..utils.errors import UserError
 from ..utils.files import check_folder
+from ..utils.text import shorten
 from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher

@@ -2,22 +2,22 @@
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from ..checkpoint import install_reader, load_model, read_checkpoint
-from ..checkpoint.classes import dataset_meta_of
-from ..checkpoint.names import shorten
+from ..checkpoint.load import load_model
+from ..checkpoint.meta import dataset_meta_of
+from ..checkpoint.reader import Checkpoint, open_checkpoint
+from ..checkpoint.resume import install_reader
 from ..data.coco_options import coco_evaluators
 from ..data.datasets import join_data_root, without_annotations
 from ..data.label_options import map_datasets
 from ..data.options import classes_of
 from ..utils.errors import UserError
 from ..utils.files import check_folder
+from ..utils.text import shorten
 from .distributed import sync_bn_warnings
 from .runner import (
     CLASSES_NAMED,
@@ -75,15 +75,15 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     """
     install_reader()
     cfg = evaluation_config(options)
-    checkpoint = read_checkpoint(options.checkpoint, mmap=True)
+    checkpoint = open_checkpoint(options.checkpoint)
     with running(cfg):
         apply_classes(cfg, LOADERS, annotated=not options.format_only)
-        check_classes(cfg, checkpoint, options.checkpoint)
+        check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = sync_bn_warnings(cfg)
         runner = Runner.from_cfg(cfg)
         log_start(runner, cfg, labels, warnings)
-        load_model(network_of(runner), options.checkpoint)
+        load_model(network_of(runner), checkpoint)
         return runner.test()
 
 
@@ -189,13 +189,12 @@ def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace) -> None:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
 
 
-def check_classes(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a checkpoint was trained on the classes of the data that it is tested on.
 
     Args:
         cfg: The config of the run.
         checkpoint: The checkpoint; one without class names passes.
-        path: Its file, for the message.
 
     Raises:
         UserError: The classes differ.
@@ -204,7 +203,7 @@ def check_classes(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) 
     tested = classes_of(cfg)
     if trained and tested and trained != tested:
         raise UserError(
-            f'{path} was trained on other classes ({shorten(trained, CLASSES_NAMED)}) than the data has'
-            f' ({shorten(tested, CLASSES_NAMED)}); give the matching data with --data-root or --val-ann,'
+            f'{checkpoint.path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
+            f' than the data has ({shorten(tested, CLASSES_NAMED)}); give the matching data with --data-root or --val-ann,'
             ' and the names of label maps with --classes'
         )

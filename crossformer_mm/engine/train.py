@@ -3,15 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..checkpoint import install_reader, read_checkpoint
 from ..checkpoint.load import check_model
-from ..checkpoint.resume import latest_intact, missing_parts
+from ..checkpoint.reader import Checkpoint, open_checkpoint
+from ..checkpoint.resume import install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
 from .distributed import sync_bn_warnings
 from .mixed_precision import bfloat16_is_fast
@@ -86,7 +85,7 @@ def train(options: argparse.Namespace) -> None:
         runner = Runner.from_cfg(cfg)
         log_start(runner, cfg, labels, warnings)
         if checkpoint:
-            check_model(network_of(runner), cfg.load_from)
+            check_model(network_of(runner), checkpoint)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
@@ -206,7 +205,7 @@ def _check_file(option: str, path: str) -> None:
         raise UserError(f'{option} {path}: no such file')
 
 
-def find_resume(cfg: Config) -> tuple[dict[str, Any] | None, list[str]]:
+def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     """Find the checkpoint that a training continues from, and take its seed.
 
     Args:
@@ -220,14 +219,16 @@ def find_resume(cfg: Config) -> tuple[dict[str, Any] | None, list[str]]:
     """
     if not cfg.get('resume'):
         return None, []
-    path, warnings = cfg.get('load_from'), []
-    if not path:
-        path, complaints = latest_intact(checkpoint_folders(cfg))
-        warnings = [f'ignored: {complaint}; resuming from {path}' for complaint in complaints]
-    if not path:
-        cfg.resume = False
-        return None, [f'{cfg.work_dir} holds no checkpoint to resume from: training from the start']
-    checkpoint = read_checkpoint(path, mmap=True)
+    warnings = []
+    if cfg.get('load_from'):
+        checkpoint = open_checkpoint(cfg.load_from)
+    else:
+        checkpoint, complaints = latest_intact(checkpoint_folders(cfg))
+        if checkpoint is None:
+            cfg.resume = False
+            return None, [f'{cfg.work_dir} holds no checkpoint to resume from: training from the start']
+        warnings = [f'ignored: {complaint}; resuming from {checkpoint.path}' for complaint in complaints]
+    path = checkpoint.path
     if missing := missing_parts(checkpoint):
         raise UserError(
             f'--resume {path}: holds weights without the state of a training (no {", ".join(missing)});'

@@ -1,1 +1,1 @@
-"""The network, its sizes and its groups; :mod:`.ops` has kernels for CPUs."""
+"""The network, its sizes and its groups of tokens. :mod:`.ops` contains kernels for CPUs."""

@@ -1,4 +1,4 @@
-"""The published sizes, and the checks of what a :class:`~crossformer_mm.CrossFormer` is asked for."""
+"""The published sizes, and the validation of a :class:`~crossformer_mm.CrossFormer`'s arguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Arch:
     """The size of a network.
 
     Attributes:
-        embed_dims: C, the channels of stage 1; every later stage has twice as many as the one before.
+        embed_dims: C, the channels of stage 1; each later stage has twice as many as the previous one.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         acl: Whether it has CrossFormer++'s activation cooling layers.
-        drop_path_rate: Stochastic depth of the last block, as published.
+        drop_path_rate: Stochastic depth of the last block.
     """
 
     embed_dims: int
@@ -32,7 +32,7 @@ class Arch:
         return self.embed_dims * 2**stage
 
     def is_cooled(self, stage: int, block: int) -> bool:
-        """Whether a block ends with an ACL: every third of a stage, but not the stage's last."""
+        """Whether a block ends with an ACL: every third block of a stage, except its last."""
         return self.acl and block % 3 == 2 and block != self.depths[stage] - 1
 
 
@@ -53,14 +53,14 @@ FIELDS = (*REQUIRED_FIELDS, 'acl', 'drop_path_rate')
 
 
 def resolve_arch(arch: str | Mapping[str, Any]) -> Arch:
-    """Look an arch up by its name, or make one from a dict of its fields.
+    """Look up an arch by its name, or make one from a dict of its fields.
 
     Raises:
         ValueError: The name is unknown, or a field is missing, unknown or not allowed.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or give a dict')
+            raise ValueError(f'unknown arch={arch!r}: choose one of {", ".join(ARCHS)}, or give a dict')
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
         raise ValueError(f'arch={arch!r} must be one of {", ".join(ARCHS)}, or a dict')
@@ -103,10 +103,10 @@ def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
     """Return ``values`` as a tuple.
 
     Raises:
-        ValueError: They are not one int of at least 1 a stage.
+        ValueError: They are not one int of at least 1 per stage.
     """
     if not isinstance(values, Sequence) or len(values) != STAGES or not all(map(is_count, values)):
-        raise ValueError(f'{name}={values!r} must be {STAGES} ints of at least 1, one a stage')
+        raise ValueError(f'{name}={values!r} must be {STAGES} ints of at least 1, one per stage')
     return tuple(values)
 
 
@@ -114,14 +114,14 @@ def check_layout(long_distance: str, adaptive_intervals: bool) -> None:
     """Check the layout of long distance attention.
 
     Raises:
-        ValueError: It is unknown, or has no adaptive intervals and is asked for them.
+        ValueError: It is unknown, or does not have adaptive intervals.
     """
     if long_distance not in LAYOUTS:
         raise ValueError(f'long_distance={long_distance!r} must be one of {", ".join(map(repr, LAYOUTS))}')
     if adaptive_intervals and long_distance != 'window':
         raise ValueError(
-            "adaptive_intervals=True belongs to long_distance='window'; in layout 'map' a group spans the map"
-            ' whatever its interval'
+            "adaptive_intervals=True needs long_distance='window': in layout 'map' a group spans the map"
+            ' with any interval'
         )
 
 
@@ -129,11 +129,13 @@ def check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
     """Return ``indices`` as a tuple.
 
     Raises:
-        ValueError: They are none, not stages, or not in rising order.
+        ValueError: They are empty, not stages, or not in ascending order.
     """
-    rising = isinstance(indices, Sequence) and list(indices) == sorted(set(indices))
-    if not rising or not indices or not set(indices) <= set(range(STAGES)):
-        raise ValueError(f'out_indices={indices!r} must be one or more of 0 to {STAGES - 1}, in rising order')
+    ascending = isinstance(indices, Sequence) and list(indices) == sorted(set(indices))
+    if not ascending or not indices or not set(indices) <= set(range(STAGES)):
+        raise ValueError(
+            f'out_indices={indices!r} must be one or more of 0 to {STAGES - 1}, in ascending order'
+        )
     return tuple(indices)
 
 
@@ -146,16 +148,16 @@ def check_frozen_stages(stages: int) -> int:
     if stages not in range(-1, STAGES + 1):
         raise ValueError(
             f'frozen_stages={stages!r} must be −1 (nothing), 0 (the first embedding) or up to '
-            f'{STAGES} (also so many stages)'
+            f'{STAGES} (also this many stages)'
         )
     return stages
 
 
 def check_rates(**rates: float) -> None:
-    """Check probabilities by their names.
+    """Check probabilities.
 
     Raises:
-        ValueError: One is not a number from 0 to 1.
+        ValueError: One is not a number from 0 to 1; the message has its name.
     """
     for name, rate in rates.items():
         if not isinstance(rate, int | float) or not 0 <= rate <= 1:

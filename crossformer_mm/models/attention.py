@@ -1,6 +1,6 @@
-"""Attention inside groups of tokens, with a bias for the offset of two tokens, in plain PyTorch.
+"""Attention within groups of tokens, with a bias for the offset of two tokens, in plain PyTorch.
 
-Notation as in :mod:`.grouping`; h heads, d channels of a head.
+Notation: as in :mod:`.grouping`; h heads, d channels per head.
 """
 
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from .grouping import GroupBlock
 
 
 def offsets_within(table: Tensor, rows: int, columns: int) -> Tensor:
-    """The part of a table of offsets that a group of R × S tokens needs: (h, 2R − 1, 2S − 1), a view."""
+    """The part of a table of biases that a group of R × S tokens needs: (h, 2R − 1, 2S − 1), a view."""
     _, height, width = sizes(table)
     top, left = (height + 1) // 2 - rows, (width + 1) // 2 - columns
     return table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
 
 
 def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
-    """Biases of offsets → of the pairs of tokens of a group of R × S tokens.
+    """Expand the biases of offsets to the pairs of tokens of a group.
 
     Args:
-        table: (h, 2R' − 1, 2S' − 1), as :class:`DynamicPositionBias` gives them, R' ≥ R and S' ≥ S.
-        rows: R.
-        columns: S.
+        table: (h, 2R' − 1, 2S' − 1), from :class:`~.crossformer.DynamicPositionBias`, R' ≥ R and S' ≥ S.
+        rows: R, of the group.
+        columns: S, of the group.
 
     Returns:
-        (h, N, N), N = R·S: the biases of token i with token j.
+        (h, N, N), N = R·S: the bias of each token to each other.
     """
     table = offsets_within(table, rows, columns)
-    # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): a window of the table for each token, the last token's first
+    # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): one window of the table per token, the last token's first
     windows = table.unfold(1, rows, 1).unfold(2, columns, 1)
     return windows.flip(1, 2).flatten(3, 4).flatten(1, 2)
 
 
 def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: float = 0.0) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v inside every group.
+    """softmax(q kᵀ / √d + bias) v within every group.
 
     Args:
         qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
-        table: The biases of offsets, as :func:`pair_biases` takes them.
+        table: The biases of offsets, as in :func:`pair_biases`.
         blocks: The groups.
         dropout: Of the attention weights.
 
@@ -61,7 +61,7 @@ def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: fl
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v, (count, h, N, d), fused where PyTorch's kernels can be."""
+    """softmax(q kᵀ / √d + bias) v, (count, h, N, d), fused where PyTorch's kernels allow it."""
     if not is_transformed():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
     weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias, dim=-1)
@@ -69,7 +69,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) ->
 
 
 def _aligned(bias: Tensor) -> Tensor:
-    """On GPUs the fused kernel takes a mask whose rows are multiples of 8 numbers apart, or pads it anew."""
+    """Align the rows to 8 numbers: otherwise the fused kernels for GPUs pad the mask at each call."""
     tokens = bias.shape[-1]
     if bias.device.type == 'cpu' or tokens % 8 == 0:
         return bias

@@ -1,14 +1,14 @@
-"""CrossFormer and CrossFormer++ as backbones, from the leaf to the root, in plain PyTorch.
+"""The CrossFormer and CrossFormer++ backbones in plain PyTorch, smallest parts first.
 
 Papers: CrossFormer (ICLR 2022, arXiv 2108.00154), CrossFormer++ (TPAMI 2023, arXiv 2303.06908). Tensor names
 are those of the released checkpoints.
 
-Notation: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels of a
-head, N tokens of one group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
+Notation: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels per
+head, N tokens per group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
 outputs.
 
-What is written here is the network, on any device and under any transform. On CPUs, :mod:`.ops` computes the
-first embedding and the two branches of a block faster, where that makes no difference.
+This module is the whole network, for any device and any transform. On CPUs, :mod:`.ops` computes the first
+embedding and the two branches of a block faster, with the same results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import load_backbone
-from ..checkpoint.names import DERIVED_BUFFERS
 from ..compat import autocast_is_on, is_transformed, sizes
 from . import ops
 from .arch import (
@@ -46,6 +45,7 @@ MLP_RATIO = 4
 IMAGE_CHANNELS = 3
 
 STANDARD_GROUP_SIZES, STANDARD_INTERVALS = (7, 7, 7, 7), (8, 4, 2, 1)
+DERIVED_BUFFERS = ('.attn.biases', '.attn.relative_position_index')  # in the oldest releases; computed here
 
 
 class DropPath(nn.Module):
@@ -56,7 +56,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) → (B, ...); what is kept is scaled so that the mean stays."""
+        """(B, ...) → (B, ...); branches that are kept are scaled to preserve the mean."""
         if not self.training or self.rate == 0:
             return x
         return x * (self.draw(x) * self.scale).view(-1, *[1] * (x.dim() - 1))
@@ -67,7 +67,7 @@ class DropPath(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What a branch that is kept is multiplied with."""
+        """The factor for branches that are kept."""
         return 1 / (1 - self.rate) if self.rate < 1 else 1.0
 
     def extra_repr(self) -> str:
@@ -75,7 +75,7 @@ class DropPath(nn.Module):
 
 
 def split_channels(channels: int, kernels: int) -> list[int]:
-    """Share output channels among kernels: half to the smallest, a quarter to the next, and so on.
+    """Divide output channels among kernels: half to the smallest, a quarter to the next, and so on.
 
     The last two get the same number (CrossFormer, section 3.1).
     """
@@ -83,7 +83,7 @@ def split_channels(channels: int, kernels: int) -> list[int]:
 
 
 class CrossScaleConvs(nn.ModuleList):
-    """Convolutions of one stride and growing kernels on the same patches (CEL, CrossFormer, section 3.1)."""
+    """Convolutions with one stride and increasing kernels (CEL, CrossFormer, section 3.1)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernels: Sequence[int], stride: int) -> None:
         shares = split_channels(out_channels, len(kernels))
@@ -94,9 +94,9 @@ class CrossScaleConvs(nn.ModuleList):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros fill the last patches."""
+        """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros complete the last patches."""
         if x.device.type == 'cpu' and not torch.compiler.is_compiling() and x.shape[3] <= self.stride:
-            # In bfloat16, oneDNN leaves parts of a tall map of one column unwritten: make two, drop one.
+            # In bfloat16, oneDNN leaves parts of a tall map of one column unwritten: compute two, drop one.
             return self._convolve(F.pad(x, (0, self.stride)))[:, :, :-1]
         return self._convolve(x)
 
@@ -104,15 +104,15 @@ class CrossScaleConvs(nn.ModuleList):
         if ops.replaces_convs(self, x):
             return ops.embed_cells(self, x)
         H, W = x.shape[2:]
-        # Padding by stride − 1 fills the last patch whatever the size, and never begins another one: a
-        # compiler, which is not to ask whether the stride divides, gets by without a remainder.
+        # Padding by stride − 1 completes the last patch for any size and never starts another one, so that a
+        # compiled program need not depend on the remainder.
         if torch.compiler.is_compiling() or H % self.stride or W % self.stride:
             x = F.pad(x, (0, self.stride - 1, 0, self.stride - 1))
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
 class PatchEmbed(nn.Module):
-    """Stage 1's embedding: from pixels to tokens of 4×4 pixels, each seen at four scales."""
+    """The embedding of stage 1: from pixels to tokens of 4×4 pixels, with kernels of four sizes."""
 
     def __init__(self, embed_dims: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class PatchEmbed(nn.Module):
 
 
 class Downsample(nn.Module):
-    """The embedding between stages: norm first, then two kernels; halves the map, doubles the channels."""
+    """The embedding between stages: a norm, then two kernels; halves the map and doubles the channels."""
 
     def __init__(self, dims: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Downsample(nn.Module):
 
 
 class DynamicPositionBias(nn.Module):
-    """DPB: an MLP from the offset of two tokens to a bias a head (CrossFormer, section 3.3).
+    """DPB: an MLP from the offset of two tokens to one bias per head (CrossFormer, section 3.3).
 
     Its width is a sixteenth of the stage's channels: the papers say a quarter, the released weights divide by
     four twice.
@@ -160,8 +160,8 @@ class DynamicPositionBias(nn.Module):
         """The biases of all offsets in a group of ``rows`` × ``columns`` tokens.
 
         Returns:
-            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] is of the offset (a, b)
-            in group coordinates. Computed outside autocast: it is small, and it shifts every logit.
+            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] belongs to the offset
+            (a, b) in group coordinates. Computed without autocast: it is cheap and affects every logit.
         """
         device = self.pos1[0].weight.device
         if not autocast_is_on(device):
@@ -178,7 +178,7 @@ class DynamicPositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Long short distance attention (LSDA, CrossFormer, section 3.2): self-attention inside groups of tokens.
+    """Long short distance attention (LSDA, CrossFormer, section 3.2): self-attention within groups of tokens.
 
     Args:
         dims: C.
@@ -213,7 +213,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, dims: int, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -228,13 +228,13 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; with ``cooled``, an activation cooling layer after it.
+    """A pre-norm transformer block; if ``cooled``, with an activation cooling layer after it.
 
-    The cooling layer (ACL, CrossFormer++, section 3.2) is a depthwise convolution and a norm with no residual
-    around them: it keeps the amplitude of the residual stream from growing with depth.
+    The cooling layer (ACL, CrossFormer++, section 3.2) is a depthwise convolution and a norm, without a
+    residual connection: it keeps the amplitude of the residual stream from growing with depth.
     """
 
-    replaceable = ops.Layers(  # by kernels for CPUs
+    replaceable = ops.Layers(  # by the kernels for CPUs
         {
             'norm1': nn.LayerNorm,
             'attn': Attention,
@@ -285,13 +285,13 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, and the embedding that leads to the next stage, where there is one.
+    """Blocks of one width, and the embedding to the next stage, if there is one.
 
     Args:
         arch: The size of the whole network.
-        stage: Which stage of it, from 0.
-        last: There is no next stage.
-        groups: How short and how long distance attention group tokens; blocks alternate.
+        stage: The index of the stage, from 0.
+        last: Whether it is the last one, without an embedding.
+        groups: The rules of short and of long distance attention, which alternate.
         drop_paths: Stochastic depth of each block.
         drop_rate: Dropout in the MLPs and after attention.
         attn_drop_rate: Dropout of attention weights.
@@ -325,7 +325,7 @@ class Stage(nn.Module):
 
 
 def init_as_published(module: nn.Module) -> None:
-    """Linear weights from a normal of deviation 0.02, truncated; every bias zero."""
+    """Linear weights from a truncated normal of deviation 0.02; zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.Conv2d):
@@ -335,29 +335,30 @@ def init_as_published(module: nn.Module) -> None:
 class CrossFormer(BaseModule):
     """The CrossFormer and CrossFormer++ backbones.
 
-    Takes images of any size from 1×1 on, another size at every call, and keeps nothing between calls.
+    Images may have any size from 1×1 on, a different one at each call.
 
     Args:
         arch: A name in :data:`ARCHS`, or a dict with ``embed_dims`` (C of stage 1, a multiple of 16),
-            ``depths``, ``num_heads`` (one a stage) and optionally ``acl``, ``drop_path_rate``.
+            ``depths``, ``num_heads`` (one per stage) and optionally ``acl``, ``drop_path_rate``.
         group_sizes: G of each stage. None means the standard setting, 7 7 7 7.
-        intervals: I of each stage. None means the standard setting, 8 4 2 1. Neither changes any weight's
-            shape.
+        intervals: I of each stage. None means the standard setting, 8 4 2 1. Neither changes the shapes of
+            weights.
         long_distance: What a group of long distance attention spans. ``'map'``: the whole map, as in the
             CrossFormer paper and in the released detectors and segmentors. ``'window'``: a macro-window of
-            G·I tokens a side, as in the authors' code since December 2023 and their ++ classifiers. The two
-            agree on 224×224 images with the standard setting. Elsewhere they are different functions of the
-            same weights, and a checkpoint's tensors do not tell which one it was trained with.
-        adaptive_intervals: In layout ``'window'``, take I from each map instead: ⌈max(H, W) / G⌉.
-        out_indices: Stages whose maps are returned. Stages after the last of them are not built.
-        frozen_stages: −1 freezes nothing, 0 the first embedding, n also the stages before the n-th with the
-            embeddings after them: no gradient, and evaluation mode at all times.
-        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first. None means
-            the arch's own.
+            G·I × G·I tokens, as in the authors' code since December 2023 and their ++ classifiers. The two
+            agree on 224×224 images with the standard setting. Otherwise they compute different outputs from
+            the same weights, and a checkpoint's tensors do not tell which one it was trained with.
+        adaptive_intervals: In layout ``'window'``, compute I from each map instead: ⌈max(H, W) / G⌉.
+        out_indices: Stages whose maps are returned. Later stages are not built.
+        frozen_stages: −1 freezes nothing, 0 the first embedding, n also the first n stages with the
+            embeddings after them: no gradient, and always evaluation mode.
+        drop_path_rate: Stochastic depth of the last block; it increases linearly from 0 at the first. None
+            means the arch's own.
         drop_rate: Dropout after the first embedding, in the MLPs and after attention.
         attn_drop_rate: Dropout of attention weights.
         with_cp: Activation checkpointing: recompute each block in the backward pass instead of keeping its
             activations.
+        pretrained: The file alone, as older configs of the toolboxes give it instead of ``init_cfg``.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
 
@@ -365,7 +366,7 @@ class CrossFormer(BaseModule):
         out_channels: Channels of each output.
 
     Raises:
-        ValueError: An argument is not allowed; the message names it and what is.
+        ValueError: An argument is invalid; the message names it and the valid values.
     """
 
     def __init__(
@@ -381,9 +382,12 @@ class CrossFormer(BaseModule):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         with_cp: bool = False,
+        pretrained: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        if pretrained and init_cfg:
+            raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg}: give one of them')
+        super().__init__(dict(type='Pretrained', checkpoint=pretrained) if pretrained else init_cfg)
         arch = resolve_arch(arch)
         group_sizes = check_stages(
             'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
@@ -394,6 +398,7 @@ class CrossFormer(BaseModule):
         check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.out_indices = check_out_indices(out_indices)
         self.frozen_stages = check_frozen_stages(frozen_stages)
+        self.long_distance = long_distance
         self.out_channels = tuple(arch.dims(s) for s in self.out_indices)
 
         self.patch_embed = PatchEmbed(arch.embed_dims)
@@ -423,19 +428,19 @@ class CrossFormer(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Load the weights that ``init_cfg`` names; with none, what the constructor drew stays.
+        """Load the weights that ``init_cfg`` names, if any; otherwise the constructor's stay.
 
         Raises:
-            UserError: The file cannot be read, or does not hold this network's tensors, all of them.
+            UserError: The file cannot be read, or its tensors do not fit this network exactly.
         """
         if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
             return
-        load_backbone(self, self.init_cfg['checkpoint'])
-        self._is_init = True
+        initialiser = {'type': 'CrossFormerPretrained', 'checkpoint': self.init_cfg['checkpoint']}
+        WEIGHT_INITIALIZERS.build(initialiser)(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of the stages in ``out_indices``.
+        """Compute the maps of the stages in ``out_indices``.
 
         Args:
             images: (B, 3, height, width), of any size.
@@ -445,7 +450,7 @@ class CrossFormer(BaseModule):
             block, with no norm.
 
         Raises:
-            ValueError: The images have another shape, or no pixels; or there are none.
+            ValueError: The images have another shape, or there are none.
         """
         if images.dim() != 4 or images.shape[1] != IMAGE_CHANNELS or 0 in images.shape:
             raise ValueError(
@@ -473,9 +478,9 @@ class CrossFormer(BaseModule):
             part.eval().requires_grad_(False)
 
     def ignores(self, name: str) -> bool:
-        """Whether a published backbone holds the tensor ``name`` and this network has no use for it.
+        """Whether a published backbone may hold the tensor ``name`` that this network does not have.
 
-        These are two derived buffers a block in the oldest releases, and the stages after the last output.
+        These are two buffers per block in the oldest releases, and the stages after the last output.
         """
         last = len(self.layers) - 1
         beyond = [f'layers.{last}.downsample.', *(f'layers.{s}.' for s in range(last + 1, STAGES))]

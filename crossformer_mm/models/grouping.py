@@ -3,13 +3,13 @@
 Notation: B batch, H W map height and width, C channels, G group size, I interval, N tokens of one group,
 T = B·H·W tokens of a batch.
 
-Every kind of group is one rule on each axis of the map: cut the axis into windows of ``span`` tokens, and
-inside a window put the tokens together whose positions agree modulo I. Short distance attention has
-span G and I = 1. Long distance attention (CrossFormer, section 3.2) has I > 1 and comes in two published
-layouts: ``'map'``, where the window is the whole axis, and ``'window'``, where it is G·I tokens.
+All groups follow one rule on each axis of the map: cut the axis into windows of ``span`` tokens, and group
+the tokens of a window whose positions are equal modulo I. Short distance attention has span G and I = 1. Long
+distance attention (CrossFormer, section 3.2) has I > 1 and two published layouts: ``'map'``, where the window
+is the whole axis, and ``'window'``, where it is G·I tokens.
 
-Groups at the bottom and right edges hold fewer tokens than the others, so nothing is padded: such a group is
-one of the papers' padded layout without its padding, which no real token ever attends to.
+Nothing is padded: groups at the bottom and right edges hold fewer tokens than the others. They are the groups
+of the papers' padded layout without the padding, to which no token attends.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ LAYOUTS = ('map', 'window')
 
 
 class Grouping(NamedTuple):
-    """How a map falls into groups.
+    """How a map is divided into groups.
 
     Attributes:
         span: Tokens of a window on each axis; None for the whole axis.
         interval: I.
-        rows: No group has more rows.
-        columns: No group has more columns.
+        rows: The largest number of rows of a group.
+        columns: The largest number of columns of a group.
     """
 
     span: int | None
@@ -43,7 +43,7 @@ class Grouping(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupRule:
-    """How a block groups the tokens of a map of any size.
+    """How a block groups the tokens of maps of any size.
 
     Attributes:
         group_size: G.
@@ -63,7 +63,7 @@ class GroupRule:
         """The grouping of a map of H × W tokens."""
         G, I = self.group_size, self.interval
         side = min(H, W)
-        if side <= G:  # a small map: each layout has a rule of its own, for all blocks
+        if side <= G:  # a small map: each layout has its own rule, for all blocks
             return Grouping(None, 1, H, W) if self.layout == 'window' else Grouping(side, 1, side, side)
         if not self.long_distance:
             return Grouping(G, 1, G, G)
@@ -74,7 +74,7 @@ class GroupRule:
 
 
 class GroupBlock(NamedTuple):
-    """Groups of one shape that stand next to each other: ``count`` of ``rows`` × ``columns`` tokens each."""
+    """Consecutive groups of one shape: ``count`` groups of ``rows`` × ``columns`` tokens."""
 
     count: int
     rows: int
@@ -82,17 +82,17 @@ class GroupBlock(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """N, the tokens of one group."""
+        """N, the number of tokens per group."""
         return self.rows * self.columns
 
 
 class Groups(NamedTuple):
-    """The tokens of a batch of maps, laid out group after group.
+    """The tokens of a batch of maps, ordered group by group.
 
     Attributes:
-        order: (T), int64: the token of the flattened maps at each index of the layout.
-        inverse: (T), int64: the index in the layout of each token of the flattened maps.
-        blocks: The groups, in the order of the layout; at most nine shapes occur.
+        order: (T), int64: for each index in the new order, the token's index in the flattened maps.
+        inverse: (T), int64: for each token of the flattened maps, its index in the new order.
+        blocks: The groups in this order, of at most nine shapes.
     """
 
     order: Tensor
@@ -101,10 +101,10 @@ class Groups(NamedTuple):
 
 
 def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: int) -> Groups:
-    """Lay out the tokens of a batch of maps group after group.
+    """Order the tokens of a batch of maps group by group.
 
     Args:
-        x: Any tensor of the call, whose device the layout is made on.
+        x: Any tensor on the device for the result.
         B: Maps in the batch.
         H: Rows of a map.
         W: Columns of a map.
@@ -112,17 +112,17 @@ def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: i
         interval: I.
 
     Returns:
-        The layout. It is a function of sizes and device alone and is cached, so that a second call at a size
-        copies nothing to the device; nothing may write to its tensors.
+        The order. It depends only on sizes and device and is cached, so that a second call with the same size
+        copies nothing to the device. Do not write to its tensors.
     """
     if is_ordinary(x):
         return _cached_groups(x.device, B, H, W, span, interval)
-    return _make_groups(x.device, B, H, W, span, interval)  # a compiler or a transform owns these
+    return _make_groups(x.device, B, H, W, span, interval)  # belong to a compiler or a transform
 
 
 @lru_cache(maxsize=128)
 def _cached_groups(device: torch.device, *size: int | None) -> Groups:
-    with torch.inference_mode(False), unseen():  # for calls that come later, in whatever mode
+    with torch.inference_mode(False), unseen():  # for later calls in any mode
         return _make_groups(device, *size)
 
 
@@ -145,17 +145,17 @@ def _make_groups(device: torch.device, B: int, H: int, W: int, span: int | None,
 def axis_groups(
     length: int, span: int | None, interval: int, device: torch.device | None = None
 ) -> Iterator[Tensor]:
-    """Split the positions of one axis into groups.
+    """Split the positions on one axis into groups.
 
     Args:
         length: Positions on the axis, at least 1.
         span: Positions of a window; None for the whole axis.
-        interval: I, the step from a position of a group to its next.
-        device: Where the tensors are made.
+        interval: I, the step between positions of a group.
+        device: Of the tensors.
 
     Yields:
-        (groups, positions of a group), int64: first the groups of full windows, then those of the rest at
-        the end of the axis. Where I does not divide a window, its first groups are longer by one position.
+        (groups, positions per group), int64: first the groups of full windows, then those of the remainder at
+        the end of the axis. If I does not divide a window, its first groups have one more position.
     """
     if span is None or span >= length:
         windows = [(0, 1, length)]
@@ -176,10 +176,10 @@ def axis_groups(
 
 
 def reorder(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Permute tokens: (T, C) → (T, C), with the token ``order[i]`` of ``x`` at index i.
+    """Permute tokens: (T, C) → (T, C), with token ``order[i]`` of ``x`` at index i.
 
-    A permutation can be read or written by index. Where there will be a backward pass it is written: the
-    gradient of writing is a plain read, that of reading an addition by index, several times as slow.
+    If there will be a backward pass, the output is written by index rather than read: the gradient of writing
+    is a read, that of reading an addition by index, which takes several times as long.
     """
     if x.requires_grad and torch.is_grad_enabled() and not is_transformed():
         return torch.empty_like(x).index_copy_(0, inverse, x)
@@ -187,14 +187,14 @@ def reorder(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
 
 
 def split_blocks(blocks: Sequence[GroupBlock], tokens: int) -> Iterator[list[GroupBlock]]:
-    """Cut a layout into pieces of whole groups.
+    """Cut blocks into pieces of complete groups.
 
     Args:
-        blocks: The groups, in the order of the layout.
-        tokens: How many a piece holds at most; a piece of a single group may hold more.
+        blocks: The groups.
+        tokens: The maximum per piece; a piece of a single group may hold more.
 
     Yields:
-        The groups of each piece.
+        The blocks of each piece.
     """
     piece, room = [], tokens
     for block in blocks:

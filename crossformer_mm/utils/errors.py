@@ -1,16 +1,16 @@
-"""The one kind of error that a user can mend, and its exit status."""
+"""Errors that the user can fix, and their exit status."""
 
 
 class UserError(Exception):
-    """What the user gave does not work; the message says, in one line, what it was and what to do.
+    """Invalid user input. The message names it and the remedy in one line.
 
-    The tools print the message alone and exit with ``status``. A traceback is for our own bugs.
+    The tools print only the message and exit with ``status``. Tracebacks are for bugs of this package.
     """
 
     status = 1
 
 
 class LostProcessError(UserError):
-    """Another process of the run ended; its error is the one to look for."""
+    """Another process of the run ended; its error is the cause."""
 
-    status = 75  # by which the launcher tells it from that error
+    status = 75  # distinguishes it from that error for the launcher

@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Write files atomically."""
 
 import hashlib
 import os
@@ -29,28 +29,28 @@ def write_atomically(
     digest_in_name: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Let ``save`` write a file beside ``path``, and give it its name only when all of it is on disk.
+    """Let ``save`` write a temporary file, and give it its name only when all of it is on disk.
 
-    A process that is killed meanwhile leaves at most a hidden ``.part`` file.
+    A process that is killed while writing leaves at most a hidden ``.part`` file.
 
     Args:
         path: The file's name.
-        save: Writes to the path it is given; may raise, and nothing stays.
+        save: Writes to the path that it is called with. If it raises, no file is left.
         digest_in_name: Append the first digits of the file's SHA-256 to its stem, as OpenMMLab does.
-        overwrite: Replace a file of that name.
+        overwrite: Replace an existing file.
 
     Returns:
         The file's final name.
 
     Raises:
-        UserError: The disk refuses, or the file exists and is not to be overwritten.
+        UserError: The file cannot be written, or exists and must not be overwritten.
     """
     part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
     try:
         part.touch(exist_ok=False)
         mode = part.stat().st_mode
         save(part)
-        part.chmod(mode)  # safetensors puts a private file in its place
+        part.chmod(mode)  # safetensors replaces it by a private file
         _flush(part)
         if digest_in_name:
             path = path.with_stem(f'{path.stem}-{sha256_of(part)[:DIGEST_DIGITS]}')
@@ -65,17 +65,17 @@ def write_atomically(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what :func:`write_atomically` left in a folder when its process was killed."""
+    """Remove the temporary files that killed processes left in a folder."""
     for part in folder.glob('.*.part'):
         part.unlink(missing_ok=True)
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Raise a :class:`UserError` if ``path`` exists and is not to be overwritten."""
+    """Raise a :class:`UserError` if ``path`` exists and must not be overwritten."""
     if path.is_dir():
         raise UserError(f'{path}: is a folder; give the name of a file')
     if path.exists() and not overwrite:
-        raise UserError(f'{path}: exists; choose another name or give --overwrite')
+        raise UserError(f'{path}: exists; choose another name or allow overwriting')
 
 
 def _flush(path: Path) -> None:
@@ -88,22 +88,22 @@ def _flush(path: Path) -> None:
 
 
 def check_folder(option: str, folder: str | Path) -> None:
-    """Check that a folder can be written to, or made; nothing is.
+    """Check that a folder can be written to, or created, without creating it.
 
     Args:
-        option: What the user named it by, for the message.
-        folder: It may be missing, and the folders above it too.
+        option: How the user specified it, for the message.
+        folder: It and its parents may not exist yet.
 
     Raises:
-        UserError: It is a file, or under one, or the system refuses to write there.
+        UserError: It is a file or inside one, or cannot be written to.
     """
-    there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f'{option} {folder}: {there} is a file, not a folder; choose another place')
+    existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f'{option} {folder}: {existing} is a file, not a folder; choose another folder')
     try:
-        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell, to root least of all
+        with tempfile.TemporaryFile(dir=existing):  # permissions are not enough to know
             return
     except OSError as error:
         raise UserError(
-            f'{option} {folder}: cannot write in {there} ({error.strerror}); choose another place'
+            f'{option} {folder}: cannot write in {existing} ({error.strerror}); choose another folder'
         ) from error

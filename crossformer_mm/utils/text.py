@@ -1,15 +1,20 @@
-"""Names from files as text in pictures."""
+"""Text that comes from files, made safe for messages and pictures."""
 
-from ..checkpoint.names import printable
+from collections.abc import Iterable
+
+
+def printable(text: str) -> str:
+    """Replace what would break a line or control a terminal by question marks."""
+    return ''.join(character if character.isprintable() else '?' for character in text)
+
+
+def shorten(names: Iterable[str], limit: int = 4) -> str:
+    """List names in a message: the first ``limit``, and how many more there are."""
+    names = [printable(name) for name in names]
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
 
 
 def escape_mathtext(name: str) -> str:
-    """A name as matplotlib draws it: between two dollars it would read, or refuse, mathematics.
-
-    Args:
-        name: From a file of the user's.
-
-    Returns:
-        The text to draw.
-    """
+    """Escape a name for matplotlib, which reads text between two dollars as a formula."""
     return printable(name).replace('$', r'\$')

@@ -1,1 +1,1 @@
-"""Hooks of a training: atomic checkpoints, finite losses, agreement between processes, curves."""
+"""Training hooks: atomic checkpoints, finite losses, means over processes, curves."""

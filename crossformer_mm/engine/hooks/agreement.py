@@ -1,4 +1,4 @@
-"""What several processes of a training have to agree on beside the gradients."""
+"""What the processes of a distributed training average besides the gradients."""
 
 from typing import Any
 
@@ -7,15 +7,16 @@ from mmengine.dist import all_reduce_dict, all_reduce_params
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class AgreementHook(Hook):
-    """Gives each process the mean of the losses and of BN's running statistics, after each step.
+    """Averages the losses and BN's running statistics over all processes, after each step.
 
-    Without it, the log has the losses of the first process's images alone, each process validates with
+    Without it, the log has the losses of only the first process's images, each process validates with
     statistics of its own images, and the checkpoint holds those of the first. Training itself does not use
-    the running statistics, so that agreeing on them more rarely would come to the same.
+    the running statistics.
     """
 
     priority = 'HIGHEST'  # before the losses are logged; after FiniteLossHook, which is registered first
@@ -27,13 +28,13 @@ class AgreementHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Take the means.
+        """Average.
 
         Args:
             runner: The run.
-            batch_idx: The batch's number.
+            batch_idx: The batch's index.
             data_batch: Unused.
-            outputs: The losses by name, and what else the model logs; changed in place.
+            outputs: The losses and other logged values, by name; changed in place.
         """
         means = {name: value.detach().float() for name, value in outputs.items() if torch.is_tensor(value)}
         all_reduce_dict(means, op='mean')
@@ -46,12 +47,8 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
     """The means and variances that a model's BN layers collect.
 
     Args:
-        model: The model in training; SyncBN agrees by itself, and frozen layers collect nothing.
+        model: The model in training; SyncBN averages by itself, and frozen layers collect nothing.
     """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
-    ]
+    layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)]
     collecting = [layer for layer in layers if layer.training and layer.track_running_stats]
     return [tensor for layer in collecting for tensor in (layer.running_mean, layer.running_var)]

@@ -1,7 +1,7 @@
-"""Write a training's checkpoints whole or not at all, and never fewer than what is there."""
+"""Write a training's checkpoints atomically, and remove old ones only when the new one is complete."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +10,28 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from ...checkpoint.load import not_finite
-from ...checkpoint.names import shorten
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
-from .finite_loss import LESS_STEEP
+from ...utils.text import shorten
+from .finite_loss import RESTART_HINT
 
-BACKEND = 'crossformer_mm.whole'  # mmengine's name for it
+BACKEND = 'crossformer_mm.atomic'  # mmengine's name for it
 
 
 class AtomicFileBackend(LocalBackend):
-    """mmengine's writing of local files, whole or not at all."""
+    """mmengine's backend for local files, with atomic writes."""
 
     def __init__(self) -> None:
-        self._held: dict[Path, int] | None = None  # what is to be removed later, with its inode
+        self._held: dict[Path, int] | None = None  # files to remove later, with their inodes
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Args:
-            obj: The content.
-            filepath: The file; one that is there is replaced when all of the new one is on disk.
+        """Write bytes; an existing file is replaced when all of the new one is on disk.
 
         Raises:
-            UserError: The disk refuses; what was there stays.
+            UserError: The file cannot be written; the existing one stays.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +39,7 @@ class AtomicFileBackend(LocalBackend):
             write_atomically(path, lambda part: part.write_bytes(obj), overwrite=True)
         except UserError as error:
             raise UserError(
-                f'{error}; the checkpoints before it are there: make room, and go on with --resume'
+                f'{error}; earlier checkpoints are intact: free some space, then resume'
             ) from error
 
     def remove(self, filepath: str | Path) -> None:
@@ -55,7 +51,7 @@ class AtomicFileBackend(LocalBackend):
 
     @contextmanager
     def removals_last(self) -> Iterator[None]:
-        """Put removals off until all is written; after an error, nothing is removed."""
+        """Postpone removals until everything is written; after an error, nothing is removed."""
         self._held = held = {}
         try:
             yield
@@ -70,9 +66,9 @@ register_backend(BACKEND, AtomicFileBackend, force=True)
 
 
 class AtomicCheckpointHook(CheckpointHook):
-    """``CheckpointHook`` that writes whole files, removes old ones last, and saves no NaN.
+    """``CheckpointHook`` that writes atomically, removes old files last, and saves no NaN.
 
-    A run that stops between two updates of ``--accumulate`` also goes on with the gradients that it had.
+    A run that stops between two updates of accumulated gradients also resumes with the gradients so far.
 
     Args:
         backend_args: mmengine's, for other places than local disks.
@@ -81,15 +77,36 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or {'backend': BACKEND}, **kwargs)
+        self._gradients: dict[str, Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what a killed run left half written."""
+        """Remove half-written files of a killed run, and set the gradients of a resumed one."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, AtomicFileBackend):
             remove_parts(Path(self.out_dir))
+        gradients, self._gradients = self._gradients, {}
+        if runner.iter:  # resumed; otherwise only the weights were loaded
+            for name, parameter in _model(runner).named_parameters():
+                if name in gradients:
+                    parameter.grad = gradients[name].to(parameter.device)
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """Save, if it is time."""
+        with self._removals_last():
+            super().after_train_iter(*args, **kwargs)
+
+    def after_train_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Save, if it is time."""
+        with self._removals_last():
+            super().after_train_epoch(*args, **kwargs)
+
+    def after_val_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Save the best checkpoint, if this is it."""
+        with self._removals_last():
+            super().after_val_epoch(*args, **kwargs)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that are lost, and add gradients that wait for their update.
+        """Refuse weights that are not finite, and add accumulated gradients.
 
         Args:
             runner: The run.
@@ -100,71 +117,30 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         if bad := not_finite(checkpoint['state_dict']):
             raise UserError(
-                f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped,'
-                f' with the checkpoints as they were: {LESS_STEEP}'
+                f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
+                f' without changing the checkpoints: {RESTART_HINT}'
             )
-        if 'optimizer' not in checkpoint:
-            return
-        waiting = {
-            name: parameter.grad.cpu()
-            for name, parameter in _model(runner).named_parameters()
-            if parameter.grad is not None  # the optimizer drops them with each update
-        }
-        if waiting:
-            checkpoint['gradients'] = waiting
+        if 'optimizer' in checkpoint:
+            gradients = {
+                name: parameter.grad.cpu()
+                for name, parameter in _model(runner).named_parameters()
+                if parameter.grad is not None  # the optimizer drops them with each update
+            }
+            if gradients:
+                checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-        """Take up gradients that wait for their update.
+        """Keep accumulated gradients until it is clear whether the run resumes.
 
         Args:
             runner: The run.
             checkpoint: What was loaded.
         """
-        gradients = checkpoint.get('gradients', {}) if runner._resume else {}
-        for name, parameter in _model(runner).named_parameters():
-            if name in gradients:
-                parameter.grad = gradients[name].to(parameter.device)
+        self._gradients = checkpoint.get('gradients', {})
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        """mmengine's own, which removes the oldest checkpoint before it writes the new one."""
-        outdated = self._count_in(runner, step)
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        if is_main_process():
-            last = Path(runner.work_dir, 'last_checkpoint')
-            write_atomically(last, lambda part: part.write_text(self.last_ckpt), overwrite=True)
-            if outdated is not None and self.file_backend.isfile(outdated):
-                self.file_backend.remove(outdated)
-
-    def _count_in(self, runner: Runner, step: int) -> str | None:
-        """Note that there is a checkpoint of this step; returns the path of the one that is too many."""
-        if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
-            return None
-        outdated = None
-        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-            name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            outdated = self.file_backend.join_path(self.out_dir, name)
-        self.keep_ckpt_ids.append(step)
-        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        return outdated
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        if not isinstance(self.file_backend, AtomicFileBackend):
-            super()._save_best_checkpoint(runner, metrics)
-            return
-        with self.file_backend.removals_last():
-            super()._save_best_checkpoint(runner, metrics)
+    def _removals_last(self) -> AbstractContextManager:
+        is_ours = isinstance(self.file_backend, AtomicFileBackend)
+        return self.file_backend.removals_last() if is_ours else nullcontext()
 
 
 def _model(runner: Runner) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Stop a training whose loss is no number any more."""
+"""Stop a training whose loss has become NaN or infinite."""
 
 import math
 from typing import Any
@@ -7,22 +7,22 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ...checkpoint.names import shorten
 from ...utils.errors import UserError
+from ...utils.text import shorten
 
-# A lower learning rate does not go with --resume, which takes up the optimizer's.
-LESS_STEEP = (
-    'go on with --resume --clip-grad 1, or from the weights alone with a lower learning rate'
-    ' (--cfg-options load_from=FILE optim_wrapper.optimizer.lr=LR)'
+# A resumed run takes the learning rate from the checkpoint's optimizer state.
+RESTART_HINT = (
+    'resume with gradient clipping (--resume --clip-grad 1), or start from the weights with a lower learning'
+    ' rate (--cfg-options load_from=FILE optim_wrapper.optimizer.lr=LR)'
 )
 
 
 class FiniteLossHook(Hook):
-    """Stops the run when a loss has been NaN or infinite for so many steps in a row.
+    """Stops the run when a loss has been NaN or infinite for ``patience`` steps in a row.
 
     Args:
-        patience: The steps. The first such loss usually makes the weights NaN and all later ones with them;
-            with float16 it does not, since the scaler leaves out updates that overflow.
+        patience: The number of steps. The first such loss usually makes the weights NaN, and so all later
+            losses. With float16 it does not, since the loss scaler skips updates that overflow.
     """
 
     priority = 'HIGHEST'  # before the checkpoint's hook, the logger's, and the mean of several processes
@@ -38,11 +38,11 @@ class FiniteLossHook(Hook):
         data_batch: dict[str, Any] | None = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Look at the losses of the step.
+        """Check the losses of the step.
 
         Args:
             runner: The run.
-            batch_idx: The batch's number.
+            batch_idx: The batch's index.
             data_batch: Its images and their annotations.
             outputs: The losses by name, and what else the model logs.
 
@@ -55,14 +55,14 @@ class FiniteLossHook(Hook):
             return
         text = (
             f'iteration {runner.iter + 1}: {", ".join(f"{name} is {value}" for name, value in bad.items())},'
-            f' with the images {shorten(image_paths(data_batch)) or "(not named by the data)"}'
+            f' in a batch of the images {shorten(image_paths(data_batch)) or "(paths unknown)"}'
         )
         if self._in_a_row < self.patience:
             runner.logger.warning(text)
             return
         raise UserError(
-            f'{text}; stopped, with the checkpoints as they were: look at these images and their annotations,'
-            f' then {LESS_STEEP}'
+            f'{text}; stopped without changing the checkpoints: check these images and their annotations,'
+            f' then {RESTART_HINT}'
         )
 
 
@@ -73,7 +73,7 @@ def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
         outputs: What the model logs of a step.
 
     Returns:
-        Their values by name; the sum only if it alone is so.
+        Their values by name; the sum only if it is the only one.
     """
     losses = {name: torch.as_tensor(value).item() for name, value in outputs.items() if 'loss' in name}
     bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
@@ -81,7 +81,7 @@ def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
 
 
 def image_paths(batch: Any) -> list[str]:
-    """The paths of a batch's images, of those that the data names.
+    """The paths of a batch's images, as far as the data states them.
 
     Args:
         batch: As MMDetection's and MMSegmentation's pipelines pack it.

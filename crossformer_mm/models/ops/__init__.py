@@ -1,6 +1,6 @@
-"""Kernels for CPUs: the same numbers as the plain network, sooner and in less memory.
+"""Kernels for CPUs: the results of the plain network, faster and in less memory.
 
-:mod:`.replace` decides, in one place, where they may stand in for the layers as written.
+:mod:`.replace` alone decides where they replace its layers.
 """
 
 from .branches import add_branches

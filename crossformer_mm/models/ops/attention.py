@@ -1,10 +1,10 @@
-"""Attention inside groups, forward and backward, in parts that fit the caches.
+"""Attention within groups, forward and backward, in parts that fit the caches.
 
-In large groups, keys and values are taken in reverse order, the last token's first, which changes no sum over
-them. The biases of a group's pairs are then a view of the table of offsets with overlapping windows, of which
-a part at a time is copied, instead of (h, N, N) numbers: 87 MB in stage 4 for an image of 800×1216.
+In large groups, keys and values are used in reverse order, which changes no sum over them. The biases of a
+group's pairs are then a view of the table of offsets with overlapping windows, which is copied in parts,
+instead of (h, N, N) numbers (87 MB in stage 4 for an image of 800×1216).
 
-Notation as in :mod:`..grouping`. The operators of :mod:`.branches` are made of this; nothing here is
+Notation: as in :mod:`..grouping`. :mod:`.branches` builds its operators on these functions; none is
 differentiable.
 """
 
@@ -14,21 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...compat import softmax_backward
 from ..attention import offsets_within
 from ..grouping import GroupBlock
 
-LARGE = 256  # tokens of a group, from which on it is computed as a large one
-PAIRS = 2 * 10**6  # of tokens at a time; above 32 MB the C library takes memory from the system at each call
+LARGE = 256  # tokens per group; larger groups are computed as described above
+PAIRS = 2 * 10**6  # of tokens at a time; above 32 MB each allocation is a system call
 
 
 def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out: Tensor) -> None:
-    """Attention inside groups, (T, 3C) → (T, C), into ``out``.
+    """Attention within groups, (T, 3C) → (T, C), into ``out``.
 
     Args:
         qkv: Laid out as 3 × h × d, in the order of the groups.
-        table: (h, 2R' − 1, 2S' − 1), as :func:`..attention.pair_biases` takes it, in the dtype of ``qkv``.
+        table: (h, 2R' − 1, 2S' − 1), as for :func:`..attention.pair_biases`, in the dtype of ``qkv``.
         blocks: The groups.
-        out: Gets the result.
+        out: For the result.
     """
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
         biases = _biases(table, block)
@@ -46,7 +47,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q kᵀ / √d + bias) v, (count, h, N, d)."""
     if q.dtype is not torch.bfloat16 or q.shape[2] < LARGE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # In bfloat16 the fused kernel for CPUs takes as long as in float32, and products of matrices half.
+    # In bfloat16 the fused kernel for CPUs takes as long as in float32, matrix products half as long.
     logits = torch.baddbmm(
         bias.expand(len(q), -1, -1, -1).flatten(0, 1),
         q.flatten(0, 1),
@@ -59,9 +60,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def attend_blocks_backward(
     grad: Tensor, qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], grad_biases: dict[tuple, Tensor]
 ) -> Tensor:
-    """The gradient of :func:`attend_blocks` in ``qkv``, (T, 3C), from ``grad`` (T, C) of its output.
+    """The gradient of :func:`attend_blocks` for ``qkv``, (T, 3C), from ``grad`` (T, C) of its output.
 
-    The gradients of biases are added to ``grad_biases``, (h, R, S, R, S) by a group's rows and columns.
+    The gradients of biases are added to ``grad_biases``, (h, R, S, R, S) by the groups' rows and columns.
     """
     grad_qkv = torch.empty_like(qkv)
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
@@ -89,14 +90,14 @@ def _is_large(block: GroupBlock) -> bool:
 
 
 def _biases(table: Tensor, block: GroupBlock) -> Tensor:
-    """(h, R, S, R, S): the biases of a group's pairs; of a large group, a view, with its keys in reverse."""
+    """(h, R, S, R, S): the biases of a group's pairs; for a large group, a view, with its keys in reverse."""
     table = offsets_within(table, block.rows, block.columns).flip(1, 2)
     windows = table.unfold(1, block.rows, 1).unfold(2, block.columns, 1)
     return windows if _is_large(block) else windows.flip(3, 4)
 
 
 def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
-    """The gradient in ``table`` of the biases of pairs: sums over the pairs of one offset."""
+    """The gradient with respect to ``table``: sums of the biases' gradients over the pairs of each offset."""
     total = torch.zeros_like(table, dtype=torch.promote_types(table.dtype, torch.float32))
     for (R, S), grad in grad_biases.items():
         if not _is_large(GroupBlock(1, R, S)):
@@ -114,7 +115,7 @@ def table_gradient(table: Tensor, grad_biases: dict[tuple, Tensor]) -> Tensor:
 def _split_heads(
     qkv: Tensor, blocks: Sequence[GroupBlock], heads: int
 ) -> Iterator[tuple[slice, GroupBlock, Tensor, Tensor]]:
-    """Each block, its rows of ``qkv``, and of them q, (count, h, N, d), and k and v, (2, count, h, N, d)."""
+    """For each block: its rows of ``qkv``, the block, q (count, h, N, d), and k and v (2, count, h, N, d)."""
     start = 0
     for block in blocks:
         rows = slice(start, start + block.count * block.tokens)
@@ -126,7 +127,7 @@ def _split_heads(
 
 
 def _parts(block: GroupBlock, heads: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of groups and of heads, so many that three matrices of weights for each stay in the caches."""
+    """Slices of groups and heads for which three matrices of attention weights fit the caches."""
     some_heads = min(heads, max(1, PAIRS // block.tokens**2))
     groups = max(1, PAIRS // (block.tokens**2 * some_heads))
     for head in range(0, heads, some_heads):
@@ -135,9 +136,9 @@ def _parts(block: GroupBlock, heads: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
-    """Of some groups and heads, all (n, N, d): the gradients of q, k and v, and of the logits, (n, N, N).
+    """For some groups and heads: the gradients of q, k and v, (n, N, d), and of the logits, (n, N, N).
 
-    ``logits`` holds the biases, and gets the products added.
+    ``logits`` contains the biases, and the products are added in place.
     """
     scale = q.shape[-1] ** -0.5
     if q.dtype == logits.dtype:
@@ -147,7 +148,7 @@ def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits: Tens
     weights = torch.softmax(logits, dim=-1)
     grad_v = torch.bmm(weights.to(q.dtype).mT, grad)
     grad_weights = torch.bmm(grad, v.mT).to(weights.dtype)
-    grad_logits = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+    grad_logits = softmax_backward(grad_weights, weights)
     narrow = grad_logits.to(q.dtype)
     grad_q = torch.baddbmm(q, narrow, k, beta=0, alpha=scale)
     grad_k = torch.baddbmm(k, narrow.mT, q, beta=0, alpha=scale)

@@ -1,11 +1,11 @@
-"""The residual branches of a block, a chunk of tokens at a time.
+"""The residual branches of a block, one chunk of tokens at a time.
 
-A branch makes tensors up to four times as wide as the tokens. Over a whole map they leave the caches, and
-above 32 MB the C library gives their memory back to the system and takes it anew, page by page, each time.
-Chunk by chunk they stay small. For the backward pass a branch saves the outputs of its first matrix products,
-ten times a block's width in all; or its input alone, as activation checkpointing wants.
+A branch creates tensors up to four times as wide as its input. For a whole map they exceed the caches, and
+above 32 MB the C library returns their memory to the system and requests it again each time; for a chunk they
+stay small. For the backward pass a branch saves the outputs of its first matrix products, ten times a block's
+width in total; with activation checkpointing, only its input.
 
-Notation as in :mod:`..grouping`; T = B·H·W tokens.
+Notation: as in :mod:`..grouping`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ CHUNK = 2048  # tokens
 
 
 def _in_one_dtype(function: Callable) -> Callable:
-    """Without autocast. (One ``torch.autocast`` for all calls would mix up the dtypes of threads.)"""
+    """Run without autocast. (One ``torch.autocast`` for all calls would mix up the dtypes of threads.)"""
 
     @wraps(function)
     def run(*args: Any) -> Any:
@@ -38,7 +38,7 @@ def _in_one_dtype(function: Callable) -> Callable:
 
 
 def add_branches(block: nn.Module, x: Tensor) -> Tensor:
-    """x, (B, H, W, C), after both residual branches of a block of the network.
+    """Add both residual branches of a block of the network to x, (B, H, W, C).
 
     Branches of images that stochastic depth drops are not computed.
     """
@@ -48,7 +48,7 @@ def add_branches(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _add_kept(drop_path: nn.Module, x: Tensor, add: Callable[[Tensor, float], Tensor]) -> Tensor:
-    """``add(x, factor)`` on the images whose branch stochastic depth keeps."""
+    """``add(x, factor)`` for the images whose branch stochastic depth keeps."""
     if not drop_path.training or drop_path.rate == 0:
         return add(x, 1.0)
     kept = drop_path.draw(x).nonzero().flatten()
@@ -100,13 +100,13 @@ def add_mlp(
         b1: (4C), its bias.
         w2: (C, 4C), the second's.
         b2: (C), its bias.
-        scale: What the branch is multiplied with.
+        scale: Factor of the branch.
         eps: The layer norm's.
         dtype: Of the matrix products.
         save: Whether to save the output of fc1 for the backward pass.
 
     Returns:
-        (T, C) of the dtype of ``x``, and what is saved, (T or 0, 4C).
+        (T, C) in the dtype of ``x``, and the saved tensor, (T or 0, 4C).
     """
     w1, b1, w2, b2 = _cast((w1, b1, w2, b2), dtype)
     out, saved = torch.empty_like(x), x.new_empty(len(x) if save else 0, len(b1), dtype=dtype)
@@ -133,9 +133,9 @@ def add_mlp_backward(
     eps: float,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of :func:`add_mlp` in ``x`` and the weights, from ``grad`` (T, C) of its first output.
+    """The gradients of :func:`add_mlp` for ``x`` and the weights, from ``grad`` (T, C) of its first output.
 
-    ``saved`` is its second output; what is not there is computed again.
+    ``saved`` is its second output; if it is empty, it is recomputed.
     """
     sums = _Sums(norm_w, norm_b, w1, b1, w2, b2)
     w1, b1, w2 = _cast((w1, b1, w2), dtype)
@@ -193,11 +193,11 @@ def add_attention(
     dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x + scale · proj(attention(qkv(norm(x)))), inside groups of tokens.
+    """x + scale · proj(attention(qkv(norm(x)))), within groups of tokens.
 
     Args:
         x: (T, C) of (B, H, W) maps.
-        table: Biases of offsets, as :func:`..attention.pair_biases` takes them.
+        table: Biases of offsets, as for :func:`..attention.pair_biases`.
         norm_w: (C), the layer norm's weight.
         norm_b: (C), its bias.
         w_qkv: (3C, C), the weight of the linear layer for queries, keys and values, laid out as 3 × h × d.
@@ -207,15 +207,15 @@ def add_attention(
         B: Maps in the batch.
         H: Rows of a map.
         W: Columns of a map.
-        span: Of a window, as :func:`..grouping.find_groups` takes it.
+        span: Of a window, as for :func:`..grouping.find_groups`.
         interval: I.
-        scale: What the branch is multiplied with.
+        scale: Factor of the branch.
         eps: The layer norm's.
         dtype: Of the matrix products.
         save: Whether to save the outputs of qkv and attention for the backward pass.
 
     Returns:
-        (T, C) of the dtype of ``x``; and what is saved, in the order of the groups, (T or 0, 3C) and
+        (T, C) in the dtype of ``x``; and the saved tensors, in the order of the groups, (T or 0, 3C) and
         (T or 0, C).
     """
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), dtype)
@@ -257,9 +257,9 @@ def add_attention_backward(
     eps: float,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The gradients of :func:`add_attention` in ``x``, ``table`` and the weights, from ``grad`` (T, C).
+    """The gradients of :func:`add_attention` for ``x``, ``table`` and the weights, from ``grad`` (T, C).
 
-    ``saved_qkv`` and ``saved_attended`` are its other outputs; what is not there is computed again.
+    ``saved_qkv`` and ``saved_attended`` are its other outputs; if they are empty, they are recomputed.
     """
     sums = _Sums(norm_w, norm_b, w_qkv, b_qkv, w_proj, b_proj)
     w_qkv, b_qkv, w_proj = _cast((w_qkv, b_qkv, w_proj), dtype)
@@ -322,14 +322,14 @@ def _add_linear(x: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, scale: 
 
 
 class _Sums:
-    """The gradients of a branch's weights, added up over chunks in float32 at least."""
+    """The gradients of a branch's weights, accumulated over chunks in at least float32."""
 
     def __init__(self, *weights: Tensor) -> None:
         self.dtypes = [weight.dtype for weight in weights]
         self.sums = [_at_least_float32(torch.zeros_like(weight)) for weight in weights]
 
     def add_linear(self, index: int, grad: Tensor, inputs: Tensor) -> None:
-        """Add a linear layer's: of the weight at ``index``, and of the bias after it."""
+        """Add the gradients of a linear layer: its weight at ``index``, and its bias after it."""
         weight, bias = self.sums[index : index + 2]
         if weight.dtype == grad.dtype:
             weight.addmm_(grad.T, inputs)
@@ -340,7 +340,7 @@ class _Sums:
     def add_norm(
         self, index: int, grad: Tensor, inputs: Tensor, moments: Sequence[Tensor], *norm: Tensor
     ) -> Tensor:
-        """Add a layer norm's, like :meth:`add_linear`; returns the gradient of the norm's inputs."""
+        """Add those of a layer norm, like :meth:`add_linear`; returns the gradient of its inputs."""
         grad_inputs, *grads = torch.ops.aten.native_layer_norm_backward(
             _at_least_float32(grad),
             _at_least_float32(inputs),
@@ -354,12 +354,12 @@ class _Sums:
         return grad_inputs.to(inputs.dtype)
 
     def totals(self) -> list[Tensor]:
-        """The gradients, each of its weight's dtype."""
+        """The gradients, in the dtypes of the weights."""
         return [total.to(dtype) for total, dtype in zip(self.sums, self.dtypes, strict=True)]
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer norm of (T, C), with each token's mean and inverse deviation; float32 at least."""
+    """Layer norm of (T, C), with each token's mean and inverse deviation, in at least float32."""
     x, weight, bias = map(_at_least_float32, (x, weight, bias))
     return torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
 
@@ -370,7 +370,7 @@ def _slices(tokens: int) -> Iterator[slice]:
 
 
 def _chunks(groups: Groups) -> Iterator[tuple[slice, list[GroupBlock]]]:
-    """Pieces of a layout: their rows in it, and their groups."""
+    """Chunks of complete groups: their rows in the order of the groups, and their blocks."""
     start = 0
     for piece in split_blocks(groups.blocks, CHUNK):
         stop = start + sum(block.count * block.tokens for block in piece)
@@ -379,7 +379,7 @@ def _chunks(groups: Groups) -> Iterator[tuple[slice, list[GroupBlock]]]:
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
-    """In a dtype in which sums over many tokens are exact enough."""
+    """In a dtype that is exact enough for sums over many tokens."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -393,18 +393,18 @@ def _differentiable(
     """Give an operator its backward pass.
 
     Args:
-        operator: Takes ``tensors`` tensors, then plain arguments, and last whether to save.
-        backward: Takes the gradient of the operator's first output, what was saved, and the operator's
-            arguments but the last; returns the tensors' gradients.
-        plain: The operator in differentiable operations, for gradients that are to be differentiated again.
-        tensors: How many there are.
-        saved: How many outputs are saved.
+        operator: Takes ``tensors`` tensors, then plain arguments, of which the last is whether to save.
+        backward: Takes the gradient of the operator's first output, the saved outputs, and the operator's
+            arguments except the last; returns the tensors' gradients.
+        plain: The operator in differentiable operations, for gradients of gradients.
+        tensors: Number of tensor arguments.
+        saved: Number of saved outputs.
     """
 
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.arguments = inputs[tensors:-1]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # else zeros as large as what is saved
+        ctx.set_materialize_grads(False)  # otherwise zeros of the saved outputs' sizes
         ctx.save_for_backward(*output[1:], *inputs[:tensors])
 
     def run_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -414,7 +414,7 @@ def _differentiable(
         create_graph = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if create_graph or is_batched(grad):
             saved_inputs = zip(ctx.saved_tensors[saved:], ctx.needs_input_grad, strict=False)
-            # in aliases of the inputs, of which one may have been computed from another
+            # aliases, since one input may have been computed from another
             inputs = [
                 t.view_as(t) if create_graph else t.detach().requires_grad_(need) for t, need in saved_inputs
             ]
@@ -433,7 +433,7 @@ _differentiable(add_mlp, add_mlp_backward, plain_mlp, tensors=7, saved=1)
 _differentiable(add_attention, add_attention_backward, plain_attention, tensors=8, saved=2)
 
 
-# What a compiler is told of the operators: the shapes and dtypes of what they return.
+# For compilers: the shapes and dtypes of the operators' outputs.
 def _fakes(x: Tensor, dtype: torch.dtype, save: bool, *widths: int) -> tuple[Tensor, ...]:
     saved = (x.new_empty(len(x) if save else 0, width, dtype=dtype) for width in widths)
     return torch.empty_like(x), *saved

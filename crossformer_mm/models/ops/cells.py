@@ -1,4 +1,4 @@
-"""The first embedding on cells of stride × stride pixels."""
+"""The first embedding, computed on cells of stride × stride pixels."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 
 def embed_cells(convs: Sequence[nn.Conv2d], images: Tensor) -> Tensor:
-    """Convolutions of one stride s, with the pixels of an s × s cell as channels and a stride of 1.
+    """Convolutions of one stride s, computed with the pixels of s × s cells as channels and a stride of 1.
 
-    Exact, and faster on CPUs, where three channels do not fill a vector.
+    This is exact, and faster on CPUs, where three channels do not fill a vector register.
 
     Args:
         convs: Kernels k of stride s with padding (k − s) / 2; every k is s or a multiple of 2s.
         images: (B, C, H, W).
 
     Returns:
-        (B, ⌈H/s⌉, ⌈W/s⌉, channels of all convolutions); zeros fill the last cells.
+        (B, ⌈H/s⌉, ⌈W/s⌉, channels of all convolutions); zeros complete the last cells.
     """
     s = convs[0].stride[0]
     images = F.pad(images, (0, -images.shape[3] % s, 0, -images.shape[2] % s))
-    # A kernel of one stride starts at a multiple of the stride, the others half a stride before one.
+    # Kernels as wide as the stride start at its multiples, the others half a stride before them.
     aligned, shifted = _cells(images, s), _cells(F.pad(images, (s // 2,) * 4), s)
     maps = []
     for conv in convs:

@@ -1,4 +1,4 @@
-"""Where the kernels may stand in for layers as written: the one place that decides."""
+"""Decide where the kernels replace layers of the network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from ...compat import has_hooks, is_dense, is_ordinary, is_transformed, is_watch
 
 
 class Layers:
-    """The layers that a kernel stands in for.
+    """The layers that a kernel replaces.
 
     Args:
-        types: The type of each, by its place in the module whose part they are, outer ones first.
+        types: The type of each, by its name in the module that contains them, outer ones first.
     """
 
     def __init__(self, types: Mapping[str, type[nn.Module]]) -> None:
-        self.expected = [(place.split('.'), kind, kind.forward) for place, kind in types.items()]
+        self.expected = [(name.split('.'), kind, kind.forward) for name, kind in types.items()]
 
     def are_unmodified(self, module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> bool:
-        """Whether ``module`` has them as :func:`is_unmodified` wants each."""
-        for place, kind, forward in self.expected:
+        """Whether each of them in ``module`` passes :func:`is_unmodified`."""
+        for names, kind, forward in self.expected:
             layer = module
-            for name in place:
+            for name in names:
                 layer = layer._modules[name]
             if not is_unmodified(layer, kind, forward, dtypes):
                 return False
@@ -34,14 +34,14 @@ def replaces_branches(block: nn.Module, x: Tensor) -> bool:
     """Whether :func:`.branches.add_branches` computes the residual branches of a block of the network."""
     if not _kernels_apply(x) or not block.replaceable.are_unmodified(block, _dtypes_of_weights(x)):
         return False
-    # Which images a compiled step drops cannot decide what it computes.
+    # A compiled step cannot depend on which images are dropped.
     return not (torch.compiler.is_compiling() and block.drop_path.training and block.drop_path.rate)
 
 
 def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
-    """Whether :func:`.cells.embed_cells` computes convolutions of one stride: where channels are few.
+    """Whether :func:`.cells.embed_cells` computes convolutions of one stride: if there are few channels.
 
-    Compilers, which are not to ask whether the stride divides a size, get the convolutions.
+    Compiled programs, which should not depend on whether the stride divides a size, use the convolutions.
     """
     if torch.compiler.is_compiling() or x.shape[1] >= 8 or not _kernels_apply(x):
         return False
@@ -53,23 +53,23 @@ def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products on ``x``: autocast's where it is on."""
+    """The dtype of matrix products with ``x``: autocast's if it is on."""
     return torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
 
 
 def is_unmodified(
     layer: nn.Module, kind: type[nn.Module], forward: Callable, dtypes: tuple[torch.dtype, ...]
 ) -> bool:
-    """Whether a layer computes what its type says, in settings that the kernels know.
+    """Whether a layer computes what its type defines, with settings that the kernels support.
 
     Other types (adapters, quantised or parametrised layers, subclasses), a patched ``forward``, hooks of any
-    kind, dropout at work, and weights that are no plain CPU tensors of certain dtypes are modifications.
+    kind, active dropout, and weights other than plain CPU tensors of ``dtypes`` are modifications.
 
     Args:
         layer: The layer.
-        kind: The type that it should have.
-        forward: The ``forward`` that this type was defined with.
-        dtypes: What its weights may have.
+        kind: The expected type.
+        forward: The original ``forward`` of this type.
+        dtypes: Supported dtypes of the weights.
     """
     if type(layer) is not kind or kind.forward is not forward or 'forward' in layer.__dict__:
         return False
@@ -80,20 +80,20 @@ def is_unmodified(
 
 
 def _kernels_apply(x: Tensor) -> bool:
-    """Whether kernels for CPUs compute anything on ``x`` now.
+    """Whether the kernels may process ``x`` in the current context.
 
-    Under ``torch.compile`` and ``torch.export`` they do, as operators of this package, but not in a program
-    for ONNX, which does not know these.
+    This includes ``torch.compile`` and ``torch.export``, as operators of this package, but not ONNX, which
+    does not know them.
     """
     if x.device.type != 'cpu' or not x.is_floating_point() or is_transformed():
         return False
     if torch.is_autocast_enabled('cpu') and x.dtype not in (torch.float32, compute_dtype(x)):
-        return False  # autocast has rules of its own for these
+        return False  # autocast has its own rules for these
     return torch.compiler.is_compiling() or (is_ordinary(x) and not is_watched())
 
 
 def _dtypes_of_weights(x: Tensor) -> tuple[torch.dtype, ...]:
-    """Other dtypes are an error that the layers have to raise."""
+    """Supported dtypes of weights; for others, the layers raise an error."""
     return (x.dtype, torch.float32) if torch.is_autocast_enabled('cpu') else (x.dtype,)
 
 
@@ -107,7 +107,7 @@ def _is_plain_weight(weight: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> 
 
 
 def _cells_know(conv: nn.Conv2d) -> bool:
-    """Kernels as wide as an even stride, or a multiple of twice as wide, centred on it."""
+    """Kernels as wide as an even stride, or a multiple of twice the stride, centred on it."""
     (k, k2), (s, s2) = conv.kernel_size, conv.stride
     return (
         (k, s) == (k2, s2)

@@ -1,0 +1,103 @@
+"""What a checkpoint says about its training: the class names, and the layout of long distance attention."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..models.crossformer import DERIVED_BUFFERS
+from ..models.grouping import LAYOUTS
+from .names import BACKBONE, model_kind, tensors_of
+
+NOTES = 'crossformer_mm'  # the entry of `meta` in which a converted file keeps what is known about it
+OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
+SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
+CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")
+PUBLISHED_TYPE = re.compile(r"""['"]CrossFormer_[TSBL]['"]""")
+
+
+def dataset_meta_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Class names and colours from the ``meta`` of old (``CLASSES``) and new (``dataset_meta``) files.
+
+    Returns:
+        ``classes``, a tuple of names, and ``palette``, a list of (red, green, blue), where the file has them.
+    """
+    meta = _mapping(checkpoint.get('meta'))
+    meta = meta['dataset_meta'] if isinstance(meta.get('dataset_meta'), Mapping) else meta
+    entries = {key.lower(): value for key, value in meta.items() if isinstance(key, str)}
+    found = {}
+    if isinstance(classes := entries.get('classes'), str):
+        found['classes'] = (classes,)
+    elif isinstance(classes, Sequence) and classes:
+        found['classes'] = tuple(map(str, classes))
+    if isinstance(palette := entries.get('palette'), Sequence) and not isinstance(palette, str) and palette:
+        found['palette'] = [tuple(map(int, colour)) for colour in palette]
+    return found
+
+
+class ImpliedLayout(NamedTuple):
+    """What a file says about its layout.
+
+    Attributes:
+        layouts: Values of ``long_distance`` that it may have been trained with: one, both where they are the
+            same function, none where nothing is known.
+        why: The evidence.
+    """
+
+    layouts: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f'{" or ".join(self.layouts) or "unknown"} ({self.why})'
+
+
+def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
+    """Work out the layout from the origin of a file, since its tensors are the same in both.
+
+    The notes of a converted file come first, then the config in the file, then the names of the tensors;
+    ``docs/checkpoints.md`` lists what each implies.
+
+    Args:
+        checkpoint: What :func:`~.reader.read_checkpoint` returned. Its configs are searched as text, not run.
+
+    Raises:
+        UserError: It holds no tensors.
+    """
+    meta = _mapping(checkpoint.get('meta'))
+    noted = _mapping(meta.get(NOTES)).get('long_distance')
+    if isinstance(noted, str) and noted in LAYOUTS:
+        return ImpliedLayout((noted,), 'noted when the file was converted')
+    old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
+    return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
+
+
+def _mapping(value: Any) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
+    """From ``long_distance``, or from the authors' names.
+
+    Their configs pass ``adaptive_interval`` since December 2023, when their code got layout ``'window'``. Old
+    configs without it are for their earlier code. (New ones are of this package, whose default has changed.)
+    """
+    settings = set(SETTING.findall(old + new))
+    if len(settings) == 1 and settings <= set(LAYOUTS):
+        return ImpliedLayout(tuple(settings), 'set in the config in the file')
+    if CODE_OF_2023.search(old + new):
+        return ImpliedLayout(('window',), "the config in the file is for the authors' code of December 2023")
+    if PUBLISHED_TYPE.search(old):
+        return ImpliedLayout(('map',), "the config in the file is for the authors' code of 2021")
+    return None
+
+
+def _layout_of_kind(state: Mapping[str, Tensor]) -> ImpliedLayout:
+    is_classifier = model_kind(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
+    if is_classifier and any('.ex_conv.' in name for name in state):
+        return ImpliedLayout(('window',), "the authors' code of December 2023 trained the ++ classifiers")
+    if is_classifier:
+        return ImpliedLayout(LAYOUTS, 'a classifier of 224×224 images, for which they are the same')
+    if any(name.endswith(DERIVED_BUFFERS) for name in state):
+        return ImpliedLayout(('map',), "it holds buffers of the authors' code of 2021")
+    return ImpliedLayout((), 'nothing in the file states it')
