@@ -204,6 +204,6 @@ def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
     if trained and tested and trained != tested:
         raise UserError(
             f'{checkpoint.path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
-            f' than the data has ({shorten(tested, CLASSES_NAMED)}); give the matching data with --data-root or --val-ann,'
-            ' and the names of label maps with --classes'
+            f' than the data has ({shorten(tested, CLASSES_NAMED)}); give the matching data with'
+            ' --data-root or --val-ann, and the names of label maps with --classes'
         )
