@@ -1,8 +1,6 @@
-"""The toolboxes' inferencers from Python: the README's example, and a segmentor."""
+"""The toolboxes' inferencers: predictions of a segmentor."""
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,7 +15,6 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
 
-README = Path(__file__).parents[1] / 'README.md'
 SKY, ROAD = 0, 1
 SEGMENTOR = """
 default_scope = 'mmseg'
@@ -102,27 +99,3 @@ def test_segments_are_those_of_the_toolbox(segmentor: Path) -> None:
     for image, sample in zip(images, samples, strict=True):
         alone = inferencer(image)['predictions']
         assert (sample.pred_sem_seg.data[0].numpy() == alone).mean() > 0.999
-
-
-def test_the_example_of_the_readme(
-    narrow_config: Callable[[str], Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It runs as it stands, where its config, checkpoint and images are."""
-    blocks = re.findall(r'```python\n(.*?)```', README.read_text(encoding='utf-8'), re.DOTALL)
-    (example,) = [block for block in blocks if 'open_inferencer' in block]
-    monkeypatch.chdir(tmp_path)
-    for name in ('configs', 'photos'):
-        Path(name).mkdir()
-    cfg = narrow_config('mask_rcnn_crossformer_s')
-    cfg.dump('configs/mask_rcnn_crossformer_s.py')
-    init_default_scope('mmdet')
-    set_num_classes(cfg.model, 2)
-    meta = {'dataset_meta': {'classes': ('apple', 'nut')}}
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'checkpoint.pth')
-    for name in ('a', 'b'):
-        cv2.imwrite(f'photos/{name}.jpg', np.zeros((48, 64, 3), np.uint8))
-    names: dict[str, object] = {}
-    exec(example, names)
-    assert names['inferencer'].model.dataset_meta['classes'] == ('apple', 'nut')
-    assert [set(p) for p in names['results']['predictions']] == [{'labels', 'scores', 'bboxes', 'masks'}] * 2
-    assert sorted(path.name for path in Path('predictions/vis').iterdir()) == ['a.jpg', 'b.jpg']
