@@ -128,7 +128,7 @@ def test_a_detector_resumes_to_the_same_weights(
     assert_same_weights(tmp_path / 'epoch_2.pth', whole / 'epoch_2.pth')
     log = log_of(tmp_path)
     assert f'WARNING - ignored: {tmp_path}/epoch_2.pth: is cut off or damaged' in log
-    assert f'going on from {tmp_path}/epoch_1.pth' in log
+    assert f'resuming from {tmp_path}/epoch_1.pth' in log
     assert children() == []
 
 
@@ -166,8 +166,16 @@ def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], t
 
 
 @pytest.mark.parametrize(
-    ('number', 'status', 'word'),
-    [(signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')],
+    ('number', 'status', 'more', 'line'),
+    [
+        (
+            signal.SIGINT,
+            130,
+            EACH_ITERATION,
+            'interrupted; --resume continues from the last checkpoint in {}',
+        ),
+        (signal.SIGTERM, 143, (), 'terminated; there is no checkpoint yet'),
+    ],
 )
 def test_an_interrupt_says_how_to_go_on(
     detector: Path,
@@ -176,16 +184,16 @@ def test_an_interrupt_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     number: int,
     status: int,
-    word: str,
+    more: tuple[str, ...],
+    line: str,
 ) -> None:
     cfg = Config.fromfile(detector)
     cfg.custom_hooks.append({'type': 'SignalHook', 'number': int(number)})
     cfg.dump(tmp_path / 'config.py')
     words = [tmp_path / 'config.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     settings = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
-    assert train(*words, '--cfg-options', *settings) == status
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == (f'{word}; --resume continues from the last checkpoint in {tmp_path / "work"}')
+    assert train(*words, '--cfg-options', *settings, *more) == status
+    assert capsys.readouterr().err.splitlines()[-1] == line.format(tmp_path / 'work')
     assert children() == []
 
 
