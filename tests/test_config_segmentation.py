@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from crossformer_mm.data.datasets import LOADERS, replace_sync_bn
-from crossformer_mm.data.label_options import check_labels, read_classes
+from crossformer_mm.data.label_options import check_labels, parse_classes
 from crossformer_mm.data.options import DataOptions, apply_dataset_classes, classes_of, set_data_paths
 from crossformer_mm.utils.errors import UserError
 
@@ -260,12 +260,12 @@ def test_the_first_problem_stops_a_run_and_the_others_are_counted(
 def test_names_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / '3'
     path.write_bytes('\ufeffsky\r\ntraffic light \r\nStraße\r\n\r\n'.encode())
-    assert read_classes(str(path)) == ('sky', 'traffic light', 'Straße')
+    assert parse_classes(str(path)) == ('sky', 'traffic light', 'Straße')
 
 
 def test_a_count() -> None:
-    assert read_classes('2') == ('class 0', 'class 1')
-    assert len(read_classes('255')) == 255
+    assert parse_classes('2') == ('class 0', 'class 1')
+    assert len(parse_classes('255')) == 255
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_count() -> None:
 def test_files_that_do_not_name_classes(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / 'names.txt').write_bytes(content)
     with pytest.raises(UserError, match=rf'--classes .*names\.txt: {message}'):
-        read_classes(str(tmp_path / 'names.txt'))
+        parse_classes(str(tmp_path / 'names.txt'))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_files_that_do_not_name_classes(tmp_path: Path, content: bytes, message:
 )
 def test_words_that_mean_no_classes(word: str, message: str) -> None:
     with pytest.raises(UserError, match=f'--classes {word}: {message}'):
-        read_classes(word)
+        parse_classes(word)
 
 
 def test_sync_bn_becomes_bn_wherever_it_is(cfg: Config) -> None:

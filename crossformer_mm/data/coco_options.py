@@ -18,7 +18,6 @@ from .datasets import (
     datasets_of,
     join_data_root,
     palette,
-    set_num_classes,
 )
 
 _WHERE_ELSE = (
@@ -28,11 +27,11 @@ _WHERE_ELSE = (
 )
 
 
-def apply_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...]:
-    """Check the annotations that a run reads and set everything that depends on its classes.
+def read_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...]:
+    """Check the annotations that a run reads, and find their classes.
 
     Args:
-        cfg: The config, changed in place: datasets, evaluators, and the heads' ``num_classes``.
+        cfg: The config of the run.
         loaders: The data loaders that the run uses; their files must exist and be sound.
         objects: Whether the run needs annotations, which a prediction for COCO's server does not.
 
@@ -50,9 +49,7 @@ def apply_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool = True
     files = {path: read_coco(path, masks, objects) for path in paths}
     for dataset in datasets:
         check_images(files[annotation_path(dataset)], image_folder(dataset))
-    classes = _common_classes(list(files.values()))
-    _set_classes(cfg, classes)
-    return classes
+    return _common_classes(list(files.values()))
 
 
 def coco_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
@@ -123,7 +120,13 @@ def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
     return first.classes
 
 
-def _set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
+def set_coco_classes(cfg: Config, classes: tuple[str, ...]) -> None:
+    """Give COCO datasets their classes, and the evaluators the annotation files of the datasets.
+
+    Args:
+        cfg: The config, changed in place.
+        classes: The class names in the order of labels.
+    """
     for dataset in coco_datasets(cfg, *LOADERS):
         dataset.metainfo = {'classes': classes, 'palette': palette(len(classes))}
     for split in ('val', 'test'):
@@ -131,4 +134,3 @@ def _set_classes(cfg: Config, classes: tuple[str, ...]) -> None:
         for evaluator in coco_evaluators(cfg, split):
             if len(paths) == 1:
                 evaluator.ann_file = paths[0]
-    set_num_classes(cfg.model, len(classes))

@@ -22,7 +22,6 @@ from .datasets import (
     datasets_of,
     join_data_root,
     palette,
-    set_num_classes,
 )
 from .label_check import IGNORED, LabelReport, LabelRule, inspect_labels
 from .label_files import SUFFIXES, Pair, unpaired
@@ -90,7 +89,7 @@ def set_labels(
         return
     if ignore_label is not None and not 0 <= ignore_label <= IGNORED:
         raise UserError(f'--ignore-label {ignore_label}: label maps hold values from 0 to {IGNORED}')
-    names = None if classes is None else read_classes(classes)
+    names = None if classes is None else parse_classes(classes)
     reduce = False if names and reduce_zero_label is None else reduce_zero_label
     for dataset in map_datasets(cfg, *LOADERS):
         _set_dataset(cfg, dataset, names, ignore_label, reduce)
@@ -98,7 +97,7 @@ def set_labels(
         _undo_own_settings(cfg.get(part), reduce)
 
 
-def read_classes(word: str) -> tuple[str, ...]:
+def parse_classes(word: str) -> tuple[str, ...]:
     """The classes that a word of the command line means.
 
     Args:
@@ -128,11 +127,11 @@ def read_classes(word: str) -> tuple[str, ...]:
     return names
 
 
-def apply_label_classes(cfg: Config, loaders: Sequence[str], maps: bool = True) -> tuple[str, ...]:
-    """Check the folders that a run reads, and set what depends on its classes.
+def read_label_classes(cfg: Config, loaders: Sequence[str], maps: bool = True) -> tuple[str, ...]:
+    """Check the folders that a run reads, and find their classes.
 
     Args:
-        cfg: The config, changed in place: the heads' ``num_classes``.
+        cfg: The config of the run.
         loaders: The data loaders that the run uses; their folders must exist.
         maps: Whether the run needs label maps, which a prediction alone does not.
 
@@ -149,7 +148,6 @@ def apply_label_classes(cfg: Config, loaders: Sequence[str], maps: bool = True) 
     classes = dataset_meta(cfg, datasets[0]).get('classes')
     if not classes:
         raise UserError(f'{dataset_class_name(datasets[0])} knows no classes; name them with --classes FILE')
-    set_num_classes(cfg.model, len(classes))
     _check_class_weights(cfg.model, len(classes))
     return tuple(classes)
 

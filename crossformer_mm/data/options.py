@@ -1,14 +1,15 @@
 """Point a config at data of any kind, and make all that depends on its classes agree."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mmengine.config import Config
 
 from ..utils.errors import UserError
-from .coco_options import apply_coco_classes, coco_datasets
-from .datasets import LOADERS, check_present, dataset_meta, datasets_of, join_data_root
-from .label_options import apply_label_classes, map_datasets, set_labels
+from .coco_options import coco_datasets, read_coco_classes, set_coco_classes
+from .datasets import LOADERS, check_present, dataset_meta, datasets_of, join_data_root, set_num_classes
+from .label_options import map_datasets, read_label_classes, set_labels
 
 _OTHER_FORMATS = (
     'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'
@@ -39,6 +40,51 @@ class DataOptions:
     classes: str | None = None
     ignore_label: int | None = None
     reduce_zero_label: bool | None = None
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the data lies, and ``--cfg-options``.
+
+    Args:
+        parser: The tool's parser, which gets them.
+    """
+    data = parser.add_argument_group(
+        'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
+    )
+    data.add_argument('--data-root', metavar='DIR', help='its folder, laid out like COCO or ADE20K')
+    data.add_argument(
+        '--train-ann',
+        metavar='PATH',
+        help='from the data root: for detection the annotation file, which names the classes;'
+        ' for segmentation the folder of label maps, named like the images',
+    )
+    data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
+    data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
+    data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
+    labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
+    labels.add_argument(
+        '--classes', metavar='FILE|N', help='names, one a line in the order of labels, or how many'
+    )
+    labels.add_argument(
+        '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
+    )
+    labels.add_argument(
+        '--reduce-zero-label',
+        action=argparse.BooleanOptionalAction,
+        help='0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)',
+    )
+
+
+def data_options(options: argparse.Namespace) -> DataOptions:
+    """What of :func:`add_data_options` says where the data lies.
+
+    Args:
+        options: What a tool parsed.
+
+    Returns:
+        The options by themselves.
+    """
+    return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
 def set_data_paths(cfg: Config, options: DataOptions) -> None:
@@ -72,29 +118,49 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
     set_labels(cfg, options.classes, options.ignore_label, options.reduce_zero_label)
 
 
-def apply_dataset_classes(
-    cfg: Config, loaders: Sequence[str], objects: bool = True
-) -> tuple[str, ...] | None:
-    """Check the data that a run reads and set everything that depends on its classes.
+def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
+    """Check the data that a run reads, and find its classes; the config is not changed.
+
+    Args:
+        cfg: The config of the run.
+        loaders: The data loaders that the run uses; their files must exist and be valid. The content of label
+            maps is checked separately by ``check_labels``, which takes longer.
+        objects: Whether the run needs annotations; a prediction for COCO's test server does not.
+
+    Returns:
+        The class names, or None if the data are neither COCO's nor label maps.
+
+    Raises:
+        UserError: Files or folders are missing or invalid, or the annotation files disagree on the classes.
+    """
+    if any(coco_datasets(cfg, *loaders)):
+        return read_coco_classes(cfg, loaders, objects)
+    if any(map_datasets(cfg, *loaders)):
+        return read_label_classes(cfg, loaders, objects)
+    _check_folders(cfg, loaders)
+    return None
+
+
+def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
+    """Set everything in a config that depends on the classes; no file is read.
 
     Args:
         cfg: The config, changed in place: datasets, evaluators, and the heads' ``num_classes``.
-        loaders: The data loaders that the run uses; their files must exist and COCO's be sound. What label
-            maps hold is a longer check of its own, ``check_labels``.
-        objects: Whether the run needs annotations, which a prediction for COCO's server does not.
-
-    Returns:
-        The class names, or None where the data are neither COCO's nor label maps.
-
-    Raises:
-        UserError: Files or folders are missing or not sound, or the annotation files disagree on the classes.
+        classes: What :func:`read_classes` returned; None changes nothing.
     """
-    if any(coco_datasets(cfg, *loaders)):
-        return apply_coco_classes(cfg, loaders, objects)
-    if any(map_datasets(cfg, *loaders)):
-        return apply_label_classes(cfg, loaders, objects)
-    _check_folders(cfg, loaders)
-    return None
+    if classes is None:
+        return
+    set_coco_classes(cfg, classes)
+    set_num_classes(cfg.model, len(classes))
+
+
+def apply_dataset_classes(
+    cfg: Config, loaders: Sequence[str], objects: bool = True
+) -> tuple[str, ...] | None:
+    """:func:`read_classes`, then :func:`set_classes`."""
+    classes = read_classes(cfg, loaders, objects)
+    set_classes(cfg, classes)
+    return classes
 
 
 def classes_of(cfg: Config) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from ..data.image_check import image_faults, shared_images
 from ..data.label_check import MAPS_READ, class_table, inspect_labels
 from ..data.label_files import unpaired
 from ..data.label_options import label_folder, map_datasets
-from ..data.options import apply_dataset_classes, set_data_paths
+from ..data.options import add_data_options, apply_dataset_classes, data_options, set_data_paths
 from ..data.problems import Findings, Problem
 from ..evaluation.dataset_plots import plot_boxes, plot_classes, plot_labels, save_label_samples, save_samples
 from ..utils.errors import UserError
 from ..utils.files import check_folder
-from .config import add_data_options, data_options, load_config
+from .config import add_cfg_options, load_config
 from .config_files import CONFIG_HELP
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -31,6 +31,7 @@ def check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='List all that is wrong with a data set.')
     parser.add_argument('config', help=CONFIG_HELP)
     add_data_options(parser)
+    add_cfg_options(parser)
     parser.add_argument('--sample', type=int, metavar='N', help='decode N images of each set (all)')
     parser.add_argument('--seed', type=int, default=0, help='of the sample and the drawn images (0)')
     parser.add_argument('--show', type=int, default=5, metavar='N', help='problems listed of each kind (5)')

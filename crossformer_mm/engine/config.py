@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mmengine.runner import Runner
 from ..data.coco_options import coco_evaluators
 from ..data.datasets import LOADERS, join_data_root, without_annotations
 from ..data.label_options import map_datasets
-from ..data.options import DataOptions, apply_dataset_classes, set_data_paths
+from ..data.options import add_data_options, apply_dataset_classes, data_options, set_data_paths
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from .config_files import CONFIG_HELP, find_config
@@ -122,42 +121,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help=CONFIG_HELP)
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
     add_data_options(parser)
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torchrun sets the variable instead; older launchers pass the option, in either spelling.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the data lies, and ``--cfg-options``.
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, which changes any setting of the config.
 
     Args:
-        parser: The tool's parser, which gets them.
+        parser: The tool's parser, which gets it.
     """
-    data = parser.add_argument_group(
-        'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
-    )
-    data.add_argument('--data-root', metavar='DIR', help='its folder, laid out like COCO or ADE20K')
-    data.add_argument(
-        '--train-ann',
-        metavar='PATH',
-        help='from the data root: for detection the annotation file, which names the classes;'
-        ' for segmentation the folder of label maps, named like the images',
-    )
-    data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
-    data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
-    data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
-    labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
-    labels.add_argument(
-        '--classes', metavar='FILE|N', help='names, one a line in the order of labels, or how many'
-    )
-    labels.add_argument(
-        '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
-    )
-    labels.add_argument(
-        '--reduce-zero-label',
-        action=argparse.BooleanOptionalAction,
-        help='0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)',
-    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -165,18 +140,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings to change in the config, e.g. train_cfg.max_epochs=24',
     )
-
-
-def data_options(options: argparse.Namespace) -> DataOptions:
-    """What of :func:`add_data_options` says where the data lies.
-
-    Args:
-        options: What a tool parsed.
-
-    Returns:
-        The options by themselves.
-    """
-    return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
 def training_config(options: argparse.Namespace) -> Config:
