@@ -11,14 +11,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, Registry
+from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS, Registry
 
 from .models.crossformer import CrossFormer
 
 # Registry, module below this package, and the classes in it.
 PARTS = (
     (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
-    (TRANSFORMS, 'data.loading', ['LoadNamedImage']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
     (HOOKS, 'evaluation.segments', ['SegmentPicturesHook']),

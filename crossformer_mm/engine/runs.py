@@ -25,6 +25,7 @@ from ..checkpoint.resume import latest_intact, missing_parts
 from ..data.datasets import build_network, replace_sync_bn
 from ..data.label_check import LabelReport
 from ..data.label_options import check_labels
+from ..data.loading import unreadable_images_named
 from ..data.options import classes_of
 from ..models.crossformer import CrossFormer
 from ..utils.errors import LostProcessError, UserError
@@ -96,7 +97,7 @@ def train(options: argparse.Namespace) -> None:
     cfg = training_config(options)
     warnings = [*set_start(cfg), *start_warnings(cfg), *set_norms(cfg)]
     labels = _check_labels(cfg, ('train_dataloader', 'val_dataloader'))
-    with _processes(cfg), _explained(cfg):
+    with _processes(cfg), _explained(cfg), unreadable_images_named(cfg):
         runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
         with ended_workers(runner):
@@ -225,7 +226,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     check_settings(cfg, ('test',))
     warnings = set_norms(cfg)
     labels = [] if options.format_only else _check_labels(cfg, ('test_dataloader',))
-    with _processes(cfg):
+    with _processes(cfg), unreadable_images_named(cfg):
         runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
         load_model(_network(runner.model), options.checkpoint)
