@@ -15,10 +15,9 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from ..data.coco_options import coco_evaluators
-from ..data.datasets import LOADERS, join_data_root, without_annotations
-from ..data.label_options import map_datasets
-from ..data.options import add_data_options, apply_dataset_classes, data_options, set_data_paths
+from ..data.classes import read_classes, set_classes
+from ..data.datasets import LOADERS, coco_evaluators, join_data_root, map_datasets, without_annotations
+from ..data.options import add_data_options, data_options, set_data_paths
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from .config_files import CONFIG_HELP, find_config
@@ -307,7 +306,7 @@ def _common_config(options: argparse.Namespace, loaders: Sequence[str], objects:
     _check_loaders(cfg, loaders)
     check_groups(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    apply_dataset_classes(cfg, loaders, objects)
+    set_classes(cfg, read_classes(cfg, loaders, objects))
     allow_no_workers(cfg)
     check_launcher(options.launcher)
     cfg.launcher = options.launcher

@@ -22,11 +22,11 @@ from ..checkpoint.classes import dataset_meta_of
 from ..checkpoint.load import check_backbone, check_model
 from ..checkpoint.names import shorten
 from ..checkpoint.resume import latest_intact, missing_parts
+from ..data.classes import classes_of
 from ..data.datasets import build_network, replace_sync_bn
 from ..data.label_check import LabelReport
-from ..data.label_options import check_labels
+from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
-from ..data.options import classes_of
 from ..models.crossformer import CrossFormer
 from ..utils.errors import LostProcessError, UserError
 from .config import add_options, evaluation_config, is_first_process, training_config
@@ -145,7 +145,8 @@ def start_warnings(cfg: Config) -> list[str]:
         Lines for the log.
     """
     warnings = []
-    if not cfg.get('load_from') and not cfg.model.backbone.get('init_cfg'):
+    starts = (cfg.get('load_from'), cfg.model.get('pretrained'), cfg.model.backbone.get('init_cfg'))
+    if not any(starts):
         warnings.append(
             'no weights are loaded: the backbone starts from random ones, and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'

@@ -358,6 +358,7 @@ class CrossFormer(BaseModule):
         attn_drop_rate: Dropout of attention weights.
         with_cp: Activation checkpointing: recompute each block in the backward pass instead of keeping its
             activations.
+        pretrained: What the toolboxes' older configs have in place of ``init_cfg``: the FILE alone.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
 
@@ -381,9 +382,12 @@ class CrossFormer(BaseModule):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         with_cp: bool = False,
+        pretrained: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        if pretrained and init_cfg:
+            raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg}: give one of them')
+        super().__init__(dict(type='Pretrained', checkpoint=pretrained) if pretrained else init_cfg)
         arch = resolve_arch(arch)
         group_sizes = check_stages(
             'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
