@@ -221,6 +221,17 @@ def test_classes_that_a_config_cannot_choose(
         read_classes(chooser(classes=classes), TRAINING)
 
 
+def test_chosen_classes_without_objects(chooser: Callable[..., Config], own_root: Path) -> None:
+    def drop_circles(data: dict) -> None:
+        data['annotations'] = [a for a in data['annotations'] if a['category_id'] != 1]
+
+    edit(own_root / 'annotations' / 'instances_train2017.json', drop_circles)
+    cfg = chooser(classes=('circle',))
+    set_data_paths(cfg, DataOptions(data_root=str(own_root)))
+    with pytest.raises(UserError, match='has no objects of the classes that metainfo.classes chooses'):
+        read_classes(cfg, TRAINING)
+
+
 def test_datasets_of_a_config_that_choose_different_classes(chooser: Callable[..., Config]) -> None:
     cfg = chooser(classes=('circle',))
     cfg.val_dataloader.dataset.metainfo = {'classes': ('triangle',)}

@@ -99,7 +99,7 @@ def _read_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool) -> tu
     if chosen is None:
         return _common_classes(list(files.values()))
     for file in files.values():
-        _check_chosen(file, chosen)
+        _check_chosen(file, chosen, objects)
     return chosen
 
 
@@ -121,7 +121,7 @@ def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
     return chosen.pop() if chosen else None
 
 
-def _check_chosen(file: CocoFile, chosen: tuple[str, ...]) -> None:
+def _check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> None:
     for name in chosen:
         if name not in file.classes:
             raise UserError(
@@ -134,6 +134,8 @@ def _check_chosen(file: CocoFile, chosen: tuple[str, ...]) -> None:
             f'metainfo.classes={chosen}: MMDetection numbers classes in the order of {file.path};'
             f' write {in_order}'
         )
+    if objects and not file.labelled & set(chosen):
+        raise UserError(f'{file.path} has no objects of the classes that metainfo.classes chooses: {chosen}')
 
 
 def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
