@@ -145,8 +145,8 @@ def start_warnings(cfg: Config) -> list[str]:
         Lines for the log.
     """
     warnings = []
-    starts = (cfg.get('load_from'), cfg.model.get('pretrained'), cfg.model.backbone.get('init_cfg'))
-    if not any(starts):
+    model = cfg.get('model', {})
+    if not (cfg.get('load_from') or model.get('pretrained') or model.backbone.get('init_cfg')):
         warnings.append(
             'no weights are loaded: the backbone starts from random ones, and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'
