@@ -33,23 +33,20 @@ model = dict(
 )
 
 train_pipeline = [
-    dict(type='LoadNamedImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadNamedImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(192, 192)),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    *_base_.test_pipeline[2:],
 ]
-train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(pipeline=test_pipeline))
-test_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(pipeline=test_pipeline))
+no_workers = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=4, **no_workers, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=8, **no_workers, dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(batch_size=8, **no_workers, dataset=dict(pipeline=test_pipeline))
 
 max_epochs = 12
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)

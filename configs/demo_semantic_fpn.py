@@ -23,14 +23,14 @@ model = dict(
 )
 
 train_pipeline = [
-    dict(type='LoadNamedImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadNamedImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='ResizeToMultiple', size_divisor=32),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),

@@ -8,4 +8,4 @@ The multiply-adds fit large groups; the authors' config has standard ones, as he
 
 _base_ = './fpn_crossformer_s.py'
 
-model = dict(backbone=dict(arch='b', group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1]))
+model = dict(backbone=dict(arch='b', **_base_.standard_groups))

@@ -7,4 +7,4 @@ Published, from ImageNet weights: 55.6 M parameters, 331.1 G multiply-adds, mIoU
 
 _base_ = './fpn_crossformer_s.py'
 
-model = dict(backbone=dict(arch='pp_b', group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1]))
+model = dict(backbone=dict(arch='pp_b', **_base_.standard_groups))

@@ -8,6 +8,6 @@ No published result.
 _base_ = './fpn_crossformer_s.py'
 
 model = dict(
-    backbone=dict(arch='pp_l', group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1]),
+    backbone=dict(arch='pp_l', **_base_.standard_groups),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

@@ -9,6 +9,6 @@ The multiply-adds fit large groups; here they are standard.
 _base_ = './fpn_crossformer_s.py'
 
 model = dict(
-    backbone=dict(arch='pp_s', group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1]),
+    backbone=dict(arch='pp_s', **_base_.standard_groups),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

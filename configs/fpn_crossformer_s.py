@@ -7,10 +7,11 @@ with large groups, as here.
 """
 
 _base_ = [
+    './_base_/groups.py',
     './_base_/models/semantic_fpn_crossformer.py',
     './_base_/datasets/ade20k_multiples_of_32.py',
     './_base_/schedules/adamw_80k.py',
     './_base_/segmentation_runtime.py',
 ]
 
-model = dict(backbone=dict(group_sizes=[14, 14, 7, 7], intervals=[16, 8, 2, 1]))
+model = dict(backbone=dict(**_base_.large_groups))

@@ -8,6 +8,6 @@ No published result.
 _base_ = './fpn_crossformer_s.py'
 
 model = dict(
-    backbone=dict(arch='t', group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1]),
+    backbone=dict(arch='t', **_base_.standard_groups),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

@@ -6,6 +6,6 @@ computes a quarter of the pairs of tokens. Weights are those of any setting.
     python tools/train.py configs/mask_rcnn_crossformer_s_g14.py --pretrained FILE
 """
 
-_base_ = './mask_rcnn_crossformer_s.py'
+_base_ = ['./mask_rcnn_crossformer_s.py', './_base_/groups.py']
 
-model = dict(backbone=dict(group_sizes=[14, 14, 7, 7], intervals=[16, 8, 2, 1]))
+model = dict(backbone=dict(**_base_.large_groups))

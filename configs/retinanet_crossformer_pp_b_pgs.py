@@ -5,6 +5,6 @@ The groups and the layout of the released ++ classifiers. Weights are those of a
     python tools/train.py configs/retinanet_crossformer_pp_b_pgs.py --pretrained FILE
 """
 
-_base_ = './retinanet_crossformer_pp_b.py'
+_base_ = ['./retinanet_crossformer_pp_b.py', './_base_/groups.py']
 
-model = dict(backbone=dict(group_sizes=[4, 4, 14, 7], intervals=[4, 2, 1, 1], long_distance='window'))
+model = dict(backbone=dict(**_base_.progressive_groups))

@@ -18,7 +18,6 @@ from mmengine.registry import (
     METRICS,
     MODELS,
     OPTIM_WRAPPERS,
-    TRANSFORMS,
     WEIGHT_INITIALIZERS,
     Registry,
 )
@@ -28,7 +27,6 @@ from .models.crossformer import CrossFormer
 # Registry, module below this package, and the classes in it.
 PARTS = (
     (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
-    (TRANSFORMS, 'data.loading', ['LoadNamedImage']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
     (HOOKS, 'evaluation.segments', ['SegmentPicturesHook']),

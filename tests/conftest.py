@@ -92,7 +92,7 @@ def narrow_config(config: Callable[[str], Config]) -> Callable[[str], Config]:
         cfg = config(name)
         narrow_model(cfg.model)
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            cfg[loader].num_workers = 0
+            cfg[loader].update(num_workers=0, persistent_workers=False)
             for step in cfg[loader].dataset.pipeline:
                 if step.type == 'Resize':
                     step.scale = (64, 64)
@@ -109,7 +109,7 @@ def narrow_segmentor(config: Callable[[str], Config]) -> Callable[[str], Config]
         cfg = config(name)
         _narrow_segmentor(cfg.model)
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            cfg[loader].num_workers = 0
+            cfg[loader].update(num_workers=0, persistent_workers=False)
             _shrink_images(cfg[loader].dataset.pipeline)
         _shrink_images(cfg.tta_pipeline)
         return cfg

@@ -93,7 +93,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 def test_boxes_alone_serve_a_network_without_masks(tmp_path: Path) -> None:
     data = content()
     drop('annotations', 'segmentation')(data)
-    assert read_coco(write(tmp_path, data), masks=False).annotations == 2
+    assert read_coco(write(tmp_path, data), masks=False).labelled == {'nut', 'fig'}
 
 
 @pytest.mark.parametrize('annotations', [None, []])
@@ -106,7 +106,7 @@ def test_images_and_categories_alone_where_no_objects_are_needed(
         data['annotations'] = annotations
     path = write(tmp_path, data)
     file = read_coco(path, objects=False)
-    assert (file.classes, file.annotations) == (('nut', 'fig'), 0)
+    assert (file.classes, file.labelled) == (('nut', 'fig'), set())
     with pytest.raises(UserError, match=r'"annotations" is empty, missing or no list; .*--format-only'):
         read_coco(path)
 

@@ -17,9 +17,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
+from crossformer_mm.data.classes import read_classes, set_classes
 from crossformer_mm.data.coco import check_records
 from crossformer_mm.data.coco_masks import mask_fault
-from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
+from crossformer_mm.data.options import DataOptions, set_data_paths
 from crossformer_mm.utils.errors import UserError
 
 TRAIN = 'annotations/instances_train2017.json'
@@ -119,7 +120,7 @@ def test_nothing_else_than_an_error_or_data(
         path.write_text(json.dumps(data))
         list(check_records(data, masks=True, objects=True))  # the tool goes through all, whatever they are
         try:
-            apply_dataset_classes(cfg, ['train_dataloader'])
+            set_classes(cfg, read_classes(cfg, ['train_dataloader']))
         except UserError as error:
             assert '\n' not in str(error)
             outcomes['error'] += 1

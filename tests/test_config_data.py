@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 
-from crossformer_mm.data.coco_options import annotation_path, coco_datasets
-from crossformer_mm.data.datasets import LOADERS, palette, set_num_classes
-from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
+from crossformer_mm.data.classes import read_classes, set_classes
+from crossformer_mm.data.datasets import LOADERS, annotation_path, coco_datasets, palette, set_num_classes
+from crossformer_mm.data.options import DataOptions, set_data_paths
 from crossformer_mm.utils.errors import UserError
 
 TRAINING = ('train_dataloader', 'val_dataloader')
@@ -36,7 +39,10 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 
 def test_one_root_is_enough_for_the_layout_of_coco(cfg: Config, coco_root: Path) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    assert apply_dataset_classes(cfg, TRAINING) == CLASSES
+    untouched = cfg.to_dict()
+    assert read_classes(cfg, TRAINING) == CLASSES
+    assert cfg.to_dict() == untouched
+    set_classes(cfg, CLASSES)
     for loader in LOADERS:
         meta = cfg[loader].dataset.metainfo
         assert meta.classes == CLASSES
@@ -59,7 +65,7 @@ def test_other_layouts(cfg: Config, coco_root: Path, tmp_path: Path) -> None:
         val_images=str(elsewhere),
     )
     set_data_paths(cfg, options)
-    assert apply_dataset_classes(cfg, LOADERS) == CLASSES
+    assert read_classes(cfg, LOADERS) == CLASSES
     assert annotation_path(cfg.train_dataloader.dataset) == str(tmp_path / 'train.json')
     assert cfg.test_dataloader.dataset.data_prefix.img == str(elsewhere)
 
@@ -69,7 +75,7 @@ def test_wrapped_datasets_are_found(cfg: Config, coco_root: Path) -> None:
     both = {'type': 'ConcatDataset', 'datasets': [plain, {**plain, 'type': 'mmdet.CocoDataset'}]}
     cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': both}
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    apply_dataset_classes(cfg, TRAINING)
+    set_classes(cfg, read_classes(cfg, TRAINING))
     found = list(coco_datasets(cfg, 'train_dataloader'))
     assert [dataset.metainfo.classes for dataset in found] == [CLASSES, CLASSES]
 
@@ -78,7 +84,7 @@ def test_heads_in_lists_and_evaluators_in_lists(cfg: Config, coco_root: Path) ->
     cfg.model.roi_head.bbox_head = [dict(cfg.model.roi_head.bbox_head) for _ in range(3)]
     cfg.val_evaluator = [cfg.val_evaluator, {'type': 'DumpResults'}]
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    apply_dataset_classes(cfg, TRAINING)
+    set_classes(cfg, read_classes(cfg, TRAINING))
     assert [head.num_classes for head in cfg.model.roi_head.bbox_head] == [3, 3, 3]
     assert cfg.val_evaluator[0].ann_file == annotation_path(cfg.val_dataloader.dataset)
     assert 'ann_file' not in cfg.val_evaluator[1]
@@ -93,13 +99,13 @@ def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> N
 def test_training_without_validation(cfg: Config, coco_root: Path) -> None:
     cfg.val_dataloader = cfg.val_evaluator = None
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    assert apply_dataset_classes(cfg, TRAINING) == CLASSES
+    assert read_classes(cfg, TRAINING) == CLASSES
 
 
 def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
     for loader in LOADERS:
         cfg[loader].dataset = {'type': 'ADE20KDataset'}
-    assert apply_dataset_classes(cfg, TRAINING) is None
+    assert read_classes(cfg, TRAINING) is None
     assert cfg.model.roi_head.bbox_head.num_classes == 80
 
 
@@ -111,27 +117,27 @@ def other_kind(folder: Path) -> Config:
 
 def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        apply_dataset_classes(other_kind(tmp_path), TRAINING)
+        read_classes(other_kind(tmp_path), TRAINING)
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(f'no data at {tmp_path}/clips; put the data there')
     assert '--cfg-options train_dataloader.dataset.data_root=DIR' in message
     (tmp_path / 'clips').mkdir()
-    assert apply_dataset_classes(other_kind(tmp_path), TRAINING) is None
+    assert read_classes(other_kind(tmp_path), TRAINING) is None
 
 
 def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
     set_data_paths(other_kind(tmp_path), DataOptions())
-    with pytest.raises(UserError, match=r'COCO-format data and label maps, and .* reads neither; '):
+    with pytest.raises(UserError, match=r'COCO-format data and label maps; .* reads neither; '):
         set_data_paths(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
     for option in ({'classes': '3'}, {'ignore_label': 0}, {'reduce_zero_label': False}):
-        with pytest.raises(UserError, match="for label maps, and this config reads COCO's annotations"):
+        with pytest.raises(UserError, match="for label maps; this config reads COCO's annotations"):
             set_data_paths(cfg, DataOptions(**option))
 
 
 def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:
     with pytest.raises(UserError) as raised:
-        apply_dataset_classes(cfg, TRAINING)
+        set_classes(cfg, read_classes(cfg, TRAINING))
     message = str(raised.value)
     assert '\n' not in message
     for part in (
@@ -146,15 +152,15 @@ def test_missing_validation_images_are_named(cfg: Config, own_root: Path) -> Non
     lost.unlink()
     set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=f'{lost} is listed'):
-        apply_dataset_classes(cfg, TRAINING)
+        set_classes(cfg, read_classes(cfg, TRAINING))
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda d: d['categories'][0].update(name='disc'), '"circle" is in one of them alone'),
+        (lambda d: d['categories'][0].update(name='disc'), 'only one of them has "circle"'),
         (lambda d: d['categories'].reverse(), 'their order differs'),
-        (lambda d: d['categories'].append({'id': 9, 'name': 'star'}), '"star" is in one of them alone'),
+        (lambda d: d['categories'].append({'id': 9, 'name': 'star'}), 'only one of them has "star"'),
     ],
     ids=['renamed', 'reordered', 'more'],
 )
@@ -164,7 +170,118 @@ def test_validation_with_other_classes(
     edit(own_root / 'annotations' / 'instances_val2017.json', change)
     set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=message):
-        apply_dataset_classes(cfg, TRAINING)
+        set_classes(cfg, read_classes(cfg, TRAINING))
+
+
+@pytest.fixture
+def chooser(cfg: Config, coco_root: Path) -> Callable[..., Config]:
+    """A function that gives the config, on the generated data, and the training set its ``metainfo``."""
+
+    def choose(**meta: object) -> Config:
+        set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+        cfg.train_dataloader.dataset.metainfo = meta
+        return cfg
+
+    return choose
+
+
+def test_the_classes_that_a_config_chooses_stand(chooser: Callable[..., Config]) -> None:
+    chosen = ('circle', 'triangle')
+    cfg = chooser(classes=list(chosen), palette=[(1, 2, 3), (4, 5, 6)])
+    set_classes(cfg, read_classes(cfg, TRAINING))
+    assert [cfg[loader].dataset.metainfo.classes for loader in LOADERS] == [chosen] * 3
+    assert cfg.train_dataloader.dataset.metainfo.palette == [(1, 2, 3), (4, 5, 6)]
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
+    assert read_classes(cfg, LOADERS) == chosen, 'also when read again, as from a dumped config'
+    init_default_scope('mmdet')
+    dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'pipeline': []})
+    assert dataset.metainfo['classes'] == chosen
+    labels = [instance['bbox_label'] for sample in dataset for instance in sample['instances']]
+    assert set(labels) <= {0, 1}
+    categories = [
+        record['category_id']
+        for record in json.loads(Path(cfg.val_evaluator.ann_file).read_text())['annotations']
+    ]
+    assert labels.count(0) == categories.count(1)
+    assert labels.count(1) == categories.count(3)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        (('nut',), r'instances_train2017\.json has no category "nut"'),
+        (('triangle', 'circle'), r"classes in the order of .*; write \('circle', 'triangle'\)"),
+        ('circle', r"give a tuple of names, such as \('circle',\)"),
+    ],
+)
+def test_classes_that_a_config_cannot_choose(
+    chooser: Callable[..., Config], classes: object, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_classes(chooser(classes=classes), TRAINING)
+
+
+def test_chosen_classes_without_objects(chooser: Callable[..., Config], own_root: Path) -> None:
+    def drop_circles(data: dict) -> None:
+        data['annotations'] = [a for a in data['annotations'] if a['category_id'] != 1]
+
+    edit(own_root / 'annotations' / 'instances_train2017.json', drop_circles)
+    cfg = chooser(classes=('circle',))
+    set_data_paths(cfg, DataOptions(data_root=str(own_root)))
+    with pytest.raises(UserError, match='has no objects of the classes'):
+        read_classes(cfg, TRAINING)
+
+
+def test_datasets_of_a_config_that_choose_different_classes(chooser: Callable[..., Config]) -> None:
+    cfg = chooser(classes=('circle',))
+    cfg.val_dataloader.dataset.metainfo = {'classes': ('triangle',)}
+    with pytest.raises(UserError, match='the datasets of the config choose different classes'):
+        read_classes(cfg, TRAINING)
+
+
+@DATASETS.register_module(force=True)
+class Circles(CocoDataset):
+    """COCO data with classes of its own, as MMDetection's documentation adds a dataset."""
+
+    METAINFO = {'classes': ('circle',), 'palette': [(9, 9, 9)]}  # noqa: RUF012
+
+
+@DATASETS.register_module(force=True)
+class OtherFormat(CocoDataset):
+    """A subclass that reads another format."""
+
+    def parse_data_info(self, raw: dict) -> dict:
+        raise NotImplementedError
+
+
+def test_a_subclass_of_coco_dataset_is_coco(cfg: Config, coco_root: Path) -> None:
+    for loader in LOADERS:
+        cfg[loader].dataset.type = 'Circles'
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    set_classes(cfg, read_classes(cfg, TRAINING))
+    assert cfg.train_dataloader.dataset.metainfo == {'classes': ('circle',), 'palette': [(9, 9, 9)]}
+    assert cfg.model.roi_head.bbox_head.num_classes == 1
+
+
+@pytest.mark.parametrize('kind', ['OtherFormat', 'LVISV1Dataset', 'CocoPanopticDataset', 'NoSuchDataset'])
+def test_subclasses_of_coco_dataset_that_read_other_formats(cfg: Config, kind: str) -> None:
+    cfg.train_dataloader.dataset.type = kind
+    assert not list(coco_datasets(cfg, 'train_dataloader'))
+
+
+def test_datasets_of_their_own_folders_are_not_pointed_to_one(cfg: Config, tmp_path: Path) -> None:
+    plain = cfg.train_dataloader.dataset
+    other = {**plain, 'ann_file': 'more.json', 'data_prefix': {'img': 'more'}}
+    cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [plain, other]}
+    set_data_paths(cfg, DataOptions(data_root=str(tmp_path)))  # one root of both
+    assert [annotation_path(data) for data in coco_datasets(cfg, 'train_dataloader')] == [
+        str(tmp_path / 'annotations' / 'instances_train2017.json'),
+        str(tmp_path / 'more.json'),
+    ]
+    other.update(data_root='elsewhere', ann_file=plain.ann_file, data_prefix=plain.data_prefix)
+    cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [plain, other]}
+    with pytest.raises(UserError, match='train_dataloader joins 2 datasets, and --data-root, '):
+        set_data_paths(cfg, DataOptions(data_root=str(tmp_path)))
 
 
 def test_palette_tells_neighbours_apart_and_does_not_move() -> None:

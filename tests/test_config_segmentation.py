@@ -11,9 +11,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
+from crossformer_mm.data.classes import classes_of, read_classes, set_classes
 from crossformer_mm.data.datasets import LOADERS, replace_sync_bn
-from crossformer_mm.data.label_options import check_labels, parse_classes
-from crossformer_mm.data.options import DataOptions, apply_dataset_classes, classes_of, set_data_paths
+from crossformer_mm.data.label_folders import check_labels
+from crossformer_mm.data.options import DataOptions, parse_classes, set_data_paths
 from crossformer_mm.utils.errors import UserError
 
 TRAINING = ('train_dataloader', 'val_dataloader')
@@ -60,7 +61,8 @@ def test_without_options_the_config_stays(cfg: Config) -> None:
 def test_classes_are_given_once(cfg: Config, root: Path, names: str) -> None:
     cfg.model.auxiliary_head = [cfg.model.auxiliary_head]
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
-    assert apply_dataset_classes(cfg, LOADERS) == classes_of(cfg) == NAMES
+    set_classes(cfg, read_classes(cfg, LOADERS))
+    assert classes_of(cfg) == NAMES
     for loader in LOADERS:
         dataset = cfg[loader].dataset
         assert (dataset.type, dataset.data_root) == ('LabelMapDataset', str(root))
@@ -74,10 +76,10 @@ def test_a_loss_that_weighs_another_number_of_classes(cfg: Config, root: Path, n
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
     loss = cfg.model.decode_head.loss_decode
     loss.class_weight = [1.0, 2.0, 0.5]
-    apply_dataset_classes(cfg, LOADERS)
+    set_classes(cfg, read_classes(cfg, LOADERS))
     cfg.model.decode_head.loss_decode = [loss, {**loss, 'class_weight': [1.0, 2.0]}]
     with pytest.raises(UserError, match='class_weight of CrossEntropyLoss: 2 numbers for 3 classes'):
-        apply_dataset_classes(cfg, LOADERS)
+        set_classes(cfg, read_classes(cfg, LOADERS))
 
 
 def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) -> None:
@@ -113,7 +115,7 @@ def test_other_layouts(cfg: Config, root: Path, names: str) -> None:
     (root / 'images' / 'training').rename(root / 'photos')
     (root / 'annotations' / 'validation').rename(root / 'maps')
     set_data_paths(cfg, options)
-    assert apply_dataset_classes(cfg, LOADERS) == NAMES
+    assert read_classes(cfg, LOADERS) == NAMES
     assert cfg.train_dataloader.dataset.data_prefix == {'img_path': 'photos', 'seg_map_path': 'maps'}
     for loader in ('val_dataloader', 'test_dataloader'):
         assert cfg[loader].dataset.data_prefix.seg_map_path == 'annotations/training'
@@ -130,17 +132,28 @@ def test_datasets_in_wrappers(cfg: Config, root: Path, names: str) -> None:
     assert [report.maps for report in check_labels(cfg, TRAINING)] == [2, 2]
 
 
-def test_settings_that_the_data_decide_are_not_left_behind(cfg: Config, names: str) -> None:
-    cfg.model.decode_head.ignore_index = cfg.model.data_preprocessor.seg_pad_val = 7
-    cfg.model.auxiliary_head.loss_decode = [{'type': 'DiceLoss', 'ignore_index': 7}]
-    cfg.val_evaluator.ignore_index = 7
+def test_pipelines_that_repeat_what_the_dataset_says_follow_it(cfg: Config, names: str) -> None:
     cfg.tta_pipeline.append({'type': 'LoadAnnotations', 'reduce_zero_label': True})
-    cfg.train_dataloader.dataset.pipeline[3].ignore_index = 7
-    set_data_paths(cfg, DataOptions(classes=names, ignore_label=7))
-    assert cfg.model.decode_head.ignore_index == cfg.model.data_preprocessor.seg_pad_val == 255
-    assert cfg.model.auxiliary_head.loss_decode[0].ignore_index == cfg.val_evaluator.ignore_index == 255
-    assert cfg.train_dataloader.dataset.pipeline[3].ignore_index == 255
+    set_data_paths(cfg, DataOptions(classes=names))
     assert cfg.tta_pipeline[-1]['reduce_zero_label'] is False
+
+
+@pytest.mark.parametrize(
+    'setting',
+    [
+        'model.decode_head.ignore_index',
+        'model.auxiliary_head.loss_decode.0.ignore_index',
+        'model.data_preprocessor.seg_pad_val',
+        'train_dataloader.dataset.pipeline.3.ignore_index',
+        'val_evaluator.ignore_index',
+    ],
+)
+def test_another_value_for_unlabelled_pixels_is_refused(cfg: Config, names: str, setting: str) -> None:
+    cfg.model.auxiliary_head.loss_decode = [{'type': 'DiceLoss', 'ignore_index': 255}]
+    cfg.merge_from_dict({setting: 0})
+    set_data_paths(cfg, DataOptions(data_root='elsewhere'))  # no option for label maps: the setting stands
+    with pytest.raises(UserError, match=f'^{setting}=0: .* by --ignore-label$'):
+        set_data_paths(cfg, DataOptions(classes=names))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +182,7 @@ def test_what_is_ignored_in_the_files_is_255_once_loaded(
 
 def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Path, names: str) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
-    apply_dataset_classes(cfg, TRAINING)
+    set_classes(cfg, read_classes(cfg, TRAINING))
     init_default_scope('mmseg')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     cfg.model.data_preprocessor.size = (128, 128)
@@ -205,9 +218,9 @@ def test_labels_that_no_map_can_hold(cfg: Config, label: int) -> None:
 
 def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root), val_images='gone', classes=names))
-    assert apply_dataset_classes(cfg, ['train_dataloader']) == NAMES
+    assert read_classes(cfg, ['train_dataloader']) == NAMES
     with pytest.raises(UserError) as raised:
-        apply_dataset_classes(cfg, TRAINING)
+        set_classes(cfg, read_classes(cfg, TRAINING))
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(
@@ -219,13 +232,13 @@ def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -
 def test_a_dataset_without_names(cfg: Config, root: Path) -> None:
     cfg.train_dataloader.dataset.type = 'BaseSegDataset'
     set_data_paths(cfg, DataOptions(data_root=str(root)))
-    with pytest.raises(UserError, match='BaseSegDataset knows no classes; name them with --classes FILE'):
-        apply_dataset_classes(cfg, TRAINING)
+    with pytest.raises(UserError, match='BaseSegDataset has no class names; name them with --classes FILE'):
+        set_classes(cfg, read_classes(cfg, TRAINING))
 
 
 def test_own_images_under_the_name_of_ade20k(cfg: Config, root: Path) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root)))
-    with pytest.raises(UserError, match=r'no images ending in \.jpg, as ADE20KDataset wants .* --classes'):
+    with pytest.raises(UserError, match=r'no images ending in \.jpg, as ADE20KDataset reads .* --classes'):
         check_labels(cfg, TRAINING)
 
 
@@ -272,11 +285,11 @@ def test_a_count() -> None:
     ('content', 'message'),
     [
         (b'a\n\nb\n', 'line 2 is empty; each line names the class of a label'),
-        (b'a\nb\na\n', '"a" is in lines 1 and 3'),
-        (b'\xff\xfe\x00', 'cannot be read as text'),
-        (b'', '0 classes cannot be told apart; .* name the background as well'),
-        (b'only\n', '1 class cannot be told apart'),
-        ('\n'.join(map(str, range(256))).encode(), '256 classes; label maps have room for 255'),
+        (b'a\nb\na\n', 'line 3 repeats "a"'),
+        (b'\xff\xfe\x00', 'neither a text file with one class name per line nor a number'),
+        (b'', 'give 2 to 255 classes; the background is one of them'),
+        (b'only\n', 'give 2 to 255 classes'),
+        ('\n'.join(map(str, range(256))).encode(), 'give 2 to 255 classes'),
     ],
 )
 def test_files_that_do_not_name_classes(tmp_path: Path, content: bytes, message: str) -> None:
@@ -285,18 +298,9 @@ def test_files_that_do_not_name_classes(tmp_path: Path, content: bytes, message:
         parse_classes(str(tmp_path / 'names.txt'))
 
 
-@pytest.mark.parametrize(
-    ('word', 'message'),
-    [
-        ('gone.txt', 'neither a file with a name a line nor a count'),
-        ('-3', 'neither a file'),
-        ('0', '0 classes cannot be told apart'),
-        ('1', '1 class cannot be told apart'),
-        ('1000000000000', '1000000000000 classes; label maps have room for 255'),
-    ],
-)
-def test_words_that_mean_no_classes(word: str, message: str) -> None:
-    with pytest.raises(UserError, match=f'--classes {word}: {message}'):
+@pytest.mark.parametrize('word', ['gone.txt', '-3', '0', '1', '256', '1000000000000'])
+def test_words_that_mean_no_classes(word: str) -> None:
+    with pytest.raises(UserError, match=f'^--classes {word}: '):
         parse_classes(word)
 
 

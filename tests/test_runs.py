@@ -316,12 +316,17 @@ def test_broken_data_is_refused_before_anything_is_written(
     assert re.search(message, refusal(capsys, status, work_dir))
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(('workers', 'content'), [(0, b'no image'), (1, b'no image'), (1, b'')])
 def test_an_unreadable_image_stops_the_run_with_its_name(
-    narrow: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+    narrow: Path,
+    own_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    workers: int,
+    content: bytes,
 ) -> None:
     image = own_root / 'train2017' / '000000000004.jpg'
-    image.write_bytes(b'no image')
+    image.write_bytes(content)
     words = ['--data-root', own_root, '--work-dir', tmp_path / 'work']
     assert train(narrow, *words, '--cfg-options', f'train_dataloader.num_workers={workers}') == 1
     last = capsys.readouterr().err.splitlines()[-1]

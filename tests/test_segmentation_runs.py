@@ -185,8 +185,8 @@ def save(path: Path, values: np.ndarray) -> None:
     ('damage', 'words', 'message'),
     [
         (None, ['--classes', '2'], 'holds the value 9, which is none of the 2 classes (0 to 1)'),
-        (None, ['--classes', '1'], '--classes 1: 1 class cannot be told apart'),
-        (None, ['--classes', 'no.txt'], '--classes no.txt: neither a file'),
+        (None, ['--classes', '1'], '--classes 1: give 2 to 255 classes'),
+        (None, ['--classes', 'no.txt'], '--classes no.txt: neither a text file'),
         (
             lambda root: save(root / 'images' / 'validation' / '0.png', np.zeros((4, 5), np.uint8)),
             [],

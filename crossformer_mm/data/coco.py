@@ -47,8 +47,8 @@ class CocoFile:
     """Category names in the file's own order, which is the order of the toolboxes' labels."""
     image_names: tuple[str, ...]
     """``file_name`` of every image, relative to the image folder."""
-    annotations: int
-    """How many objects there are."""
+    labelled: frozenset[str]
+    """The categories that have objects."""
 
 
 def read_coco(path: str | Path, masks: bool = True, objects: bool = True) -> CocoFile:
@@ -67,11 +67,12 @@ def read_coco(path: str | Path, masks: bool = True, objects: bool = True) -> Coc
     """
     path = Path(path)
     records = until_fatal(path, check_records(load_json(path), masks, objects))
+    labelled = {annotation['category_id'] for annotation in records.annotations}
     return CocoFile(
         path=path,
         classes=tuple(category['name'] for category in records.categories),
         image_names=tuple(image['file_name'] for image in records.images),
-        annotations=len(records.annotations),
+        labelled=frozenset(c['name'] for c in records.categories if c['id'] in labelled),
     )
 
 

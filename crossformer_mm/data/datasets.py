@@ -1,4 +1,4 @@
-"""Find the datasets and heads in a config of any toolbox."""
+"""Find the datasets, evaluators and heads in a config of either toolbox."""
 
 import colorsys
 import os
@@ -17,14 +17,11 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
-    """Build a config's model, or a part of it; the registries' default scope is the caller's to set.
+    """Build a config's model or a part of it; the caller sets the default scope of the registries.
 
     Args:
         cfg: The config.
-        part: What of it to build, with its ``type``.
-
-    Returns:
-        The model or the part.
+        part: The part to build, with its ``type``.
 
     Raises:
         UserError: It does not build.
@@ -35,13 +32,13 @@ def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
 
 @contextmanager
 def building(cfg: Config) -> Iterator[None]:
-    """Name the config where its model does not build: an unknown type, an argument that is not allowed.
+    """Turn what the toolboxes raise at an unknown type or argument into one line that names the config.
 
     Args:
-        cfg: The config.
+        cfg: The config whose model is built inside the context.
 
     Raises:
-        UserError: It does not.
+        UserError: The model does not build.
     """
     try:
         yield
@@ -51,14 +48,11 @@ def building(cfg: Config) -> Iterator[None]:
 
 
 def datasets_of(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
-    """Find all datasets of data loaders: wrappers such as ``RepeatDataset``, and what they wrap.
+    """The configs of all datasets of some :data:`LOADERS`, wrappers such as ``RepeatDataset`` included.
 
     Args:
-        cfg: The config.
-        *loaders: Of ``LOADERS``; the config may lack them.
-
-    Yields:
-        The datasets' own configs, to read or to change.
+        cfg: The config; changes to what is yielded change it.
+        *loaders: The data loaders; those that the config lacks are skipped.
     """
     waiting = [(cfg.get(loader) or {}).get('dataset') for loader in loaders]
     while waiting:
@@ -69,38 +63,94 @@ def datasets_of(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
         waiting.extend([dataset.get('dataset'), *dataset.get('datasets', [])])
 
 
+def coco_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """Those of :func:`datasets_of` that read COCO's annotation format, subclasses of CocoDataset included."""
+    return (dataset for dataset in datasets_of(cfg, *loaders) if _coco_base(dataset_class(cfg, dataset)))
+
+
+def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """Those of :func:`datasets_of` that read label maps."""
+    return (d for d in datasets_of(cfg, *loaders) if 'seg_map_path' in d.get('data_prefix', {}))
+
+
+def dataset_class(cfg: Config, dataset: ConfigDict) -> Any:
+    """What the registry of the config's toolbox has under a dataset's ``type``; None for an unknown one."""
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        return registry.get(str(dataset.get('type')))
+
+
 def dataset_class_name(dataset: ConfigDict) -> str:
-    """The name of a dataset's class, without the toolbox in front.
-
-    Args:
-        dataset: A dataset's config.
-
-    Returns:
-        Such as ``'CocoDataset'``.
-    """
+    """The name of a dataset's class without the toolbox, such as ``'CocoDataset'``."""
     return str(dataset.get('type')).rpartition('.')[2]
 
 
-def join_data_root(dataset: ConfigDict, path: str) -> str:
-    """A dataset's path with its root, as the toolboxes join them.
+def _coco_base(kind: Any) -> Any:
+    """MMDetection's CocoDataset, if ``kind`` is one that reads its format; toolboxes have others below it."""
+    for base in getattr(kind, '__mro__', ()):
+        if (base.__module__, base.__name__) == ('mmdet.datasets.coco', 'CocoDataset'):
+            own = (kind.load_data_list, kind.parse_data_info)
+            return base if own == (base.load_data_list, base.parse_data_info) else None
+    return None
+
+
+def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
+    """``classes`` and ``palette`` of a dataset: those that its config sets, over those of its class.
 
     Args:
-        dataset: A dataset's config.
-        path: From the root, or absolute.
-
-    Returns:
-        The joined path.
+        cfg: The config that the dataset is in.
+        dataset: The dataset's config.
     """
+    own = dict(dataset.get('metainfo') or {})
+    return own if 'classes' in own else {**getattr(dataset_class(cfg, dataset), 'METAINFO', {}), **own}
+
+
+def chosen_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
+    """:func:`dataset_meta` of a COCO dataset, without the 80 classes that CocoDataset itself has."""
+    kind = dataset_class(cfg, dataset)
+    if kind.METAINFO is _coco_base(kind).METAINFO:
+        return dict(dataset.get('metainfo') or {})
+    return dataset_meta(cfg, dataset)
+
+
+def join_data_root(dataset: ConfigDict, path: str) -> str:
+    """A path of a dataset joined with its ``data_root``, as the toolboxes do."""
     return os.path.join(dataset.get('data_root') or '', path)  # noqa: PTH118
 
 
-def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], bool] = Path.is_dir) -> None:
-    """Check that data are where a config says; usually none is, and one message names all that is missing.
+def annotation_path(dataset: ConfigDict) -> str:
+    """The annotation file of a COCO dataset."""
+    return join_data_root(dataset, dataset.get('ann_file', ''))
+
+
+def image_folder(dataset: ConfigDict) -> str:
+    """The folder that the image names of a COCO dataset are relative to."""
+    return join_data_root(dataset, dataset.get('data_prefix', {}).get('img', ''))
+
+
+def folders_of(dataset: ConfigDict) -> list[str]:
+    """The folders of images and label maps that any dataset reads."""
+    return [join_data_root(dataset, folder) for folder in dataset.get('data_prefix', {}).values() if folder]
+
+
+def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
+    """The configs of the evaluators that read an annotation file.
 
     Args:
-        paths: What is wanted, by default folders.
+        cfg: The config; changes to what is returned change it.
+        split: ``'val'`` or ``'test'``.
+    """
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    return [evaluator for evaluator in evaluators if 'ann_file' in evaluator]
+
+
+def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], bool] = Path.is_dir) -> None:
+    """Check that data exist, and name everything that is missing in one message.
+
+    Args:
+        paths: The files or folders.
         remedy: How to say where else they are.
-        is_there: Tells whether a path is what is wanted.
+        is_there: Whether a path is what is wanted; a folder by default.
 
     Raises:
         UserError: Some are missing.
@@ -110,32 +160,11 @@ def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], 
         raise UserError(f'no data at {", ".join(missing)}; put the data there, or {remedy}')
 
 
-def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
-    """What a dataset says of itself: its own settings, over what its class knows.
-
-    Args:
-        cfg: The config that it is from, for the toolbox.
-        dataset: The dataset's config.
-
-    Returns:
-        ``classes`` and ``palette``, where it says any.
-    """
-    own = dataset.get('metainfo') or {}
-    if 'classes' in own:
-        return dict(own)
-    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as datasets:
-        kind = datasets.get(dataset.type)
-    return {**getattr(kind, 'METAINFO', {}), **own}
-
-
 def without_annotations(steps: list[Any]) -> list[Any]:
-    """Take the loading of annotations out of a pipeline.
+    """A pipeline without the steps that load annotations.
 
     Args:
-        steps: A pipeline's; those of ``TestTimeAug`` hold lists of steps to choose from.
-
-    Returns:
-        The steps that are left.
+        steps: The pipeline; ``TestTimeAug`` holds lists of alternative steps.
     """
     left = []
     for step in steps:
@@ -149,12 +178,11 @@ def without_annotations(steps: list[Any]) -> list[Any]:
 
 
 def set_num_classes(model: Any, count: int) -> None:
-    """Give every head of a model's config the number of classes.
+    """Set ``num_classes`` in every head, in place, except an RPN's, which tells objects from background.
 
     Args:
-        model: The model's config or a part of it, changed in place; heads may be in lists. An RPN's head
-            keeps its own: it tells objects from background.
-        count: How many classes there are.
+        model: The model's config or a part of it; heads may be in lists.
+        count: The number of classes.
     """
     if isinstance(model, dict):
         if 'num_classes' in model:
@@ -168,14 +196,7 @@ def set_num_classes(model: Any, count: int) -> None:
 
 
 def replace_sync_bn(part: Any) -> int:
-    """Put BN in place of SyncBN.
-
-    Args:
-        part: A model's config or a part of it, changed in place.
-
-    Returns:
-        In how many places.
-    """
+    """Replace SyncBN with BN in a part of a model's config, in place; return how often it was there."""
     if isinstance(part, dict):
         found = part.get('type') in ('SyncBN', 'MMSyncBN')
         if found:
@@ -185,14 +206,7 @@ def replace_sync_bn(part: Any) -> int:
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colours that are easy to tell apart.
-
-    Args:
-        count: How many.
-
-    Returns:
-        RGB, 0 to 255; the first are the same for every count.
-    """
+    """Colours that are easy to tell apart, RGB from 0 to 255; the first ones are the same for every count."""
     golden = 0.618034  # steps of the golden ratio spread hues evenly, however many there are
     colours = (colorsys.hsv_to_rgb(i * golden % 1, 0.85, (0.95, 0.65)[i % 2]) for i in range(count))
     return [tuple(round(255 * channel) for channel in colour) for colour in colours]

@@ -1,42 +1,54 @@
-"""Load an image, or stop with its name."""
+"""Name the image file at which a run stopped."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
-from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
 
 from ..utils.errors import UserError
+from .datasets import LOADERS, datasets_of, join_data_root
+
+_LOADER = 'mmcv/transforms/loading.py'
+_UNDECODED = 'failed to load image: '  # how the message of the loader begins
 
 
-class UnreadableImageError(UserError):
-    """An image file that cannot be decoded; the message names it in one line.
+@contextmanager
+def unreadable_images_named(cfg: Config) -> Iterator[None]:
+    """Turn the errors of mmcv's loader, from worker processes too, into one line with the file's name.
 
-    A worker process of the data loader hands an exception on as the text of its traceback, from which
-    the main process makes one of the same type: the message is then the traceback's last line.
+    A worker process hands an exception on as the text of its traceback, which ends with the message.
+
+    Args:
+        cfg: The config of the run, whose folders are searched for a file without content.
+
+    Raises:
+        UserError: An image file is missing, cannot be opened or cannot be decoded.
     """
+    try:
+        yield
+    except (AssertionError, OSError, cv2.error) as error:
+        if _LOADER not in ''.join(traceback.format_exception(error)):
+            raise
+        reason = str(error).strip().rpartition('\n')[2]
+        if _UNDECODED in reason:
+            path = reason.partition(_UNDECODED)[2]
+        elif isinstance(error, OSError):  # [Errno 13] Permission denied: 'PATH'
+            path = reason.partition(": '")[2].removesuffix("'")
+        else:  # OpenCV does not name a file without content
+            path = _empty_file(cfg)
+        raise UserError(
+            f'{path} cannot be read as an image; replace the file, or remove it from the data'
+        ) from error
 
-    def __init__(self, message: str) -> None:
-        prefix = f'{type(self).__module__}.{type(self).__qualname__}: '
-        super().__init__(message.strip().rpartition('\n')[2].removeprefix(prefix))
 
-
-class LoadNamedImage(LoadImageFromFile):
-    """``LoadImageFromFile``, whose error says which file it was, from worker processes too."""
-
-    def transform(self, results: dict) -> dict | None:
-        """Load ``results['img_path']``.
-
-        Args:
-            results: A data sample on its way through the pipeline.
-
-        Returns:
-            The sample with ``img`` ``(H, W, 3)``.
-
-        Raises:
-            UnreadableImageError: The file is missing, or no image that OpenCV decodes.
-        """
-        try:
-            return super().transform(results)
-        except (OSError, AssertionError, cv2.error) as error:
-            raise UnreadableImageError(
-                f'{results["img_path"]} cannot be read as an image;'
-                ' replace the file, or take it out of the data'
-            ) from error
+def _empty_file(cfg: Config) -> str:
+    folders = {
+        join_data_root(dataset, folder)
+        for dataset in datasets_of(cfg, *LOADERS)
+        for folder in dataset.get('data_prefix', {}).values()
+    }
+    files = (path for folder in sorted(folders) for path in sorted(Path(folder).rglob('*')))
+    return str(next((path for path in files if path.is_file() and not path.stat().st_size), 'an empty file'))

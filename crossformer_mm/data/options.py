@@ -1,17 +1,44 @@
-"""Point a config at data of any kind, and make all that depends on its classes agree."""
+"""The options of the data: their definitions, what they mean, and what they change in a config."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
-from .coco_options import coco_datasets, read_coco_classes, set_coco_classes
-from .datasets import LOADERS, check_present, dataset_meta, datasets_of, join_data_root, set_num_classes
-from .label_options import map_datasets, read_label_classes, set_labels
+from .datasets import (
+    LOADERS,
+    annotation_path,
+    coco_datasets,
+    dataset_class_name,
+    dataset_meta,
+    folders_of,
+    image_folder,
+    map_datasets,
+    palette,
+)
+from .label_check import IGNORED
 
-_OTHER_FORMATS = (
+OWN_MAPS = 'LabelMapDataset'
+_TWO_FOLDERS = (
+    'ADE20KDataset',
+    'BaseSegDataset',
+    OWN_MAPS,
+)  # datasets with no layout or numbering of their own
+COCO_ELSEWHERE = (
+    'point elsewhere with --data-root DIR (laid out like COCO:'
+    ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'
+    ' --train-ann FILE, --val-ann FILE, --train-images DIR, --val-images DIR'
+)
+MAPS_ELSEWHERE = (
+    'point elsewhere with --data-root DIR (laid out like ADE20K: images/training,'
+    ' images/validation, annotations/training, annotations/validation),'
+    ' --train-images DIR, --val-images DIR, --train-ann DIR, --val-ann DIR'
+)
+OTHERS_ELSEWHERE = (
     'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'
     ' val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
 )
@@ -19,18 +46,7 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where the data lies and, of label maps, what they mean; None leaves the config's own.
-
-    Attributes:
-        data_root: What the other paths are relative to.
-        train_ann: COCO's annotation file, or the folder of label maps.
-        val_ann: The same for validation and testing.
-        train_images: The folder of images.
-        val_images: The same for validation and testing.
-        classes: A file with a name a line, or a count; for label maps alone, like the following.
-        ignore_label: The value of unlabelled pixels.
-        reduce_zero_label: Whether 0 is unlabelled and the first class is 1.
-    """
+    """The options of :func:`add_data_options`; None leaves what the config has."""
 
     data_root: str | None = None
     train_ann: str | None = None
@@ -43,7 +59,7 @@ class DataOptions:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the data lies, and ``--cfg-options``.
+    """Add the options that say where the data are, and what the values of label maps mean.
 
     Args:
         parser: The tool's parser, which gets them.
@@ -55,15 +71,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         '--train-ann',
         metavar='PATH',
-        help='from the data root: for detection the annotation file, which names the classes;'
+        help='relative to the data root: for detection the annotation file, which names the classes;'
         ' for segmentation the folder of label maps, named like the images',
     )
     data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
-    data.add_argument('--train-images', metavar='DIR', help='images, from the data root')
+    data.add_argument('--train-images', metavar='DIR', help='images, relative to the data root')
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
     labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
     labels.add_argument(
-        '--classes', metavar='FILE|N', help='names, one a line in the order of labels, or how many'
+        '--classes',
+        metavar='FILE|N',
+        help='a text file with one class name per line, in the order of labels, or the number of classes',
     )
     labels.add_argument(
         '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
@@ -76,128 +94,164 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
-    """What of :func:`add_data_options` says where the data lies.
-
-    Args:
-        options: What a tool parsed.
-
-    Returns:
-        The options by themselves.
-    """
+    """The data options among those that a tool parsed."""
     return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
 def set_data_paths(cfg: Config, options: DataOptions) -> None:
-    """Set where the config's datasets lie, and what the values of label maps mean.
+    """Set where the config's datasets are, and what the values of label maps mean.
 
     Args:
         cfg: The config, changed in place.
-        options: What is set; the files for validation serve for testing too.
+        options: What to set; the paths for validation are those for testing too.
 
     Raises:
-        UserError: An option does not fit the kind of data that the config reads, or makes no sense.
+        UserError: An option does not fit the kind of data that the config reads, or has an invalid value.
     """
     _check_kind(cfg, options)
     for loader in LOADERS:
         train = loader.startswith('train')
         annotations = options.train_ann if train else options.val_ann
         images = options.train_images if train else options.val_images
-        for dataset in [*coco_datasets(cfg, loader), *map_datasets(cfg, loader)]:
+        coco, maps = list(coco_datasets(cfg, loader)), list(map_datasets(cfg, loader))
+        before = _sources(coco, maps)
+        for dataset in coco + maps:
             if options.data_root is not None:
                 dataset.data_root = options.data_root
-        for dataset in coco_datasets(cfg, loader):
+        for dataset in coco:
             if annotations is not None:
                 dataset.ann_file = annotations
             if images is not None:
                 dataset.data_prefix = {'img': images}
-        for dataset in map_datasets(cfg, loader):
+        for dataset in maps:
             if annotations is not None:
                 dataset.data_prefix.seg_map_path = annotations
             if images is not None:
                 dataset.data_prefix.img_path = images
-    set_labels(cfg, options.classes, options.ignore_label, options.reduce_zero_label)
-
-
-def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
-    """Check the data that a run reads, and find its classes; the config is not changed.
-
-    Args:
-        cfg: The config of the run.
-        loaders: The data loaders that the run uses; their files must exist and be valid. The content of label
-            maps is checked separately by ``check_labels``, which takes longer.
-        objects: Whether the run needs annotations; a prediction for COCO's test server does not.
-
-    Returns:
-        The class names, or None if the data are neither COCO's nor label maps.
-
-    Raises:
-        UserError: Files or folders are missing or invalid, or the annotation files disagree on the classes.
-    """
-    if any(coco_datasets(cfg, *loaders)):
-        return read_coco_classes(cfg, loaders, objects)
-    if any(map_datasets(cfg, *loaders)):
-        return read_label_classes(cfg, loaders, objects)
-    _check_folders(cfg, loaders)
-    return None
-
-
-def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
-    """Set everything in a config that depends on the classes; no file is read.
-
-    Args:
-        cfg: The config, changed in place: datasets, evaluators, and the heads' ``num_classes``.
-        classes: What :func:`read_classes` returned; None changes nothing.
-    """
-    if classes is None:
-        return
-    set_coco_classes(cfg, classes)
-    set_num_classes(cfg.model, len(classes))
-
-
-def apply_dataset_classes(
-    cfg: Config, loaders: Sequence[str], objects: bool = True
-) -> tuple[str, ...] | None:
-    """:func:`read_classes`, then :func:`set_classes`."""
-    classes = read_classes(cfg, loaders, objects)
-    set_classes(cfg, classes)
-    return classes
-
-
-def classes_of(cfg: Config) -> tuple[str, ...]:
-    """The class names that a run's config was given.
-
-    Args:
-        cfg: The config of a run.
-
-    Returns:
-        The names; none where the data says none.
-    """
-    datasets = [*coco_datasets(cfg, *LOADERS), *map_datasets(cfg, *LOADERS)]
-    return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
+        if len(_sources(coco, maps)) < len(before):
+            raise UserError(
+                f'{loader} joins {len(coco + maps)} datasets, and --data-root, --train-ann and the like would'
+                ' point several of them to the same data; set the paths of each in the config, or with'
+                f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
+            )
+    _set_labels(cfg, options)
 
 
 def _check_kind(cfg: Config, options: DataOptions) -> None:
-    """An option that nothing would read is an error, not silence."""
+    """An option that would have no effect is an error."""
     coco, maps = any(coco_datasets(cfg, *LOADERS)), any(map_datasets(cfg, *LOADERS))
     of_maps = (options.classes, options.ignore_label, options.reduce_zero_label)
     if coco and of_maps != (None, None, None):
         raise UserError(
-            '--classes, --ignore-label and --reduce-zero-label are for label maps, and this config reads'
-            " COCO's annotations, which name their classes"
+            "--classes, --ignore-label and --reduce-zero-label are for label maps; this config reads COCO's"
+            ' annotations, which name their classes'
         )
     if options != DataOptions() and not coco and not maps:
         raise UserError(
-            '--data-root, --train-ann and their like are for COCO-format data and label maps, and'
-            f' {cfg.filename} reads neither; {_OTHER_FORMATS}'
+            '--data-root, --train-ann and the like are for COCO-format data and label maps;'
+            f' {cfg.filename} reads neither; {OTHERS_ELSEWHERE}'
         )
 
 
-def _check_folders(cfg: Config, loaders: Sequence[str]) -> None:
-    """What other formats hold is the toolbox's to read; that their folders are there is checked before."""
-    folders = [
-        join_data_root(dataset, folder)
-        for dataset in datasets_of(cfg, *loaders)
-        for folder in dataset.get('data_prefix', {}).values()
-        if folder
-    ]
-    check_present(folders, _OTHER_FORMATS)
+def _sources(coco: list[ConfigDict], maps: list[ConfigDict]) -> set[tuple[str, ...]]:
+    """The different data that datasets read."""
+    return {(annotation_path(d), image_folder(d)) for d in coco} | {tuple(folders_of(d)) for d in maps}
+
+
+def _set_labels(cfg: Config, options: DataOptions) -> None:
+    """Set what the values of label maps mean.
+
+    Whatever value the files have for unlabelled pixels, it is 255 once they are loaded: heads, losses,
+    metrics and padding keep their defaults.
+    """
+    names, ignore, reduce = options.classes, options.ignore_label, options.reduce_zero_label
+    if (names, ignore, reduce) == (None, None, None):
+        return
+    if ignore is not None and not 0 <= ignore <= IGNORED:
+        raise UserError(f'--ignore-label {ignore}: label maps hold values from 0 to {IGNORED}')
+    if names is not None:
+        names, reduce = parse_classes(names), bool(reduce)
+    for dataset in map_datasets(cfg, *LOADERS):
+        _set_dataset(cfg, dataset, names, ignore, reduce)
+    for name in ('model', *LOADERS, 'tta_pipeline', 'val_evaluator', 'test_evaluator'):
+        for path, part in _dicts(cfg.get(name), name):
+            _check_ignored(path, part)
+            if reduce is not None and isinstance(part.get('reduce_zero_label'), bool):
+                part['reduce_zero_label'] = (
+                    reduce  # toolbox configs repeat in pipelines what the dataset says
+                )
+
+
+def _set_dataset(
+    cfg: Config, dataset: ConfigDict, names: tuple[str, ...] | None, ignore: int | None, reduce: bool | None
+) -> None:
+    kind = dataset_class_name(dataset)
+    if kind not in _TWO_FOLDERS or dataset.get('ann_file'):
+        raise UserError(
+            '--classes, --ignore-label and --reduce-zero-label are for two folders of images and label maps;'
+            f' {kind} has a layout and a numbering of its own'
+        )
+    for suffix in ('img_suffix', 'seg_map_suffix'):
+        dataset.pop(suffix, None)
+    meta = dataset_meta(cfg, dataset)
+    dataset.metainfo = {key: meta[key] for key in ('classes', 'palette') if key in meta}
+    if names is not None:
+        dataset.metainfo = {'classes': names, 'palette': palette(len(names))}
+    if ignore is not None:
+        dataset.ignore_label = ignore
+    if reduce is None:
+        reduce = dataset.get('reduce_zero_label', kind == 'ADE20KDataset')
+    dataset.reduce_zero_label = reduce
+    dataset.type = OWN_MAPS
+
+
+def _dicts(part: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """All dicts in a part of a config, with their names as in ``--cfg-options``."""
+    if isinstance(part, dict):
+        yield path, part
+    items = (
+        part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    )
+    for key, inner in items:
+        yield from _dicts(inner, f'{path}.{key}')
+
+
+def _check_ignored(path: str, part: dict) -> None:
+    for key in ('ignore_index', 'seg_pad_val'):
+        value = part.get(key)
+        if isinstance(value, int) and value != IGNORED:
+            raise UserError(
+                f'{path}.{key}={value}: with the options for label maps, unlabelled pixels are {IGNORED} once'
+                f' loaded; leave {key} out, and name their value in the files by --ignore-label'
+            )
+
+
+def parse_classes(word: str) -> tuple[str, ...]:
+    """The class names that a value of ``--classes`` means.
+
+    Args:
+        word: A text file with one name per line, in the order of labels; or the number of classes.
+
+    Returns:
+        The names; for a number, ``'class 0'`` and so on.
+
+    Raises:
+        UserError: There is no such file, a line is empty or repeated, or there are too few or too many.
+    """
+    if word.isdecimal() and not Path(word).is_file():
+        names = [f'class {i}' for i in range(min(int(word), IGNORED + 1))]
+    else:
+        try:
+            lines = Path(word).read_text('utf-8-sig').rstrip().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f'--classes {word}: neither a text file with one class name per line nor a number'
+            ) from error
+        names = [line.strip() for line in lines]
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            what = f'repeats "{name}"' if name else 'is empty'
+            raise UserError(f'--classes {word}: line {number} {what}; each line names the class of a label')
+    if not 2 <= len(names) <= IGNORED:
+        raise UserError(f'--classes {word}: give 2 to {IGNORED} classes; the background is one of them')
+    return tuple(names)

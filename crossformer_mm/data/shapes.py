@@ -195,7 +195,9 @@ def _write_split(
         for label, outline in shapes:
             record = _annotation(label, outline, size)
             annotations.append({'id': len(annotations) + 1, 'image_id': image_id, **record})
-    categories = [{'id': i, 'name': name} for i, name in enumerate(CLASSES, start=1)]
+    categories = [
+        {'id': i, 'name': name, 'supercategory': 'shape'} for i, name in enumerate(CLASSES, start=1)
+    ]
     path = root / 'annotations' / f'instances_{name}.json'
     path.parent.mkdir(exist_ok=True)
     content = {'images': images, 'annotations': annotations, 'categories': categories}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from ..data.classes import read_classes
 from ..data.coco import Records, check_records, load_json, missing_images
-from ..data.coco_options import annotation_path, coco_datasets, image_folder
+from ..data.datasets import annotation_path, coco_datasets, image_folder, map_datasets
 from ..data.image_check import image_faults, shared_images
 from ..data.label_check import MAPS_READ, class_table, inspect_labels
 from ..data.label_files import unpaired
-from ..data.label_options import label_folder, map_datasets
-from ..data.options import add_data_options, apply_dataset_classes, data_options, set_data_paths
+from ..data.label_folders import label_folder
+from ..data.options import add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
 from ..evaluation.dataset_plots import plot_boxes, plot_classes, plot_labels, save_label_samples, save_samples
 from ..utils.errors import UserError
@@ -173,7 +174,7 @@ def _print_findings(findings: Findings) -> int:
 def _check_maps(cfg: Config, options: argparse.Namespace) -> int:
     if not any(map_datasets(cfg, *LOADERS)):
         raise UserError(f'{options.config} reads neither COCO annotations nor label maps; nothing is checked')
-    apply_dataset_classes(cfg, LOADERS)
+    read_classes(cfg, LOADERS)
     errors, images = 0, []
     for name, dataset in _named(cfg, map_datasets):
         findings = Findings(options.show)

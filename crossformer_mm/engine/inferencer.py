@@ -92,7 +92,7 @@ def open_inferencer(
     base = _inferencer_class(cfg)
     meta = _dataset_meta(cfg, read_checkpoint(checkpoint, mmap=True))
     set_num_classes(cfg.model, len(meta['classes']))
-    _prepare_pipeline(cfg)
+    dataset.pipeline = without_annotations(dataset.pipeline)
     if cfg.get('visualizer'):
         cfg.visualizer.vis_backends = None  # which need a run's folder
     kind = type(base.__name__, (StrictWeights, base), {'__doc__': base.__doc__})
@@ -160,16 +160,6 @@ def _inferencer_class(cfg: Config) -> type[BaseInferencer]:
 
         return MMSegInferencer
     raise UserError(f'{cfg.filename}: its default_scope is {scope}; only mmdet and mmseg can predict here')
-
-
-def _prepare_pipeline(cfg: Config) -> None:
-    """The inferencers put arrays in the place of the toolboxes' own loader alone, and have no annotations."""
-    steps = cfg.test_dataloader.dataset.pipeline
-    steps = without_annotations(steps)
-    for step in steps:
-        if step.type.endswith('LoadNamedImage'):
-            step.type = 'LoadImageFromFile'
-    cfg.test_dataloader.dataset.pipeline = steps
 
 
 def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -14,17 +14,12 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..data.classes import classes_of, read_classes, set_classes
 from ..data.datasets import LOADERS
 from ..data.label_check import LabelReport
-from ..data.label_options import check_labels
-from ..data.options import (
-    add_data_options,
-    classes_of,
-    data_options,
-    read_classes,
-    set_classes,
-    set_data_paths,
-)
+from ..data.label_folders import check_labels
+from ..data.loading import unreadable_images_named
+from ..data.options import add_data_options, data_options, set_data_paths
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.text import shorten
@@ -138,7 +133,7 @@ def running(cfg: Config) -> Iterator[None]:
     existing = {*folder.iterdir()} if folder.is_dir() else set()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with process_group(cfg):
+        with process_group(cfg), unreadable_images_named(cfg):
             yield
     except KeyboardInterrupt as stop:
         if not any(folder.glob('*.pth')):

@@ -11,10 +11,8 @@ from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader
-from ..data.coco_options import coco_evaluators
-from ..data.datasets import join_data_root, without_annotations
-from ..data.label_options import map_datasets
-from ..data.options import classes_of
+from ..data.classes import classes_of
+from ..data.datasets import coco_evaluators, join_data_root, map_datasets, without_annotations
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.text import shorten

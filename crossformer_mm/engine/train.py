@@ -257,7 +257,8 @@ def checkpoint_folders(cfg: Config) -> list[Path]:
 def start_warnings(cfg: Config) -> Sequence[str]:
     """What is easily overlooked about how a training starts, as lines for the log."""
     warnings = []
-    if not cfg.get('load_from') and not cfg.model.backbone.get('init_cfg'):
+    model = cfg.model
+    if not (cfg.get('load_from') or model.get('pretrained') or model.backbone.get('init_cfg')):
         warnings.append(
             'no pretrained weights: the backbone is initialised randomly and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'

@@ -3,26 +3,11 @@
 _base_ = './ade20k.py'
 
 align = dict(type='ResizeToMultiple', size_divisor=32)
-test_pipeline = [
-    dict(type='LoadNamedImage'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    align,
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-scales = [(1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)]
+test_pipeline = [*_base_.test_pipeline[:2], align, *_base_.test_pipeline[2:]]
+views = _base_.tta_pipeline[1].transforms
 tta_pipeline = [
-    dict(type='LoadNamedImage'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale=scale, keep_ratio=True) for scale in scales],
-            [align],
-            [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
+    _base_.tta_pipeline[0],
+    dict(type='TestTimeAug', transforms=[views[0], [align], *views[1:]]),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,25 +1,6 @@
-"""COCO 2017 detection: as the instance segmentation beside it, less the masks."""
+"""MMDetection's COCO 2017 detection; the evaluation prints COCO's twelve numbers."""
 
-_base_ = './coco_instance.py'
+_base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
-train_pipeline = [
-    dict(type='LoadNamedImage'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadNamedImage'),
-    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-val_evaluator = dict(metric='bbox')
-test_evaluator = dict(metric='bbox')
+val_evaluator = dict(type='CocoReport')
+test_evaluator = dict(type='CocoReport', classwise=True)

@@ -14,7 +14,7 @@ cropped = [
     dict(**resize, scales=short_sides),
 ]
 train_pipeline = [
-    dict(type='LoadNamedImage'),
+    dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomChoice', transforms=[whole, cropped]),

@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from ...data.options import DataOptions, apply_dataset_classes, set_data_paths
+from ...data.classes import read_classes, set_classes
+from ...data.options import DataOptions, set_data_paths
 from ...data.shapes import write_coco
 from ...utils.errors import UserError
 from ...utils.progress import progress_bar
@@ -94,7 +95,7 @@ def _config(name: str, data_root: str) -> Config:
             f'{name}: has no training data to load; give a config such as "crossformer configs" lists'
         )
     set_data_paths(cfg, DataOptions(data_root=data_root))
-    apply_dataset_classes(cfg, ['train_dataloader'])
+    set_classes(cfg, read_classes(cfg, ['train_dataloader']))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     return cfg
 

@@ -1,0 +1,189 @@
+"""Read the classes of a run's data, and make everything in the config that depends on them agree.
+
+The classes of COCO data are those of the annotation file, unless the config or the dataset's class chooses
+some of them; those of label maps are given by option or known to the dataset's class.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from ..utils.errors import UserError
+from .coco import CocoFile, check_images, read_coco
+from .datasets import (
+    LOADERS,
+    annotation_path,
+    check_present,
+    chosen_meta,
+    coco_datasets,
+    coco_evaluators,
+    dataset_class_name,
+    dataset_meta,
+    datasets_of,
+    folders_of,
+    image_folder,
+    join_data_root,
+    map_datasets,
+    palette,
+    set_num_classes,
+)
+from .options import COCO_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
+
+
+def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
+    """Check the data that a run reads, and find its classes; the config is not changed.
+
+    Args:
+        cfg: The config of the run.
+        loaders: The data loaders that the run uses; their files must exist and be valid. The content of label
+            maps is checked separately by ``check_labels``, which takes longer.
+        objects: Whether the run needs annotations; a prediction for COCO's test server does not.
+
+    Returns:
+        The class names in the order of labels, or None if the data are neither COCO's nor label maps.
+
+    Raises:
+        UserError: Files or folders are missing or invalid, nothing says what the classes are, or two places
+            disagree about them.
+    """
+    if any(coco_datasets(cfg, *loaders)):
+        return _read_coco_classes(cfg, loaders, objects)
+    if any(map_datasets(cfg, *loaders)):
+        return _read_map_classes(cfg, loaders, objects)
+    check_present(
+        [f for dataset in datasets_of(cfg, *loaders) for f in folders_of(dataset)], OTHERS_ELSEWHERE
+    )
+    return None
+
+
+def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
+    """Set everything in a config that depends on the classes; no file is read.
+
+    Args:
+        cfg: The config, changed in place: COCO datasets get names and colours, evaluators the annotation
+            files of their datasets, and heads ``num_classes``.
+        classes: What :func:`read_classes` returned; None changes nothing.
+    """
+    if classes is None:
+        return
+    set_num_classes(cfg.model, len(classes))
+    for dataset in coco_datasets(cfg, *LOADERS):
+        meta = chosen_meta(cfg, dataset)
+        if len(meta.get('palette', ())) != len(classes):
+            meta['palette'] = palette(len(classes))
+        dataset.metainfo = {**meta, 'classes': classes}
+    for split in ('val', 'test'):
+        paths = [annotation_path(dataset) for dataset in coco_datasets(cfg, f'{split}_dataloader')]
+        for evaluator in coco_evaluators(cfg, split):
+            if len(paths) == 1:
+                evaluator.ann_file = paths[0]
+
+
+def classes_of(cfg: Config) -> tuple[str, ...]:
+    """The class names that a config has once :func:`set_classes` has set them; none if the data say none."""
+    datasets = [*coco_datasets(cfg, *LOADERS), *map_datasets(cfg, *LOADERS)]
+    return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
+
+
+def _read_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool) -> tuple[str, ...]:
+    datasets = list(coco_datasets(cfg, *loaders))
+    wanted = [path for dataset in datasets for path in (annotation_path(dataset), image_folder(dataset))]
+    check_present(wanted, COCO_ELSEWHERE, Path.exists)
+    masks = 'mask_head' in cfg.model.get('roi_head', {})
+    files = {path: read_coco(path, masks, objects) for path in map(annotation_path, datasets)}
+    for dataset in datasets:
+        check_images(files[annotation_path(dataset)], image_folder(dataset))
+    chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
+    if chosen is None:
+        return _common_classes(list(files.values()))
+    for file in files.values():
+        _check_chosen(file, chosen, objects)
+    return chosen
+
+
+def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
+    """The classes that all datasets choose that choose any; None if none does."""
+    chosen = {
+        meta['classes'] if isinstance(meta['classes'], str) else tuple(meta['classes'])
+        for meta in metas
+        if meta.get('classes')
+    }
+    for classes in chosen:
+        if isinstance(classes, str):
+            raise UserError(f"metainfo.classes='{classes}': give a tuple of names, such as ('{classes}',)")
+    if len(chosen) > 1:
+        raise UserError(
+            'metainfo.classes: the datasets of the config choose different classes,'
+            f' {" and ".join(map(str, chosen))}'
+        )
+    return chosen.pop() if chosen else None
+
+
+def _check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> None:
+    for name in chosen:
+        if name not in file.classes:
+            raise UserError(
+                f'{file.path} has no category "{name}", which metainfo.classes of the config chooses;'
+                ' name categories of the file, or leave metainfo out to take all'
+            )
+    in_order = tuple(name for name in file.classes if name in chosen)
+    if in_order != chosen:  # MMDetection would give a class the number of another
+        raise UserError(
+            f'metainfo.classes={chosen}: MMDetection numbers classes in the order of {file.path};'
+            f' write {in_order}'
+        )
+    if objects and not file.labelled & set(chosen):
+        raise UserError(f'{file.path} has no objects of the classes that metainfo.classes chooses: {chosen}')
+
+
+def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
+    """The classes, if all files have the same in the same order, which is the order of labels."""
+    first = files[0]
+    for other in files[1:]:
+        if other.classes != first.classes:
+            different = sorted(set(first.classes) ^ set(other.classes))
+            how = f'only one of them has "{different[0]}"' if different else 'their order differs'
+            raise UserError(
+                f'{first.path} and {other.path} do not list the same categories: {how};'
+                ' write the same "categories" into both'
+            )
+    return first.classes
+
+
+def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[str, ...]:
+    datasets = list(map_datasets(cfg, *loaders))
+    folders = [
+        folder
+        for dataset in datasets
+        for folder in (
+            folders_of(dataset) if maps else [join_data_root(dataset, dataset.data_prefix.img_path)]
+        )
+    ]
+    check_present(folders, MAPS_ELSEWHERE)
+    classes = dataset_meta(cfg, datasets[0]).get('classes')
+    if not classes:
+        raise UserError(
+            f'{dataset_class_name(datasets[0])} has no class names; name them with --classes FILE'
+        )
+    _check_class_weights(cfg.model, len(classes))
+    return tuple(classes)
+
+
+def _check_class_weights(model: ConfigDict, count: int) -> None:
+    """Torch raises only in the first step, with a traceback, when the work folder has been made."""
+    for head in _listed(model.get('decode_head')) + _listed(model.get('auxiliary_head')):
+        for loss in _listed(head.get('loss_decode')):
+            weights = loss.get(
+                'class_weight'
+            )  # may be a file's name; with sigmoids, not always one per class
+            if isinstance(weights, list | tuple) and len(weights) != count and not loss.get('use_sigmoid'):
+                raise UserError(
+                    f'class_weight of {loss.type}: {len(weights)} numbers for {count} classes;'
+                    ' give one per class, in the order of labels'
+                )
+
+
+def _listed(part: Any) -> list[Any]:
+    return list(part) if isinstance(part, list | tuple) else [part] if part else []

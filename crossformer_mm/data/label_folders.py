@@ -1,0 +1,95 @@
+"""Find the images and label maps that a dataset reads, and check them before a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+from ..utils.errors import UserError
+from .datasets import dataset_class_name, map_datasets, palette
+from .label_check import LabelReport, LabelRule, inspect_labels
+from .label_files import SUFFIXES, Pair, unpaired
+from .options import OWN_MAPS
+from .problems import Problem
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """Images and label maps of a dataset.
+
+    Attributes:
+        maps: The folder of label maps.
+        pairs: Images and the maps that they need, whether these exist or not.
+        rule: What the values of the maps mean.
+        colours: RGB of each class, 0 to 255.
+        suffixes: What the names of label maps end in.
+    """
+
+    maps: Path
+    pairs: Sequence[Pair]
+    rule: LabelRule
+    colours: Sequence[Sequence[int]]
+    suffixes: str | tuple[str, ...]
+
+
+def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
+    """Read the label maps that a run learns from or is measured by.
+
+    Args:
+        cfg: The config of the run.
+        loaders: The data loaders that it uses.
+
+    Returns:
+        One report per folder; none if the data are of another kind.
+
+    Raises:
+        UserError: Something would keep the run from working; the message names the first case.
+    """
+    reports = []
+    for dataset in map_datasets(cfg, *loaders):
+        folder = label_folder(cfg, dataset)
+        _refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
+        report = inspect_labels(folder.pairs, folder.maps, folder.rule)
+        _refuse(report.problems)
+        reports.append(report)
+    return reports
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        more = len(problems) - 1
+        others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
+        raise UserError(f'{problems[0].line()}{others}')
+
+
+def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
+    """Find what a dataset reads, exactly as the toolbox does.
+
+    Args:
+        cfg: The config.
+        dataset: One of its :func:`map_datasets`.
+
+    Raises:
+        UserError: There are no images.
+    """
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
+    pairs = [(Path(item['img_path']), Path(item['seg_map_path'])) for item in built.load_data_list()]
+    kind = dataset_class_name(dataset)
+    if not pairs:
+        which = (
+            ''
+            if kind == OWN_MAPS
+            else f' ending in {built.img_suffix}, as {kind} reads them; for other types, give --classes'
+        )
+        raise UserError(f'{built.data_prefix["img_path"]}: no images{which}')
+    classes = tuple(built.metainfo['classes'])
+    return LabelFolder(
+        Path(built.data_prefix['seg_map_path']),
+        pairs,
+        LabelRule(classes, built.reduce_zero_label, built.label_map or {}),
+        built.metainfo.get('palette') or palette(len(classes)),
+        SUFFIXES if kind == OWN_MAPS else built.seg_map_suffix,
+    )
