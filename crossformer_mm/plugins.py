@@ -21,7 +21,7 @@ PARTS = (
     (TRANSFORMS, 'data.loading', ['LoadNamedImage']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
-    (HOOKS, 'evaluation.segments', ['SegmentPicturesHook']),
+    (HOOKS, 'evaluation.segmentation_pictures', ['SegmentPicturesHook']),
     (HOOKS, 'engine.hooks.agreement', ['AgreementHook']),
     (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),

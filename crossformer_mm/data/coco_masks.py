@@ -97,8 +97,8 @@ def _run_length_fault(rle: dict[str, Any], height: int, width: int) -> str | Non
 def _decompress(text: str) -> list[int] | None:
     """Decode COCO's compressed run lengths, 5 bits in each character; None if the text is invalid.
 
-    The first character of a number has its lowest bits, and a sixth bit says that more follow. From the fourth
-    number on, each is the difference to the one before the last.
+    The first character of a number has its lowest bits, and a sixth bit says that more follow. From the
+    fourth number on, each is the difference to the one before the last.
     """
     if not text.isascii():
         return None

@@ -1,4 +1,4 @@
-"""Label maps as files: which image each belongs to, reading them as training does, and writing predictions."""
+"""Label maps as files: pairs with images, reading them as training does, and writing predictions."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def read_label_map(path: Path) -> np.ndarray:
     """Read a label map as training does.
 
     Args:
-        path: A grey image of any depth, or one with a palette, of which the indices are read, not the colours.
+        path: A grey image of any depth, or one with a palette, whose indices are read, not its colours.
 
     Returns:
         Integers, ``(H, W)``.
@@ -110,8 +110,8 @@ def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:
     """Find the value of each class in the dataset's own label maps.
 
     Args:
-        meta: Of an MMSegmentation dataset: ``classes``; ``reduce_zero_label``, if 0 is unlabelled in the files
-            and class 0 is their 1; ``label_map``, if the classes are a selection of those in the files.
+        meta: Of an MMSegmentation dataset: ``classes``; ``reduce_zero_label``, if 0 is unlabelled in the
+            files and class 0 is their 1; ``label_map``, if the classes are a selection of those in the files.
 
     Returns:
         ``(classes,)``, to be indexed with a prediction.

@@ -44,8 +44,8 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
     """Write the dataset in ADE20K's layout, with label maps.
 
     ``root`` gets ``images/{training,validation}/``, ``annotations/{training,validation}/`` and
-    ``classes.txt``. The maps are for ``reduce_zero_label``: 0, unlabelled, on the outlines of shapes, 1 on the
-    ground and 2 to 4 on shapes. The sizes of images vary, odd ones included.
+    ``classes.txt``. The maps are for ``reduce_zero_label``: 0, unlabelled, on the outlines of shapes, 1 on
+    the ground and 2 to 4 on shapes. The sizes of images vary, odd ones included.
 
     Args:
         root: Folder to write to, made if it is missing; files of the same names are overwritten.
