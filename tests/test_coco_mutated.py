@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from crossformer_mm.data.coco import check_records
+from crossformer_mm.data.coco import read_coco
 from crossformer_mm.data.coco_masks import mask_fault
 from crossformer_mm.data.options import DataOptions, apply_dataset_classes, set_data_paths
 from crossformer_mm.utils.errors import UserError
@@ -26,22 +26,8 @@ TRAIN = 'annotations/instances_train2017.json'
 DROPPED = object()
 VALUES = st.sampled_from(
     [
-        *(
-            DROPPED,
-            None,
-            True,
-            False,
-            '',
-            'word',
-            '\ud800',
-            'a\0b',
-            'x' * 5000,
-            [],
-            {},
-            [[]],
-            [None],
-            {'size': [64, 64]},
-        ),
+        *(DROPPED, None, True, False, '', 'word', '\ud800', 'a\0b', 'x' * 5000),
+        *([], {}, [[]], [None], {'size': [64, 64]}),
         *(0, -1, 1, 2, 63, 10**9, -(10**9), 10**30, 10**400, 0.5, 1e300, -1e300),
         *(float('nan'), float('inf'), [0, 0, 0, 0], [1, 2, 3, 4, 5, 6], [[1, 2, 3, 4, 5, 6]], [['a'] * 6]),
         *({'size': [64, 64], 'counts': [4096]}, {'size': [64, 64], 'counts': '1'}, {'counts': [-1, 4097]}),
@@ -50,14 +36,14 @@ VALUES = st.sampled_from(
 )
 
 
-def places(value: Any, path: tuple = ()) -> list[tuple]:
+def paths_in(value: Any, path: tuple = ()) -> list[tuple]:
     """The paths to everything in a JSON value, of lists to the first two entries."""
     found = [path] if path else []
     inner = (
         value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
     )
     for key, part in inner:
-        found += places(part, (*path, key))
+        found += paths_in(part, (*path, key))
     return found
 
 
@@ -66,7 +52,7 @@ def mutated(content: dict, path: tuple, value: Any) -> dict:
     part = content
     for key in path[:-1]:
         if not isinstance(part, dict | list) or (isinstance(part, list) and key not in range(len(part))):
-            return content  # an earlier mutation took the place
+            return content  # an earlier mutation removed it
         part = part[key] if not isinstance(part, dict) else part.get(key)
     if isinstance(part, dict) or (isinstance(part, list) and path[-1] in range(len(part))):
         if value is DROPPED:
@@ -102,7 +88,7 @@ def test_nothing_else_than_an_error_or_data(
     set_data_paths(cfg, options)
     cfg.val_dataloader = None
     outcomes = {'error': 0, 'data': 0}
-    mutation = st.tuples(st.sampled_from(places(content)), VALUES | st.integers(0, 64) | st.floats(0, 64))
+    mutation = st.tuples(st.sampled_from(paths_in(content)), VALUES | st.integers(0, 64) | st.floats(0, 64))
 
     @settings(
         max_examples=400,
@@ -117,7 +103,8 @@ def test_nothing_else_than_an_error_or_data(
         for where, value in mutations:
             data = mutated(data, where, value)
         path.write_text(json.dumps(data))
-        list(check_records(data, masks=True, objects=True))  # the tool goes through all, whatever they are
+        with contextlib.suppress(UserError):  # a value that is not an object
+            read_coco(path, report=lambda problem: None)  # as the full check does
         try:
             apply_dataset_classes(cfg, ['train_dataloader'])
         except UserError as error:
@@ -126,8 +113,8 @@ def test_nothing_else_than_an_error_or_data(
             return
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = DATASETS.build(cfg.train_dataloader.dataset)
-            for place in range(len(dataset)):
-                boxes = dataset[place]['data_samples'].gt_instances.bboxes
+            for index in range(len(dataset)):
+                boxes = dataset[index]['data_samples'].gt_instances.bboxes
                 assert boxes.tensor.isfinite().all()
         outcomes['data'] += 1
 

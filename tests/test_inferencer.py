@@ -55,9 +55,19 @@ def segmentor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_weights_and_classes_are_those_of_the_file(segmentor: Path) -> None:
+    """MMEngine's inferencers keep random weights where a name that they call is renamed."""
+    inferencer = open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu')
+    saved = torch.load(segmentor / 'two.pth')
+    torch.testing.assert_close(inferencer.model.state_dict(), saved['state_dict'], rtol=0, atol=0)
+    for meta in (inferencer.model.dataset_meta, inferencer.visualizer.dataset_meta):
+        assert meta['classes'] == ('sky', 'road')
+        assert meta['palette'] == [(0, 0, 255), (0, 255, 0)]
+
+
 @pytest.mark.parametrize('options', [(), ('--bf16', '--batch-size', '3')])
 def test_segmentation(segmentor: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Label maps are as large as their images, and the JSON counts what is in them."""
+    """Label maps have the sizes of their images, and the JSON counts their pixels."""
     (tmp_path / 'in').mkdir()
     sizes = {'a': (40, 60), 'b': (64, 96), 'c': (1, 1), 'd': (3, 700)}
     for name, size in sizes.items():

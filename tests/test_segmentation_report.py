@@ -11,7 +11,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm.data.datasets import set_num_classes
-from crossformer_mm.data.label_maps import png_name, values_of_classes
 from crossformer_mm.engine import cli, runs
 from crossformer_mm.evaluation.segmentation_report import class_scores, class_table, count_confusions
 
@@ -160,9 +159,3 @@ def test_scores_leave_out_what_never_occurs() -> None:
     np.testing.assert_allclose(ious, [50, 50, np.nan])
     np.testing.assert_allclose(accuracies, [50, 100, np.nan])
     assert '| moon  | –' in class_table(counts, NAMES)
-
-
-def test_values_are_the_datas_own() -> None:
-    meta = {'classes': ('a', 'b'), 'reduce_zero_label': True, 'label_map': {0: 255, 1: 1, 5: 0}}
-    assert values_of_classes(meta).tolist() == [6, 2]
-    assert png_name('/data/images/town/a.jpg', '/data/images') == Path('town/a.png')

@@ -235,7 +235,7 @@ class _LabelCheck:
         sizes = {image: size for (image, _), size in labels.sound.items()}
         decoded, usable = _decode(sizes, findings, self.options)
         if self.options.out and labels.pixels:
-            maps = dict(labels.sound)
+            maps = dict(labels.sound.keys())
             sound = [(image, maps[image]) for image in decoded]
             draw_labels(self.options.out, name, folder, labels, sound, self.options.seed)
         broken = sizes.keys() - usable
