@@ -1,6 +1,6 @@
 """Pictures of detected and annotated objects: boxes, masks and labels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,17 +79,15 @@ def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
         coco: An annotation file, or results from ``COCO.loadRes``.
         image_id: Which image. Broken masks are left out.
     """
-    return list(_coco_objects(coco, image_id))
-
-
-def _coco_objects(coco: COCO, image_id: int | str) -> Iterator[DrawnObject]:
     size = coco.imgs[image_id]['height'], coco.imgs[image_id]['width']
     labels = {category: label for label, category in enumerate(coco.cats)}
+    objects = []
     for record in sorted(coco.imgToAnns[image_id], key=lambda record: record.get('score', 0)):
         name = coco.cats[record['category_id']]['name']
         label = f'{name} {record["score"]:.2f}' if 'score' in record else name
         mask = None if mask_fault(record.get('segmentation'), *size) else coco.annToMask(record)
-        yield DrawnObject(label, _colour(labels[record['category_id']]), record['bbox'], mask)
+        objects.append(DrawnObject(label, _colour(labels[record['category_id']]), record['bbox'], mask))
+    return objects
 
 
 def _colour(label: int) -> str:
