@@ -10,12 +10,12 @@ import pytest
 from mmengine.config import Config
 
 from crossformer_mm.data.datasets import palette
-from crossformer_mm.data.label_check import LabelRule
+from crossformer_mm.data.label_check import LabelRule, inspect_labels
 from crossformer_mm.data.label_options import LabelFolder
 from crossformer_mm.data.shapes import write_ade20k
 from crossformer_mm.engine import cli
-from crossformer_mm.engine.check import _labelled, check_dataset, check_parser
-from crossformer_mm.evaluation.segmentation_pictures import TINT, save_segments
+from crossformer_mm.engine.check import check_dataset, check_parser, draw_labels
+from crossformer_mm.evaluation.segmentation_pictures import TINT
 
 CLASSES = ('ground', 'circle', 'rectangle', 'triangle')
 IMAGES, MAPS = 'images/training', 'annotations/training'
@@ -184,11 +184,11 @@ def test_samples_have_the_colours_of_their_classes(tmp_path: Path) -> None:
     values = np.repeat(np.uint8([[0, 1, 255, 9]]), 40, axis=1).repeat(160, axis=0)
     cv2.imwrite(str(tmp_path / 'map.png'), values)
     cv2.imwrite(str(tmp_path / 'image.png'), np.full((160, 160, 3), 200, np.uint8))
-    colours = palette(3)
-    folder = LabelFolder(tmp_path, [], LabelRule(('a', '$b_$', 'c')), colours, '.png')
-    image = _labelled(tmp_path / 'image.png', tmp_path / 'map.png', folder)
-    save_segments(tmp_path / 'page.png', [image], folder.rule.classes, colours, panel=2.6, dpi=150)
-    page = cv2.imread(str(tmp_path / 'page.png'))[..., ::-1]
+    rule, colours = LabelRule(('a', '$b_$', 'c')), palette(3)
+    pairs = [(tmp_path / 'image.png', tmp_path / 'map.png')]
+    folder = LabelFolder(tmp_path, pairs, rule, colours, '.png')
+    draw_labels(tmp_path, 'page', folder, inspect_labels(pairs, tmp_path, rule), pairs, seed=0)
+    page = cv2.imread(str(tmp_path / 'page_samples.png'))[..., ::-1]
     height, width = page.shape[0], 390  # the panel: 2.6 inches of 150 dots
     drawn = [page[height // 2, width * (2 * i + 1) // 8] for i in range(4)]
     expected = [
