@@ -118,25 +118,6 @@ def test_all_problems_are_listed_at_once(root: Path, check: Callable[..., tuple[
     assert said.endswith('\n10 errors\n')
 
 
-def test_many_problems_are_counted_and_few_shown(root: Path, check: Callable[..., tuple[int, str]]) -> None:
-    for path in (root / MAPS).iterdir():
-        path.unlink()
-    status, said = check(root, '--show', 2)
-    assert status == 1
-    assert lines_of(said)[0] == 'error: images without a label map: 14'
-    assert said.count('has no label map') == 2
-    assert '3 label maps, read' in said, 'the validation set is checked as well'
-
-
-def test_masks_of_0_and_255(root: Path, check: Callable[..., tuple[int, str]]) -> None:
-    change_maps(root / 'annotations', lambda values: np.where(values > 1, np.uint8(255), np.uint8(0)))
-    status, said = check(root, zero='--no-reduce-zero-label')
-    assert status == 1
-    assert lines_of(said).count('error: nothing to learn: 1') == 2
-    assert 'contain only 0 and 255' in said
-    assert 'common causes are masks of 0 and 255' in said
-
-
 def test_zero_is_a_class_after_all(root: Path, check: Callable[..., tuple[int, str]]) -> None:
     """The classes start from 0 in the files, and the option says that they do not."""
     change_maps(root / 'annotations', lambda values: np.maximum(values, 1) - 1)
@@ -147,13 +128,6 @@ def test_zero_is_a_class_after_all(root: Path, check: Callable[..., tuple[int, s
         'warning: reduce_zero_label may be wrong: 1',
     ]
     assert '1 of 4 classes never occur: triangle' in said
-
-
-def test_zero_is_no_class_after_all(root: Path, check: Callable[..., tuple[int, str]]) -> None:
-    status, said = check(root, zero='--no-reduce-zero-label')
-    assert status == 1
-    assert 'contains the value 4, which is none of the 4 classes (0 to 3)' in said
-    assert 'reduce_zero_label, which is off here' in said
 
 
 def test_a_sample_of_the_images(root: Path, check: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from crossformer_mm.data.shapes import CLASSES
 from crossformer_mm.evaluation.coco_report import CocoReport, class_table, count_confusions, evaluate
 from crossformer_mm.evaluation.plots import (
     draw_precision_recall,
+    plot_bars,
     plot_confusions,
-    plot_ious,
     plot_precision_recall,
 )
 
@@ -150,7 +150,7 @@ def test_any_number_of_classes_is_drawn(tmp_path: Path, classes: int) -> None:
     evaluation = evaluation_of(objects, detections, names)
     plot_precision_recall(tmp_path / 'curves.png', evaluation)
     plot_confusions(tmp_path / 'matrix.png', count_confusions(evaluation), [*names, 'none'], '')
-    plot_ious(tmp_path / 'ious.png', np.array([np.nan, *range(1, classes)]), names)
+    plot_bars(tmp_path / 'ious.png', names, [np.nan, *range(1, classes)], 'percent', mean='mIoU')
     for name in ('curves', 'matrix', 'ious'):
         assert cv2.imread(str(tmp_path / f'{name}.png')).std() > 5
 

@@ -253,7 +253,7 @@ def test_the_first_problem_stops_a_run_and_the_others_are_counted(
     ):
         check_labels(cfg, TRAINING)
     (root / 'images' / 'training' / '0.png').unlink()
-    with pytest.raises(UserError, match=r'annotations/training/0\.png is the label map of no image$'):
+    with pytest.raises(UserError, match=r'annotations/training/0\.png has no image of the same name$'):
         check_labels(cfg, TRAINING)
 
 

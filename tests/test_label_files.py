@@ -49,7 +49,7 @@ def test_files_without_partners_are_named(tmp_path: Path) -> None:
     assert [problem.what for problem in unpaired(find_pairs(images, maps), maps)] == [
         f'{images}/a.jpg has no label map: there is no {maps}/a.png',
         f'{images}/b.png and {images}/b.jpg have the same label map, {maps}/b.png',
-        f'there is no image for {maps}/c.png',
+        f'{maps}/c.png has no image of the same name',
     ]
 
 

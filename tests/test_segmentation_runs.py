@@ -197,7 +197,7 @@ def save(path: Path, values: np.ndarray) -> None:
         (
             lambda root: (root / 'images' / 'training' / '3.png').unlink(),
             [],
-            'annotations/training/3.png',
+            'annotations/training/3.png has no image of the same name',
         ),
         (
             lambda root: save(root / 'annotations' / 'training' / '0.png', np.zeros((57, 83, 3), np.uint8)),

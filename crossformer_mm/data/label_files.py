@@ -62,7 +62,7 @@ def unpaired(
             problems.append(Problem('images that share a label map', what))
         images.setdefault(label_map, image)
     for path in sorted(existing - set(images)):
-        problems.append(Problem('label maps without an image', f'there is no image for {path}'))
+        problems.append(Problem('label maps without an image', f'{path} has no image of the same name'))
     return problems
 
 

@@ -28,7 +28,7 @@ from ..data.options import apply_dataset_classes, set_data_paths
 from ..data.problems import Findings, Problem
 from ..evaluation.detection_pictures import coco_objects, save_objects
 from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
-from ..evaluation.plots import plot_box_sizes, plot_frequencies
+from ..evaluation.plots import plot_bars, plot_box_sizes
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
@@ -192,8 +192,8 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
         seed: For choosing among those with objects.
     """
     counts = Counter(annotation['category_id'] for annotation in file.annotations)
-    frequencies = [(category['name'], counts[category['id']]) for category in file.categories]
-    plot_frequencies(out / f'{name}_classes.png', frequencies, 'objects')
+    frequencies = [counts[category['id']] for category in file.categories]
+    plot_bars(out / f'{name}_classes.png', file.classes, frequencies, 'objects')
     plot_box_sizes(out / f'{name}_boxes.png', [annotation['bbox'] for annotation in file.annotations])
     with_objects = {annotation['image_id'] for annotation in file.annotations}
     paths = [path for path, image in images.items() if image['id'] in with_objects]
@@ -256,11 +256,9 @@ def draw_labels(
         seed: For choosing among the pairs.
     """
     total = sum(labels.pixels.values())
-    frequencies = [
-        (folder.rule.name_of(value) or f'{value}: no class', 100 * count / total)
-        for value, count in labels.pixels.items()
-    ]
-    plot_frequencies(out / f'{name}_classes.png', frequencies, '% of the pixels')
+    names = [folder.rule.name_of(value) or f'{value}: no class' for value in labels.pixels]
+    shares = [100 * count / total for count in labels.pixels.values()]
+    plot_bars(out / f'{name}_classes.png', names, shares, '% of the pixels')
     chosen = random.Random(seed).sample(pairs, min(_SAMPLES, len(pairs)))
     if chosen:
         images = [_labelled(image, label_map, folder) for image, label_map in chosen]

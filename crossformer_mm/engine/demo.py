@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -77,13 +77,11 @@ class Demo:
         folder: Its work folder, in ``work_dirs``.
         config: The name of the config.
         write: Writes the dataset to a folder, given the numbers of training and validation images.
-        data_options: Options that describe the data, given its folder.
+        data_options: Options that describe the data in ``{data}``.
         length: The settings that a recipe's length is for.
-        checkpoint: The name of the last checkpoint, given the length.
         out: What ``--out`` of the evaluation gets, in its work folder.
         draw: Draws ``predictions.png`` and ``predictions/``, given the demo's folder.
-        scores: Names of the scores, by their names in the log.
-        unit: What the log has for a perfect score.
+        scores: Name and perfect value of each score, by its name in the log.
         full: The demo itself.
         short: Shows only that everything runs.
     """
@@ -91,13 +89,11 @@ class Demo:
     folder: str
     config: str
     write: Callable[[Path, int, int], None]
-    data_options: Callable[[Path], list[str]]
-    length: tuple[str, ...]
-    checkpoint: str
+    data_options: Sequence[str]
+    length: Sequence[str]
     out: str
     draw: Callable[[Path], None]
-    scores: Mapping[str, str]
-    unit: float
+    scores: Mapping[str, tuple[str, float]]
     full: Recipe
     short: Recipe
 
@@ -122,10 +118,10 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
     data = folder / 'data'
     print(f'Drawing {recipe.images} + {recipe.val_images} images into {data}', flush=True)
     demo.write(data, recipe.images, recipe.val_images)
-    shared = (demo.config, '--data-root', data, *demo.data_options(data))
+    shared = [demo.config, '--data-root', data, *(word.format(data=data) for word in demo.data_options)]
     schedule = [f'{key}={recipe.length}' for key in demo.length]
     _call('train', *shared, '--work-dir', folder, '--cfg-options', *schedule)
-    checkpoint = folder / demo.checkpoint.format(recipe.length)
+    checkpoint = Path((folder / 'last_checkpoint').read_text())
     test = folder / 'test'
     _call('test', *shared, checkpoint, '--work-dir', test, '--out', test / demo.out)
     demo.draw(folder)
@@ -156,7 +152,7 @@ def read_scores(demo: Demo, work_dir: Path) -> dict[str, float]:
     """Read the demo's scores, 0 to 1, from the last log in the work folder of an evaluation."""
     log = max(work_dir.glob('*/*.json'))  # mmengine names both after the time
     logged = json.loads(log.read_text(encoding='utf-8'))
-    return {name: logged[key] / demo.unit for key, name in demo.scores.items()}
+    return {name: logged[key] / perfect for key, (name, perfect) in demo.scores.items()}
 
 
 def _draw_objects(folder: Path) -> None:
@@ -201,13 +197,11 @@ DEMOS = {
         folder='demo',
         config='demo_mask_rcnn',
         write=write_coco,
-        data_options=lambda data: [],
+        data_options=(),
         length=('train_cfg.max_epochs', 'param_scheduler.1.T_max'),
-        checkpoint='epoch_{}.pth',
         out='results.json',
         draw=_draw_objects,
-        scores={'coco/bbox_mAP': 'box mAP', 'coco/segm_mAP': 'mask mAP'},
-        unit=1,
+        scores={'coco/bbox_mAP': ('box mAP', 1), 'coco/segm_mAP': ('mask mAP', 1)},
         full=Recipe(images=120, length=12, val_images=32, least=0.70),
         short=Recipe(images=64, length=8, val_images=16, least=0.05),
     ),
@@ -215,13 +209,11 @@ DEMOS = {
         folder='demo-seg',
         config='demo_semantic_fpn',
         write=partial(write_ade20k, size=128),
-        data_options=lambda data: ['--classes', str(data / 'classes.txt'), '--reduce-zero-label'],
+        data_options=('--classes', '{data}/classes.txt', '--reduce-zero-label'),
         length=('train_cfg.max_iters', 'param_scheduler.1.T_max', 'default_hooks.checkpoint.interval'),
-        checkpoint='iter_{}.pth',
         out='maps',
         draw=_draw_segments,
-        scores={'mIoU': 'mIoU'},
-        unit=100,
+        scores={'mIoU': ('mIoU', 100)},
         full=Recipe(images=480, length=1500, val_images=32, least=0.80),
         short=Recipe(images=64, length=320, val_images=16, least=0.28),
     ),

@@ -13,7 +13,7 @@ from ..utils.text import escape_mathtext
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 _MANY = 25  # classes; with more, cells and letters are smaller
-_BARS = 60  # classes that a bar chart names
+_BARS = 150  # classes in a bar chart
 
 
 def class_names(evaluation: COCOeval) -> list[str]:
@@ -110,48 +110,36 @@ def plot_confusions(
     figure.savefig(path, dpi=100)
 
 
-def plot_ious(path: Path, ious: np.ndarray, names: Sequence[str]) -> None:
-    """Draw the IoU of each class as a bar, the best on top, and their mean as a line.
+def plot_bars(
+    path: Path, names: Sequence[str], values: Sequence[float], unit: str, mean: str | None = None
+) -> None:
+    """Draw a value of each class as a bar, the largest on top.
 
     Args:
         path: The PNG file.
-        ious: In percent, ``(classes,)``; NaN for a class that does not occur.
-        names: Of the classes.
+        names: Of the classes, at least one.
+        values: NaN for a class that does not occur.
+        unit: Of the values.
+        mean: The name of their mean, to draw it as a line.
     """
-    order = np.argsort(np.nan_to_num(ious, nan=-1), kind='stable')
-    known = ious[~np.isnan(ious)]
-    figure = Figure(figsize=(8, 1.5 + 0.25 * len(names)), layout='constrained')
+    values = np.array(values, float)
+    order = np.argsort(-np.nan_to_num(values, nan=-1), kind='stable')[:_BARS]
+    figure = Figure(figsize=(8, 1.5 + 0.25 * len(order)), layout='constrained')
     axes = figure.subplots()
-    bars = axes.barh(range(len(names)), np.nan_to_num(ious[order]), color='C0')
-    axes.set_yticks(range(len(names)), [escape_mathtext(names[label]) for label in order])
-    texts = ['does not occur' if np.isnan(value) else f'{value:.1f}' for value in ious[order]]
-    axes.bar_label(bars, texts, padding=3, fontsize=8)
-    if known.size:
-        axes.axvline(known.mean(), color='black', linestyle='--', label=f'mIoU {known.mean():.1f}')
-        axes.legend(loc='lower right')
-    axes.set(title='IoU of each class', xlabel='percent', xlim=(0, 108))
-    axes.margins(y=0.01)
-    axes.grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=100)
-
-
-def plot_frequencies(path: Path, classes: Sequence[tuple[str, float]], unit: str) -> None:
-    """Draw how frequent the classes of a dataset are, as bars.
-
-    Args:
-        path: The PNG file.
-        classes: Names and amounts, at least one.
-        unit: Of the amounts.
-    """
-    bars = sorted(classes, key=lambda bar: -bar[1])
-    names, amounts = zip(*bars[:_BARS], strict=True)
-    figure = Figure(figsize=(7, 1 + 0.2 * len(names)), layout='constrained')
-    axes = figure.subplots()
-    axes.barh(range(len(names)), amounts)
-    axes.set_yticks(range(len(names)), [escape_mathtext(name[:40]) for name in names])
+    bars = axes.barh(range(len(order)), np.nan_to_num(values[order]), color='C0')
+    axes.set_yticks(range(len(order)), [escape_mathtext(names[index][:40]) for index in order])
     axes.invert_yaxis()
-    title = f'the {_BARS} most frequent of {len(bars)} classes' if len(bars) > _BARS else ''
+    texts = [f'{value:.0f}' if value >= 100 else f'{value:.3g}' for value in values[order]]
+    texts = [text.replace('nan', 'does not occur') for text in texts]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    if mean and not np.isnan(values).all():
+        average = np.nanmean(values)
+        axes.axvline(average, color='black', linestyle='--', label=f'{mean} {average:.1f}')
+        axes.legend(loc='lower right')
+    title = f'the {_BARS} largest of {len(values)} classes' if len(values) > _BARS else ''
     axes.set(xlabel=unit, title=title)
+    axes.margins(x=0.1, y=0.01)
+    axes.grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=100)
 
 

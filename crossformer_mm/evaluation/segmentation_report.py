@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.label_check import IGNORED
 from ..data.label_files import png_name, values_of_classes, write_label_map
-from .plots import plot_confusions, plot_ious
+from .plots import plot_bars, plot_confusions
 from .records import label_array
 
 
@@ -108,7 +108,7 @@ class SegmentationReport(BaseMetric):
         if self.plots_dir:
             folder = Path(self.plots_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            plot_ious(folder / 'iou.png', ious, names)
+            plot_bars(folder / 'iou.png', names, ious, 'IoU, percent', mean='mIoU')
             title = 'pixels, in percent of the true class'
             plot_confusions(folder / 'confusion_matrix.png', counts, names, title, percent=True)
         return report
