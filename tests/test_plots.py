@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import pytest
 from matplotlib.figure import Figure
-from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric, Evaluator
 from small_runs import Noisy, small_run
 from torch.utils.data import DataLoader
@@ -110,7 +109,7 @@ class Score(BaseMetric):
 
 def test_the_hook_draws_while_training(tmp_path: Path) -> None:
     val = {
-        'val_dataloader': DataLoader(Noisy(), collate_fn=pseudo_collate),
+        'val_dataloader': DataLoader(Noisy()),
         'val_cfg': {},
         'val_evaluator': Evaluator(Score()),
     }
