@@ -104,18 +104,15 @@ def test_pictures_and_json_of_a_folder(
     assert tool(coco_root / 'val2017', '--score-thr', '0.5') == 0
     assert re.search(r'3/3 ETA \d:\d\d:\d\d', capsys.readouterr().err)
     content = read(tmp_path / 'out')
-    assert content['classes'] == list(CLASSES)
-    assert content['skipped'] == []
-    scores = [[record['score'] for record in image['objects']] for image in content['images']]
-    assert all(values == sorted(values, reverse=True) for values in scores)
-    every = [score for values in scores for score in values]
-    assert 0.5 <= min(every) < max(every) <= 1
+    assert (content['classes'], content['skipped']) == (list(CLASSES), [])
     for image in content['images']:
+        scores = [record['score'] for record in image['objects']]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0.5 <= score <= 1 for score in scores)
         picture = cv2.imread(str(tmp_path / 'out' / image['picture']))
-        assert max(picture.shape) == 800, 'a small image is enlarged'
         plain = cv2.resize(cv2.imread(image['file']), (800, 800)).astype(int)
-        changed = (np.abs(picture - plain).max(-1) > 60).mean()
-        assert changed > 0.005 * bool(image['objects'])
+        assert (np.abs(picture - plain).max(-1) > 60).mean() > 0.005 * bool(scores)
+    assert any(image['objects'] for image in content['images'])
     assert not [path for path in (tmp_path / 'out').rglob('*') if '.part' in path.name]
 
 
@@ -152,11 +149,10 @@ def image_files(folder: Path) -> dict[str, tuple[int, int]]:
     return {**shapes, **dict.fromkeys(same, (40, 50)), 'turned.jpg': (50, 40)}
 
 
-@pytest.mark.parametrize('options', [(), ('--bf16', '--batch-size', '4')])
-def test_images_of_every_kind(tool: Callable[..., int], tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_images_of_every_kind(tool: Callable[..., int], tmp_path: Path) -> None:
     (tmp_path / 'in').mkdir()
     sizes = image_files(tmp_path / 'in')
-    assert tool(tmp_path / 'in', '--score-thr', '0', *options) == 0
+    assert tool(tmp_path / 'in', '--score-thr', '0', '--bf16', '--batch-size', '4') == 0
     images = read(tmp_path / 'out')['images']
     assert {Path(image['file']).name: (image['height'], image['width']) for image in images} == sizes
     assert len({image['picture'] for image in images}) == len(sizes), 'deep.png and deep.tiff have one each'

@@ -34,7 +34,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     if not Path(path).exists():
         raise NoImageError('no such file')
-    try:  # imread crashes on names that are not UTF-8; of a mapped file, the header alone is read if it fails
+    try:  # imread crashes on names that are not UTF-8; mapping reads no more of other files than a header
         image = cv2.imdecode(np.memmap(path, np.uint8, 'r'), cv2.IMREAD_COLOR)
     except (OSError, ValueError, cv2.error) as error:  # no access, empty, too many pixels
         raise NoImageError('cannot be read as an image') from error

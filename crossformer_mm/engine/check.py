@@ -104,12 +104,8 @@ def check_dataset(options: argparse.Namespace) -> int:
 
 def _decode(
     sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
-) -> tuple[list[Path], list[Path]]:
-    """Decode images of known height and width, or a sample of them.
-
-    Returns:
-        The decoded images, and all that are not known to be broken.
-    """
+) -> dict[Path, str | None]:
+    """Decode images of known height and width, or a sample of them; what is wrong with each of those."""
     paths = list(sizes)
     if options.sample and options.sample < len(paths):
         paths = random.Random(options.seed).sample(paths, options.sample)
@@ -117,7 +113,7 @@ def _decode(
     for fault in filter(None, faults.values()):
         kind = 'images of another size' if 'annotations say' in fault else 'images that cannot be read'
         findings.add(Problem(kind, fault))
-    return [path for path in paths if not faults[path]], [path for path in sizes if not faults.get(path)]
+    return faults
 
 
 def _compare_images(training: Iterable[Path], validation: Iterable[Path], findings: Findings) -> None:
@@ -150,12 +146,12 @@ class _CocoCheck:
                 findings.add(Problem('other categories', what))
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
-        decoded, usable = _decode(sizes, findings, self.options)
+        faults = _decode(sizes, findings, self.options)
         print(_objects_table(file))
         if self.options.out and file.annotations:
-            drawn = {path: images[path] for path in decoded}
+            drawn = {path: images[path] for path, fault in faults.items() if not fault}
             draw_objects(self.options.out, name, file, drawn, self.options.seed)
-        return usable
+        return [path for path in images if not faults.get(path)]
 
 
 def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:
@@ -233,13 +229,11 @@ class _LabelCheck:
         for problem in (*problems, *labels.problems, *labels.warnings):
             findings.add(problem)
         sizes = {image: size for (image, _), size in labels.sound.items()}
-        decoded, usable = _decode(sizes, findings, self.options)
+        faults = _decode(sizes, findings, self.options)
         if self.options.out and labels.pixels:
-            maps = dict(labels.sound.keys())
-            sound = [(image, maps[image]) for image in decoded]
-            draw_labels(self.options.out, name, folder, labels, sound, self.options.seed)
-        broken = sizes.keys() - usable
-        return [image for image, _ in folder.pairs if image not in broken]
+            drawn = [pair for pair in labels.sound if faults.get(pair[0], 'not decoded') is None]
+            draw_labels(self.options.out, name, folder, labels, drawn, self.options.seed)
+        return [image for image, _ in folder.pairs if not faults.get(image)]
 
 
 def draw_labels(

@@ -49,13 +49,13 @@ def image_grid(
     title = _TITLE * bool(titles)
     across = columns * (width + _GAP) - _GAP
     down = rows * (height + _GAP) - _GAP + title
-    whole = np.maximum((across, down), (across + _GAP + legend[0], legend[1]) if legend else 0)
-    figure = Figure(figsize=whole)
+    size = np.maximum((across, down), (across + _GAP + legend[0], legend[1]) if legend else 0)
+    figure = Figure(figsize=size)
     figure.subplots_adjust(
         left=0,
-        right=across / whole[0],
-        bottom=1 - down / whole[1],
-        top=1 - title / whole[1],
+        right=across / size[0],
+        bottom=1 - down / size[1],
+        top=1 - title / size[1],
         wspace=_GAP / width,
         hspace=_GAP / height,
     )

@@ -98,7 +98,7 @@ class SegmentationReport(BaseMetric):
         report = {
             'mIoU': _mean(ious),
             'mAcc': _mean(accuracies),
-            'aAcc': float(_divided(counts.trace(), counts.sum())),
+            'aAcc': float(_percent(counts.trace(), counts.sum())),
         }
         if self.classwise:
             logger.info(f'each class, in percent:\n{class_table(counts, names)}')
@@ -148,7 +148,7 @@ def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         accuracy if it does not occur.
     """
     true, predicted, both = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
-    return _divided(both, true + predicted - both), _divided(both, true)
+    return _percent(both, true + predicted - both), _percent(both, true)
 
 
 def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
@@ -161,16 +161,16 @@ def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
     Returns:
         Several lines, with a dash for numbers that do not exist.
     """
-    shares = _divided(counts.sum(axis=1), counts.sum())
+    shares = _percent(counts.sum(axis=1), counts.sum())
     rows = zip(names, *class_scores(counts), shares, strict=True)
     cells = [[name, *('–' if v != v else f'{v:.2f}' for v in values)] for name, *values in rows]
     return AsciiTable([['class', 'IoU', 'Acc', 'share of the pixels'], *cells]).table
 
 
-def _divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _percent(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     """In percent; NaN for a division by zero."""
     with np.errstate(invalid='ignore', divide='ignore'):
-        return 100 * np.divide(part, whole)
+        return 100 * np.divide(part, total)
 
 
 def _mean(scores: np.ndarray) -> float:
