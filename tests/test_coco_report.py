@@ -93,6 +93,12 @@ def test_boxes_alone(annotations: Path) -> None:
     assert set(report(annotations, found, metric='bbox')) == {f'coco/bbox_{name}' for name in STATS + RECALLS}
 
 
+@pytest.mark.parametrize('settings', [{'metric': 'proposal'}, {'format_only': True}])
+def test_settings_that_cannot_work(annotations: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match='|'.join(settings)):
+        CocoReport(str(annotations), **settings)
+
+
 def box(image: int, category: int, left: float, **more: Any) -> dict[str, Any]:
     """A square of ten pixels; a ``score`` makes it a detection."""
     return {'image_id': image, 'category_id': category, 'bbox': [left, 0.0, 10.0, 10.0], **more}

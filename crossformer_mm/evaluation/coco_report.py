@@ -41,6 +41,9 @@ class CocoReport(BaseMetric):
         plots_dir: Where ``{kind}_precision_recall.png`` and ``{kind}_confusion_matrix.png`` go, if anywhere.
         backend_args: Of MMEngine's file backend for ``ann_file``.
         **settings: Of MMEngine's ``BaseMetric``.
+
+    Raises:
+        ValueError: An unknown ``metric``, or ``format_only`` without ``outfile_prefix``.
     """
 
     default_prefix = 'coco'
@@ -64,6 +67,10 @@ class CocoReport(BaseMetric):
         self.format_only = format_only
         self.plots_dir = plots_dir
         self.backend_args = backend_args
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ValueError(f'metric {", ".join(unknown)}: only {" and ".join(KINDS)} can be evaluated')
+        if format_only and not outfile_prefix:
+            raise ValueError('format_only needs an outfile_prefix')
         self._truth: COCO | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -90,9 +97,8 @@ class CocoReport(BaseMetric):
             ``classwise``. Nothing with ``format_only``.
         """
         truth = self._load_truth()
-        category_ids = truth.getCatIds(
-            catNms=list(self.dataset_meta['classes'])
-        )  # as MMDetection orders labels
+        # in the order of the file, as MMDetection numbers its labels
+        category_ids = truth.getCatIds(catNms=list(self.dataset_meta['classes']))
         report: dict[str, float] = {}
         for kind in self.kinds:
             detections = [
