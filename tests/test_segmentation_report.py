@@ -63,8 +63,8 @@ def by_hand(truths: Path, written: Path) -> float:
     paths = [(path, written / path.relative_to(truths)) for path in truths.rglob('*.png')]
     pairs = [[cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in pair] for pair in paths]
     truth, found = (np.concatenate([labels.ravel() for labels in side]) for side in zip(*pairs, strict=True))
-    found = found[truth != 255]
-    truth = truth[truth != 255]
+    counted = (truth != 0) & (truth != 255)
+    truth, found = truth[counted], found[counted]
     both = [((truth == value) & (found == value)).sum() for value in (1, 2, 3)]
     either = [((truth == value) | (found == value)).sum() for value in (1, 2, 3)]
     return 100 * float(np.mean([b / e for b, e in zip(both, either, strict=True) if e]))
