@@ -1,13 +1,30 @@
-"""The evaluator's numbers where pycocotools' own are beside it, and where there are none."""
+"""The COCO evaluation: pycocotools' numbers, the confusion matrix, and its plots."""
 
+import contextlib
+import io
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from mmdet.datasets.api_wrappers import COCO
+import torch
+from matplotlib.figure import Figure
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from crossformer_mm.data.shapes import CLASSES
-from crossformer_mm.evaluation.coco_report import CocoReport, class_table, evaluate
+from crossformer_mm.evaluation.coco_report import CocoReport, class_table, count_confusions, evaluate
+from crossformer_mm.evaluation.plots import (
+    draw_precision_recall,
+    plot_bars,
+    plot_confusions,
+    plot_precision_recall,
+)
+
+NAMES = ('fig', 'nut', 'date')
+STATS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+RECALLS = ('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l')
 
 
 @pytest.fixture(scope='module')
@@ -17,12 +34,12 @@ def annotations(coco_root: Path) -> Path:
 
 @pytest.fixture(scope='module')
 def truth(annotations: Path) -> COCO:
-    return COCO(str(annotations))
+    return COCO(annotations)
 
 
 @pytest.fixture(scope='module')
 def detections(truth: COCO) -> list[dict]:
-    """The truth itself, but that triangles are found a pixel too far and half of the circles are missed."""
+    """The ground truth itself, but triangles are found a pixel too far and half of the circles are missed."""
     found = []
     for annotation in truth.dataset['annotations']:
         left, top, width, height = annotation['bbox']
@@ -36,8 +53,10 @@ def detections(truth: COCO) -> list[dict]:
 
 
 def test_each_class_alone_gives_its_row(truth: COCO, detections: list[dict]) -> None:
-    together, _ = evaluate(truth, detections, 'bbox', truth.getCatIds())
+    together, summary = evaluate(truth, detections, 'bbox', [3, 1, 2])  # pycocotools sorts categories by id
+    assert summary.splitlines()[0].endswith(f'= {together.stats[0]:.3f}')
     table = class_table(together)
+    assert list(table) == list(CLASSES)
     for category, name in enumerate(CLASSES, start=1):
         alone, _ = evaluate(truth, detections, 'bbox', [category])
         expected = np.where(alone.stats[:6] < 0, np.nan, alone.stats[:6])
@@ -47,40 +66,110 @@ def test_each_class_alone_gives_its_row(truth: COCO, detections: list[dict]) -> 
     assert np.mean([row[0] for row in table.values()]) == pytest.approx(together.stats[0])
 
 
-def test_summary_is_worded_by_pycocotools(truth: COCO, detections: list[dict]) -> None:
-    evaluation, summary = evaluate(truth, detections, 'bbox', truth.getCatIds())
-    lines = summary.splitlines()
-    assert len(lines) == 12
-    assert lines[0].endswith(f'= {evaluation.stats[0]:.3f}')
-    assert 'maxDets=  1 ]' in lines[6]
+def report(annotations: Path, found: dict[str, Any], **settings: Any) -> dict[str, float]:
+    """Evaluate predictions for the first image, and none for the others."""
+    metric = CocoReport(str(annotations), **settings)
+    metric.dataset_meta = {'classes': CLASSES}
+    nothing = {key: value[:0] for key, value in found.items()}
+    for image in range(1, 7):
+        metric.process(None, [{'img_id': image, 'pred_instances': found if image == 1 else nothing}])
+    return metric.evaluate(6)
 
 
 def test_nothing_detected_counts_as_zero(annotations: Path) -> None:
-    metric = CocoReport(str(annotations), classwise=True)
-    metric.dataset_meta = {'classes': CLASSES}
-    nothing = {'bboxes': np.zeros((0, 4)), 'scores': np.zeros(0), 'labels': np.zeros(0, int), 'masks': []}
-    report = metric.compute_metrics([({}, {**nothing, 'img_id': i}) for i in range(1, 7)])
-    assert report['bbox_mAP'] == report['segm_mAP'] == report['bbox_mAP/circle'] == 0
-    assert len(report) == 2 * (12 + len(CLASSES))
+    found = {'bboxes': torch.zeros(0, 4), 'scores': torch.zeros(0), 'labels': torch.zeros(0, dtype=int)}
+    found['masks'] = torch.zeros(0, 64, 64, dtype=bool)
+    numbers = report(annotations, found, classwise=True)
+    assert numbers['coco/bbox_mAP'] == numbers['coco/segm_mAP'] == numbers['coco/bbox_mAP/circle'] == 0
+    assert len(numbers) == 2 * (12 + len(CLASSES))
 
 
 def test_boxes_alone(annotations: Path) -> None:
-    metric = CocoReport(str(annotations), metric='bbox')
-    metric.dataset_meta = {'classes': CLASSES}
-    box = {'bboxes': np.array([[1, 1, 9, 9.0]]), 'scores': np.array([0.5]), 'labels': np.array([0])}
-    report = metric.compute_metrics([({}, {**box, 'img_id': 1})])
-    assert set(report) == {f'bbox_{name}' for name in metric_names()}
+    found = {
+        'bboxes': torch.tensor([[1, 1, 9, 9.0]]),
+        'scores': torch.ones(1),
+        'labels': torch.zeros(1, dtype=int),
+    }
+    assert set(report(annotations, found, metric='bbox')) == {f'coco/bbox_{name}' for name in STATS + RECALLS}
 
 
-def test_classes_keep_their_numbers_in_any_order(truth: COCO, detections: list[dict]) -> None:
-    """pycocotools sorts categories by id; a file may list them otherwise."""
-    expected, _ = evaluate(truth, detections, 'bbox', [1, 2, 3])
-    turned, _ = evaluate(truth, detections, 'bbox', [3, 1, 2])
-    assert list(class_table(turned)) == list(CLASSES)
-    for name, row in class_table(expected).items():
-        np.testing.assert_array_equal(class_table(turned)[name], row)
+@pytest.mark.parametrize('settings', [{'metric': 'proposal'}, {'format_only': True}])
+def test_settings_that_cannot_work(annotations: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match='|'.join(settings)):
+        CocoReport(str(annotations), **settings)
 
 
-def metric_names() -> list[str]:
-    precision = [f'mAP{suffix}' for suffix in ('', '_50', '_75', '_s', '_m', '_l')]
-    return [*precision, 'AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l']
+def box(image: int, category: int, left: float, **more: Any) -> dict[str, Any]:
+    """A square of ten pixels; a ``score`` makes it a detection."""
+    return {'image_id': image, 'category_id': category, 'bbox': [left, 0.0, 10.0, 10.0], **more}
+
+
+def evaluation_of(
+    objects: list[dict[str, Any]], detections: list[dict[str, Any]], names: tuple[str, ...] = NAMES
+) -> COCOeval:
+    """An evaluation of boxes in two images; annotation ids count from 0, category ids down from 9."""
+    truth = COCO()
+    truth.dataset = {
+        'images': [{'id': i, 'width': 500, 'height': 20} for i in (1, 2)],
+        'annotations': [{'id': i, 'area': 100, 'iscrowd': 0, **item} for i, item in enumerate(objects)],
+        'categories': [{'id': 9 - i, 'name': name} for i, name in enumerate(names)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    return evaluate(truth, detections, 'bbox', truth.getCatIds())[0]
+
+
+def test_confusions_are_counted() -> None:
+    """Six figs (9), nuts (8) and dates (7), and what each entry of the matrix consists of."""
+    objects = [
+        box(1, 9, 0),  # found
+        box(1, 9, 100),  # taken for a nut, with a higher score than for a fig
+        box(1, 8, 200),  # found too far off
+        box(1, 8, 300, iscrowd=1),  # does not count
+        box(2, 7, 0),  # missed: the score is too low
+        box(2, 8, 100),  # missed
+    ]
+    detections = [
+        box(1, 9, 1, score=0.9),
+        box(1, 8, 100, score=0.8),
+        box(1, 9, 100, score=0.7),  # has no object left
+        box(1, 8, 206, score=0.9),
+        box(1, 8, 300, score=0.9),
+        box(2, 7, 0, score=0.29),
+        box(2, 9, 300, score=0.3),  # without an object
+    ]
+    expected = [
+        # date nut fig background: predicted
+        [0, 0, 0, 1],
+        [0, 0, 0, 2],
+        [0, 1, 1, 0],
+        [0, 1, 2, 0],
+    ]
+    np.testing.assert_array_equal(count_confusions(evaluation_of(objects, detections)), expected)
+
+
+@pytest.mark.parametrize('classes', [1, 30])
+def test_any_number_of_classes_is_drawn(tmp_path: Path, classes: int) -> None:
+    names = tuple(f'$x_$ {i}' for i in range(classes))  # matplotlib would refuse it as mathematics
+    objects = [box(1, 9 - i % classes, 20 * i) for i in range(24)]
+    detections = [{**item, 'score': 0.9 - i / 50} for i, item in enumerate(objects)]
+    evaluation = evaluation_of(objects, detections, names)
+    plot_precision_recall(tmp_path / 'curves.png', evaluation)
+    plot_confusions(tmp_path / 'matrix.png', count_confusions(evaluation), [*names, 'none'], '')
+    plot_bars(tmp_path / 'ious.png', names, [np.nan, *range(1, classes)], 'percent', mean='mIoU')
+    for name in ('curves', 'matrix', 'ious'):
+        assert cv2.imread(str(tmp_path / f'{name}.png')).std() > 5
+
+
+def test_curves_are_those_of_pycocotools() -> None:
+    """Of two figs one is found, at an IoU of 0.8."""
+    evaluation = evaluation_of([box(1, 9, 100), box(1, 9, 0)], [box(1, 9, 1.1, score=0.9)])
+    axes = Figure().subplots()
+    draw_precision_recall(axes, evaluation)
+    fig, overall = axes.lines
+    half = 51 / 101  # of pycocotools' recalls 0, 0.01, …, those up to 0.5
+    assert fig.get_label() == f'fig: {half:.3f}'
+    assert overall.get_label() == f'all, IoU 0.50:0.95: {half * 0.7:.3f}'
+    np.testing.assert_array_equal(fig.get_xdata(), np.linspace(0, 1, 101))
+    np.testing.assert_allclose(fig.get_ydata(), [1] * 51 + [0] * 50)
+    np.testing.assert_allclose(overall.get_ydata(), [0.7] * 51 + [0] * 50)

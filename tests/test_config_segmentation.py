@@ -249,7 +249,7 @@ def test_labels_of_a_dataset_of_the_toolbox_are_checked_too(cfg: Config, root: P
     assert report.rule.reduce_zero_label
     assert [report.rule.name_of(value) for value in report.pixels] == ['ignored', 'wall', 'building', 'road']
     save(root / 'annotations' / 'training' / '0.png', np.full((37, 51), 151, np.uint8))
-    with pytest.raises(UserError, match=r'0\.png holds the value 151, .* 150 classes \(1 to 150\)'):
+    with pytest.raises(UserError, match=r'0\.png contains the value 151, .* 150 classes \(1 to 150\)'):
         check_labels(cfg, ['train_dataloader'])
 
 
@@ -257,7 +257,7 @@ def test_the_first_problem_stops_a_run_and_the_others_are_counted(
     cfg: Config, root: Path, names: str
 ) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
-    with pytest.raises(UserError, match=r'training/0\.png holds the value 7.*sets it\) \(and 1 more problem'):
+    with pytest.raises(UserError, match=r'training/0\.png contains the value 7.* \(and 1 more problem'):
         check_labels(cfg, TRAINING)
     for i in range(2):
         save(root / 'images' / 'training' / f'{i}.png', np.zeros((5, 6), np.uint8))
@@ -266,7 +266,7 @@ def test_the_first_problem_stops_a_run_and_the_others_are_counted(
     ):
         check_labels(cfg, TRAINING)
     (root / 'images' / 'training' / '0.png').unlink()
-    with pytest.raises(UserError, match=r'annotations/training/0\.png is the label map of no image$'):
+    with pytest.raises(UserError, match=r'annotations/training/0\.png has no image of the same name$'):
         check_labels(cfg, TRAINING)
 
 

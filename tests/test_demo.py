@@ -5,11 +5,9 @@ from pathlib import Path
 import cv2
 import pytest
 
+from crossformer_mm.engine import demo as demos
 from crossformer_mm.engine.demo import DEMOS, Recipe, read_scores, run_demo
 from crossformer_mm.utils.errors import UserError
-
-PROJECT = Path(__file__).parents[1]
-
 
 TINY = {  # what is in a tiny run of each demo, which reaches nothing
     'mask_rcnn': ('epoch_1.pth', ['box mAP', 'mask mAP'], 1, 12),
@@ -24,43 +22,31 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (folder / 'old.txt').write_text('of a run before')
     recipe = Recipe(images=4, length=TINY[request.param][2], val_images=2, least=1.01)
     with pytest.raises(UserError) as error:
-        run_demo(DEMOS[request.param], recipe, PROJECT, folder)
+        run_demo(DEMOS[request.param], recipe, folder)
     return request.param, folder, str(error.value)
 
 
-def test_missed_scores_are_an_error(demo: tuple[str, Path, str]) -> None:
-    name, folder, message = demo
-    assert message.startswith(f'{" and ".join(TINY[name][1])} below 1.01; {folder}')
-
-
-def test_scores_are_those_of_the_evaluation(demo: tuple[str, Path, str]) -> None:
-    name, folder, _ = demo
-    scores = read_scores(DEMOS[name], folder / 'test')
-    assert list(scores) == TINY[name][1]
-    assert all(0 <= score <= 1 for score in scores.values())
-
-
 def test_all_that_is_promised_is_there(demo: tuple[str, Path, str]) -> None:
-    name, folder, _ = demo
-    checkpoint, _, _, digits = TINY[name]
+    name, folder, message = demo
+    checkpoint, scores, _, digits = TINY[name]
+    assert message.startswith(f'{" and ".join(scores)} below 1.01; '), 'missed scores are an error'
+    found = read_scores(DEMOS[name], folder / 'test')
+    assert list(found) == scores
+    assert all(0 <= score <= 1 for score in found.values())
     assert (folder / checkpoint).is_file()
+    assert not (folder / 'old.txt').exists()
     assert len(list(folder.glob('*/*.log'))) == len(list(folder.glob('test/*/*.log'))) == 1
     pictures = [folder / 'curves.png', folder / 'predictions.png']
     pictures += [folder / 'predictions' / f'{i:0{digits}}.png' for i in (1, 2)]
     assert all(cv2.imread(str(picture)) is not None for picture in pictures)
 
 
-def test_a_run_begins_with_an_empty_folder(demo: tuple[str, Path, str]) -> None:
-    _, folder, _ = demo
-    assert not (folder / 'old.txt').exists()
-
-
-def test_a_tool_that_fails_is_named(tmp_path: Path) -> None:
-    (tmp_path / 'tools').mkdir()
-    (tmp_path / 'tools' / 'train.py').write_text('raise SystemExit(3)')
+def test_a_command_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'crossformer_mm_command.py').write_text('raise SystemExit(3)')
+    monkeypatch.setattr(demos, 'PROJECT', tmp_path)
     recipe = Recipe(images=1, length=1, val_images=1, least=0)
-    with pytest.raises(UserError, match=r'tools/train.py ended with status 3'):
-        run_demo(DEMOS['mask_rcnn'], recipe, tmp_path, tmp_path / 'demo')
+    with pytest.raises(UserError, match='crossformer train ended with status 3'):
+        run_demo(DEMOS['mask_rcnn'], recipe, tmp_path / 'demo')
 
 
 @pytest.mark.parametrize('name', DEMOS)

@@ -9,7 +9,15 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from crossformer_mm.data.label_files import find_pairs, read_label_map, size_of, unpaired
+from crossformer_mm.data.images import image_size
+from crossformer_mm.data.label_files import (
+    find_pairs,
+    png_name,
+    read_label_map,
+    unpaired,
+    values_of_classes,
+    write_label_map,
+)
 from crossformer_mm.utils.errors import UserError
 
 VALUES = np.array([[0, 1, 2], [3, 200, 255]], np.uint8)
@@ -41,7 +49,7 @@ def test_files_without_partners_are_named(tmp_path: Path) -> None:
     assert [problem.what for problem in unpaired(find_pairs(images, maps), maps)] == [
         f'{images}/a.jpg has no label map: there is no {maps}/a.png',
         f'{images}/b.png and {images}/b.jpg have the same label map, {maps}/b.png',
-        f'{maps}/c.png is the label map of no image',
+        f'{maps}/c.png has no image of the same name',
     ]
 
 
@@ -51,22 +59,16 @@ def test_other_files_may_lie_beside_maps_of_one_ending(tmp_path: Path) -> None:
     assert unpaired(pairs, tmp_path, '_labels.png') == []
 
 
-@pytest.mark.parametrize('name', ['grey.png', 'palette.png', 'grey.bmp', 'deep.png'])
+@pytest.mark.parametrize('name', ['grey.png', 'palette.png', 'grey.bmp', 'deep.png', 'bits.png'])
 def test_a_map_is_read_as_training_does(tmp_path: Path, name: str) -> None:
-    image = Image.fromarray(VALUES.astype(np.uint16) if name == 'deep.png' else VALUES)
+    expected = {'deep.png': VALUES.astype(np.uint16), 'bits.png': VALUES > 1}.get(name, VALUES)
+    image = Image.fromarray(expected)
     if name == 'palette.png':
         image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
     image.save(tmp_path / name)
     values = read_label_map(tmp_path / name)
-    assert np.array_equal(values, VALUES)
-    assert np.array_equal(values, toolbox_reads(tmp_path / name))
-
-
-def test_a_map_of_one_bit(tmp_path: Path) -> None:
-    Image.fromarray(VALUES > 1).save(tmp_path / 'bits.png')
-    values = read_label_map(tmp_path / 'bits.png')
-    assert np.array_equal(values, toolbox_reads(tmp_path / 'bits.png'))
-    assert values.max() == 1
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(values, toolbox_reads(tmp_path / name))
 
 
 def toolbox_reads(path: Path) -> np.ndarray:
@@ -75,9 +77,18 @@ def toolbox_reads(path: Path) -> np.ndarray:
     return load(start)['gt_seg_map']
 
 
-def test_values_above_eight_bits_are_not_cut_off(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 2), 300, np.uint16)).save(tmp_path / 'deep.png')
-    assert read_label_map(tmp_path / 'deep.png').max() == 300
+def test_label_maps_are_written_as_deep_as_needed(tmp_path: Path) -> None:
+    for values in (VALUES, np.full((2, 2), 300)):
+        write_label_map(tmp_path / 'a.png', values)
+        np.testing.assert_array_equal(read_label_map(tmp_path / 'a.png'), values)
+    assert cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+
+
+def test_predictions_are_written_with_the_values_and_names_of_the_dataset() -> None:
+    meta = {'classes': ('a', 'b'), 'reduce_zero_label': True, 'label_map': {0: 255, 1: 1, 5: 0}}
+    assert values_of_classes(meta).tolist() == [6, 2]
+    assert png_name('/data/images/town/a.jpg', '/data/images') == Path('town/a.png')
+    assert png_name('/elsewhere/a.jpg', '/data/images') == Path('a.png')
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_values_above_eight_bits_are_not_cut_off(tmp_path: Path) -> None:
 )
 def test_pictures_in_colours_are_no_label_maps(tmp_path: Path, mode: str, name: str) -> None:
     Image.new(mode, (3, 2)).save(tmp_path / name)
-    with pytest.raises(UserError, match=rf'{name} is no label map but a picture in colours \({mode}\)'):
+    with pytest.raises(UserError, match=rf'{name} is not a label map but a colour image \({mode}\)'):
         read_label_map(tmp_path / name)
 
 
@@ -104,17 +115,17 @@ def test_size_of_photographs_that_are_turned(tmp_path: Path, orientation: int) -
     exif[0x0112] = orientation
     Image.new('RGB', (30, 20)).save(tmp_path / 'a.jpg', exif=exif)
     loaded = LoadImageFromFile()({'img_path': str(tmp_path / 'a.jpg')})['img']
-    assert size_of(tmp_path / 'a.jpg') == loaded.shape[:2]
+    assert image_size(tmp_path / 'a.jpg') == loaded.shape[:2]
 
 
 def test_size_of_what_pillow_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
     Image.new('RGB', (30, 20)).save(tmp_path / 'large.png')
-    assert size_of(tmp_path / 'large.png') == (20, 30)
+    assert image_size(tmp_path / 'large.png') == (20, 30)
 
 
 def test_size_of_no_image(tmp_path: Path) -> None:
     (tmp_path / 'a.jpg').write_bytes(b'no image')
-    for name in ('a.jpg', 'gone.jpg'):
-        with pytest.raises(UserError, match=f'{name} cannot be read as an image'):
-            size_of(tmp_path / name)
+    for name, reason in (('a.jpg', 'cannot be read as an image'), ('gone.jpg', 'no such file')):
+        with pytest.raises(UserError, match=reason):
+            image_size(tmp_path / name)

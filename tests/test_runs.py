@@ -246,7 +246,7 @@ def test_resuming_goes_on_with_the_second_epoch(
 @pytest.mark.parametrize('fast', [False, True])
 def test_bfloat16_that_is_slow_is_said(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_command, 'bfloat16_is_fast', lambda: fast)
-    cfg = Config({'load_from': 'weights.pth', 'optim_wrapper': {'type': 'BFloat16OptimWrapper'}})
+    cfg = Config({'model': {}, 'load_from': 'weights.pth', 'optim_wrapper': {'type': 'BFloat16OptimWrapper'}})
     assert ['no bfloat16 instructions' in warning for warning in train_command.start_warnings(cfg)] == [
         True
     ] * (not fast)

@@ -1,108 +1,109 @@
-"""Read a COCO annotation file and say, in one line, what is wrong with it.
+"""Read and check COCO annotation files.
 
-The toolboxes take a file on trust: a category that is not listed, a missing field or a name that does
-not match shows up hours later as a traceback from deep inside, or as an mAP of 0. Training stops at the
-first fatal problem; ``tools/check_dataset.py`` lists all, from the same checks.
+The toolboxes do not check them: an unlisted category, a missing field or a wrong name shows up hours later as
+a traceback from deep inside, or as an mAP of 0. A training stops at the first fatal problem; ``crossformer
+check`` lists all problems, found by the same checks.
 """
 
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..utils.errors import UserError
 from .coco_masks import is_far, is_number, mask_fault, numbers_fault
 from .problems import Problem
 
 Record = dict[str, Any]
+Report = Callable[[Problem], None]
 
 _FIELDS = {
     'images': ('id', 'file_name', 'height', 'width'),
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'),
 }
-_LARGEST_ID = 2**53  # pycocotools counts with floats, which tell integers apart up to there
+_LARGEST_ID = 2**53  # pycocotools stores ids as floats, which are exact up to there
 _LONGEST_SIDE, _MOST_PIXELS = 2**20, 2**30  # of an image that OpenCV reads
 _LEFT_OUT = 'objects that training leaves out'
-_ROUNDING = 1.0  # pixels that a box may reach outside, as boxes do that count from 1
-
-
-class Records(NamedTuple):
-    """The sound records of an annotation file, as JSON has them."""
-
-    images: list[Record]
-    categories: list[Record]
-    annotations: list[Record]
+_ROUNDING = 1.0  # pixels that a box may reach outside, as boxes that count from 1 do
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What a run needs to know of an annotation file that was found sound."""
+    """The valid records of an annotation file, as JSON has them."""
 
     path: Path
-    classes: tuple[str, ...]
-    """Category names in the file's own order, which is the order of the toolboxes' labels."""
-    image_names: tuple[str, ...]
-    """``file_name`` of every image, relative to the image folder."""
-    labelled: frozenset[str]
-    """The categories that have objects."""
+    images: list[Record]
+    categories: list[Record]
+    annotations: list[Record]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Category names in the file's order, which is the order of the toolboxes' labels."""
+        return tuple(category['name'] for category in self.categories)
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The ``file_name`` of every image, relative to the image folder."""
+        return tuple(image['file_name'] for image in self.images)
+
+    @property
+    def labelled(self) -> frozenset[str]:
+        """The names of the categories that have objects."""
+        used = {annotation['category_id'] for annotation in self.annotations}
+        return frozenset(category['name'] for category in self.categories if category['id'] in used)
 
 
-def read_coco(path: str | Path, masks: bool = True, objects: bool = True) -> CocoFile:
-    """Read an annotation file and check all that a run relies on.
+def read_coco(
+    path: str | Path, masks: bool = True, objects: bool = True, report: Report | None = None
+) -> CocoFile:
+    """Read an annotation file and check everything that a run relies on.
 
     Args:
         path: The JSON file.
         masks: Whether every annotation must have a ``segmentation``.
         objects: Whether there must be annotations: COCO's test-dev comes without.
+        report: Called with each problem; by default, the first fatal one is raised.
 
     Returns:
-        Its classes and images.
+        The records without fatal problems: all fields are there, of the right type, and refer to others
+        that exist.
 
     Raises:
-        UserError: The file is missing, is not JSON, or is not sound COCO; the message names the place.
+        UserError: The file is missing or is not a JSON object; without ``report``, also if it is not a valid
+            annotation file.
     """
     path = Path(path)
-    records = until_fatal(path, check_records(load_json(path), masks, objects))
-    labelled = {annotation['category_id'] for annotation in records.annotations}
-    return CocoFile(
-        path=path,
-        classes=tuple(category['name'] for category in records.categories),
-        image_names=tuple(image['file_name'] for image in records.images),
-        labelled=frozenset(c['name'] for c in records.categories if c['id'] in labelled),
-    )
 
-
-def until_fatal(path: Path, checks: Generator[Problem, None, Records]) -> Records:
-    """Go through checks up to the first fatal problem.
-
-    Args:
-        path: The file, for the message.
-        checks: What :func:`check_records` returned.
-
-    Returns:
-        The records, if there is none.
-
-    Raises:
-        UserError: The problem.
-    """
-    while True:
-        try:
-            problem = next(checks)
-        except StopIteration as end:
-            return end.value
+    def refuse(problem: Problem) -> None:
         if problem.fatal:
-            raise UserError(f'{path} is not a sound COCO annotation file: {problem.what}')
+            raise UserError(f'{path} is not a valid COCO annotation file: {problem.what}')
+
+    report = report or refuse
+    content = _load_json(path)
+    images = _valid_records(content, 'images', _image_problems, report)
+    categories = _valid_records(content, 'categories', _category_problems, report)
+    _check_repeated('categories of one name', 'categories', 'name', categories, True, report)
+    _check_repeated('images listed twice', 'images', 'file_name', images, False, report)
+    if not objects and not content.get('annotations'):
+        return CocoFile(path, images, categories, [])
+    checks = _AnnotationChecks(images, categories, masks)
+    annotations = _valid_records(content, 'annotations', checks.problems, report)
+    if annotations and checks.left_out == len(annotations):
+        what = f'none of the {len(annotations)} objects has an area in its image'
+        report(Problem('nothing to learn', what))
+    _check_unused(categories, annotations, report)
+    return CocoFile(path, images, categories, annotations)
 
 
 def check_images(file: CocoFile, folder: str | Path) -> None:
-    """Check that every image of ``file`` lies in ``folder``, by listing folders, not by opening files.
+    """Check that every image of ``file`` is in ``folder``, by listing folders, not by opening files.
 
     Args:
-        file: A file that :func:`read_coco` read.
+        file: From :func:`read_coco`.
         folder: What its image names are relative to.
 
     Raises:
@@ -112,8 +113,7 @@ def check_images(file: CocoFile, folder: str | Path) -> None:
     if missing:
         raise UserError(
             f'{Path(folder, missing[0])} is listed in {file.path} and does not exist'
-            f' ({len(missing)} of {len(file.image_names)} images are missing);'
-            ' name the right folder with --data-root, --train-images or --val-images'
+            f' ({len(missing)} of {len(file.images)} images are missing); check the folder of the images'
         )
 
 
@@ -125,28 +125,26 @@ def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
         folder: The folder.
 
     Returns:
-        Those that are not there, in order.
+        Those that do not exist, in order.
 
     Raises:
         UserError: A folder cannot be listed.
     """
-    names = list(names)
-    present = {parent: _names_in(Path(folder, parent)) for parent in {_parent(name) for name in names}}
-    return [name for name in names if name.rpartition('/')[2] not in present[_parent(name)]]
+    split = [(name, *name.rpartition('/')[::2]) for name in names]
+    present = {parent: _list_folder(Path(folder, parent)) for parent in {parent for _, parent, _ in split}}
+    return [name for name, parent, own in split if own not in present[parent]]
 
 
-def load_json(path: Path) -> Record:
-    """Read a JSON file.
+def _list_folder(folder: Path) -> set[str]:
+    if not os.path.isdir(folder):  # noqa: PTH112 # unlike Path's, it accepts any name
+        return set()
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 # without a Path for each of many files
+    except OSError as error:
+        raise UserError(f'{folder} cannot be listed: {error.strerror}') from error
 
-    Args:
-        path: The file.
 
-    Returns:
-        What is in it.
-
-    Raises:
-        UserError: It cannot be read, is not JSON, or has something else than named lists in it.
-    """
+def _load_json(path: Path) -> Record:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -154,72 +152,44 @@ def load_json(path: Path) -> Record:
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not valid JSON ({error}); is the file whole?') from error
+        raise UserError(f'{path} is not valid JSON ({error}); is the file complete?') from error
     if not isinstance(content, dict):
         raise UserError(
-            f'{path} is not a sound COCO annotation file:'
+            f'{path} is not a valid COCO annotation file:'
             f' a {type(content).__name__} at the top instead of images, annotations, …'
         )
     return content
 
 
-def check_records(content: Record, masks: bool, objects: bool) -> Generator[Problem, None, Records]:
-    """Check an annotation file.
-
-    Args:
-        content: The file's, from JSON.
-        masks: Whether every annotation must have a ``segmentation``.
-        objects: Whether there must be annotations.
-
-    Yields:
-        Its problems.
-
-    Returns:
-        What it holds without the fatal ones: each record has COCO's fields, of the right type, and refers to
-        others that are there.
-    """
-    images = yield from _sound(content, 'images', _image_problems)
-    categories = yield from _sound(content, 'categories', _category_problems)
-    yield from _repeated('categories of one name', 'categories', 'name', categories)
-    yield from _repeated('images listed twice', 'images', 'file_name', images, fatal=False)
-    if not objects and not content.get('annotations'):
-        return Records(images, categories, [])
-    context = _Context({image['id']: image for image in images}, {c['id'] for c in categories}, masks)
-    annotations = yield from _sound(content, 'annotations', context.problems)
-    if annotations and context.left_out == len(annotations):
-        yield Problem('nothing to learn', f'none of the {len(annotations)} objects has an area in its image')
-    yield from _unused(categories, annotations)
-    return Records(images, categories, annotations)
-
-
-def _sound(
-    content: Record, name: str, problems_of: Callable[[Record], Iterator[Problem]]
-) -> Generator[Problem, None, list[Record]]:
-    """One of the file's three lists, without the records that have a fatal problem."""
+def _valid_records(
+    content: Record, name: str, problems_of: Callable[[Record], Iterator[Problem]], report: Report
+) -> list[Record]:
+    """Report the problems of one of the file's three lists; its records without a fatal one."""
     records = content.get(name)
     if not isinstance(records, list) or not records:
-        hint = '; testing with --format-only needs none' if name == 'annotations' else ''
-        yield Problem('no records', f'"{name}" is empty, missing or no list{hint}')
+        hint = '; only predictions that are not evaluated need none' if name == 'annotations' else ''
+        report(Problem('no records', f'"{name}" is empty, missing or not a list{hint}'))
         return []
-    sound, ids = [], set()
-    for place, record in enumerate(records):
-        problem = _form_problem(name, place, record) or _id_problem(name, record['id'], ids)
+    valid, ids = [], set()
+    for index, record in enumerate(records):
+        problem = _form_problem(name, index, record) or _id_problem(name, record['id'], ids)
         problems = [problem] if problem else list(problems_of(record))
-        yield from problems
+        for problem in problems:
+            report(problem)
         if not any(problem.fatal for problem in problems):
-            sound.append(record)
-    return sound
+            valid.append(record)
+    return valid
 
 
-def _form_problem(name: str, place: int, record: Any) -> Problem | None:
-    where = f'{name}[{place}]'
+def _form_problem(name: str, index: int, record: Any) -> Problem | None:
+    where = f'{name}[{index}]'
     if not isinstance(record, dict):
-        return Problem(f'no record in {name}', f'{where} is no record: {record!r:.60}')
-    lacking = [field for field in _FIELDS[name] if field not in record]
-    if lacking:
-        return Problem(f'{name} without a field', f'{where} has no "{lacking[0]}"')
+        return Problem(f'invalid records in {name}', f'{where} is not an object: {record!r:.60}')
+    missing = [field for field in _FIELDS[name] if field not in record]
+    if missing:
+        return Problem(f'{name} without a field', f'{where} has no "{missing[0]}"')
     key = record['id']
-    # the evaluation writes objects' ids into arrays
+    # the evaluation writes annotation ids into arrays
     if not _is_id(key) or (name == 'annotations' and isinstance(key, str)):
         return Problem(f'{name} without a usable id', f'{where} has the id {key!r:.60}')
     return None
@@ -237,13 +207,21 @@ def _id_problem(name: str, key: int | str, ids: set[int | str]) -> Problem | Non
     return None
 
 
-def _repeated(
-    kind: str, name: str, field: str, records: list[Record], fatal: bool = True
-) -> Iterator[Problem]:
+def _check_repeated(
+    kind: str, name: str, field: str, records: list[Record], fatal: bool, report: Report
+) -> None:
     for value, count in Counter(record[field] for record in records).items():
         if count > 1:
             times = 'two' if count == 2 else count
-            yield Problem(kind, f'{times} {name} have the {field} "{_cut(value)}"', fatal)
+            report(Problem(kind, f'{times} {name} have the {field} "{_cut(value)}"', fatal))
+
+
+def _check_unused(categories: list[Record], annotations: list[Record], report: Report) -> None:
+    used = {annotation['category_id'] for annotation in annotations}
+    for category in categories:
+        if category['id'] not in used:
+            what = f'no annotation has the category "{_cut(category["name"])}"'
+            report(Problem('categories without objects', what, fatal=False))
 
 
 def _cut(text: str) -> str:
@@ -254,13 +232,13 @@ def _image_problems(image: Record) -> Iterator[Problem]:
     where = f'image {image["id"]!r:.60}'
     if not _is_text(image['file_name']):
         yield Problem('images without a file name', f'{where} has the file_name {image["file_name"]!r:.60}')
-    sides = [image['height'], image['width']]
-    for name, side in zip(('height', 'width'), sides, strict=True):
+    height, width = image['height'], image['width']
+    for name, side in (('height', height), ('width', width)):
         if type(side) is not int or not 1 <= side <= _LONGEST_SIDE:
             yield Problem('images without a size', f'{where} has the {name} {side!r:.60}')
             return
-    if sides[0] * sides[1] > _MOST_PIXELS:
-        yield Problem('images without a size', f'{where} has {sides[1]}×{sides[0]} pixels, more than is read')
+    if height * width > _MOST_PIXELS:
+        yield Problem('images without a size', f'{where} has {width}×{height} pixels, more than OpenCV reads')
 
 
 def _category_problems(category: Record) -> Iterator[Problem]:
@@ -269,7 +247,7 @@ def _category_problems(category: Record) -> Iterator[Problem]:
 
 
 def _is_text(value: Any) -> bool:
-    """Text that a file can be named after and a log can hold: JSON knows halves of characters, too."""
+    """Whether a file can be named so and a log can hold it: JSON also has unpaired surrogates."""
     if not isinstance(value, str) or not value or '\0' in value:
         return False
     try:
@@ -279,33 +257,33 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-class _Context:
-    """What annotations are checked against.
+class _AnnotationChecks:
+    """Checks annotations against images and categories.
 
     Attributes:
         left_out: How many objects so far the toolboxes would leave out of training.
     """
 
-    def __init__(self, images: dict[int | str, Record], categories: set[int | str], masks: bool) -> None:
-        self.images = images
-        self.categories = categories
+    def __init__(self, images: list[Record], categories: list[Record], masks: bool) -> None:
+        self.images = {image['id']: image for image in images}
+        self.categories = {category['id'] for category in categories}
         self.masks = masks
         self.left_out = 0
 
     def problems(self, annotation: Record) -> Iterator[Problem]:
         where = f'annotation {annotation["id"]}'
-        for field, listed, group in (
+        for field, known, group in (
             ('image_id', self.images, 'images'),
             ('category_id', self.categories, 'categories'),
         ):
             value = annotation[field]
-            if not _is_id(value) or value not in listed:
-                unlisted = f'{where} has the {field} {value!r:.60}, which "{group}" does not list'
-                yield Problem(f'annotations of unknown {group}', unlisted)
+            if not _is_id(value) or value not in known:
+                what = f'{where} has the {field} {value!r:.60}, which "{group}" does not list'
+                yield Problem(f'annotations of unknown {group}', what)
                 return
         image = self.images[annotation['image_id']]
         if not is_number(annotation['area']):
-            yield Problem('areas that are no numbers', f'{where} has the area {annotation["area"]!r:.60}')
+            yield Problem('areas that are not numbers', f'{where} has the area {annotation["area"]!r:.60}')
             return
         if annotation['iscrowd'] not in (0, 1):
             yield Problem('iscrowd neither 0 nor 1', f'{where} has the iscrowd {annotation["iscrowd"]!r:.60}')
@@ -317,25 +295,22 @@ class _Context:
             self.left_out += box_problem.kind == _LEFT_OUT
             yield box_problem
         if annotation['id'] == 0:
-            # it stores the id of what a prediction matched, where 0 says nothing
-            yield Problem(
-                'an id of 0', f'{where}: pycocotools never counts this object as found', fatal=False
-            )
+            # pycocotools stores the id of the object that a prediction matches, and 0 for none
+            what = f'{where}: pycocotools never counts this object as found'
+            yield Problem('an id of 0', what, fatal=False)
 
 
 def _box_problem(where: str, annotation: Record, image: Record) -> Problem | None:
     box = annotation['bbox']
-    if not isinstance(box, list) or len(box) != 4 or numbers_fault(box):
-        what = f'{where} has the bbox {box!r:.80}; COCO writes [left, top, width, height]'
-        return Problem('boxes that are not four numbers', what)
-    left, top, width, height = box
     where = f'{where} has the bbox {box!r:.80}'
+    if not isinstance(box, list) or len(box) != 4 or numbers_fault(box):
+        return Problem('boxes that are not four numbers', f'{where}; COCO writes [left, top, width, height]')
+    left, top, width, height = box
     if width < 0 or height < 0:
         return Problem('boxes of negative size', f'{where}; COCO writes [left, top, width, height]')
     right, bottom = left + width, top + height
     size = f'its image of {image["width"]}×{image["height"]}'
-    side = max(image['width'], image['height'])
-    if is_far(min(left, top), max(right, bottom), side):
+    if is_far(min(left, top), max(right, bottom), max(image['width'], image['height'])):
         return Problem('boxes far outside', f'{where}, far outside {size}')
     outside = right <= 0 or bottom <= 0 or left >= image['width'] or top >= image['height']
     if outside or width < 1 or height < 1 or annotation['area'] <= 0:
@@ -345,25 +320,3 @@ def _box_problem(where: str, annotation: Record, image: Record) -> Problem | Non
     if over > _ROUNDING:
         return Problem('boxes that reach outside', f'{where}, {over:.4g} pixels over {size}', fatal=False)
     return None
-
-
-def _unused(categories: list[Record], annotations: list[Record]) -> Iterator[Problem]:
-    used = {annotation['category_id'] for annotation in annotations}
-    for category in categories:
-        if category['id'] not in used:
-            what = f'no annotation has the category "{_cut(category["name"])}"'
-            yield Problem('categories without objects', what, fatal=False)
-
-
-def _parent(name: str) -> str:
-    return name.rpartition('/')[0]
-
-
-def _names_in(folder: Path) -> set[str]:
-    if not os.path.isdir(folder):  # noqa: PTH112 # unlike Path's, it survives any name
-        return set()
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except OSError as error:
-        raise UserError(f'{folder} cannot be listed: {error.strerror}') from error

@@ -1,7 +1,7 @@
-"""Whether a ``segmentation`` of a COCO annotation is a mask, without drawing it.
+"""Check the ``segmentation`` of a COCO annotation without drawing it.
 
-pycocotools believes what it is given: it reads a polygon of two points as a box, drops an odd number, and
-writes past its memory for run lengths that do not add up to the image.
+pycocotools does not check its input: it takes a polygon of two points for a box, ignores the last of an odd
+number of coordinates, and writes past its memory for run lengths that do not add up to the image.
 """
 
 import math
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-_LONGEST = 6  # characters of 5 bits that one run length may take
+_LONGEST = 6  # characters of 5 bits in one run length
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
-    """Say what is wrong with a mask.
+    """Describe what is wrong with a mask.
 
     Args:
         segmentation: A list of polygons, or a dict with run lengths (RLE), compressed or not.
@@ -21,33 +21,33 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
         width: Of the image.
 
     Returns:
-        The fault, to go on from "has"; None where there is none.
+        The fault, worded to follow "has"; None if there is none.
     """
     if isinstance(segmentation, list) and segmentation:
         faults = (_polygon_fault(polygon, max(height, width)) for polygon in segmentation)
         return next((fault for fault in faults if fault), None)
     if isinstance(segmentation, dict):
         return _run_length_fault(segmentation, height, width)
-    return 'no segmentation, which a network with a mask head learns from'
+    return 'no segmentation (required by the mask head)'
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a number that can be counted with: neither true, nor NaN, nor infinite."""
+    """Whether a JSON value is a finite number (true and false are not)."""
     return numbers_fault([value]) is None
 
 
 def numbers_fault(values: list[Any]) -> str | None:
-    """Say what keeps values from being numbers, in the few passes that a large file leaves time for.
+    """Describe why JSON values are not all finite numbers; fast enough for every box and polygon of a file.
 
     Args:
         values: From JSON.
 
     Returns:
-        The fault; None where all are finite numbers and so is their sum.
+        The fault; None if all are finite numbers and so is their sum.
     """
     if not {int, float}.issuperset(map(type, values)):
         wrong = next(value for value in values if type(value) not in (int, float))
-        return f'{wrong!r:.60}, which is no number'
+        return f'{wrong!r:.60}, which is not a number'
     try:
         finite = math.isfinite(sum(values))
     except OverflowError:
@@ -56,7 +56,7 @@ def numbers_fault(values: list[Any]) -> str | None:
 
 
 def is_far(low: float, high: float, side: int) -> bool:
-    """Whether a coordinate is so far outside the image that it cannot be meant, and costs memory to draw.
+    """Whether coordinates are so far outside the image that they cannot be meant, and cost memory to draw.
 
     Args:
         low: The least coordinate.
@@ -72,9 +72,9 @@ def _polygon_fault(polygon: Any, side: int) -> str | None:
     if fault := numbers_fault(polygon):
         return f'a polygon with {fault}'
     if len(polygon) < 6:
-        return f'a polygon of {len(polygon)} numbers; three points take six'
+        return f'a polygon of {len(polygon)} numbers; three points need six'
     if len(polygon) % 2:
-        return f'a polygon of {len(polygon)} numbers, which is odd; each point takes two'
+        return f'a polygon of {len(polygon)} numbers, which is odd; each point needs two'
     if is_far(min(polygon), max(polygon), side):
         return f'a polygon from {min(polygon)} to {max(polygon)}, far outside its image'
     return None
@@ -88,17 +88,17 @@ def _run_length_fault(rle: dict[str, Any], height: int, width: int) -> str | Non
     if isinstance(counts, str):
         counts = _decompress(counts)
     if not isinstance(counts, list) or {int}.symmetric_difference(map(type, counts)):
-        return f'the run lengths {rle.get("counts")!r:.60}, which are broken'
+        return f'invalid run lengths {rle.get("counts")!r:.60}'
     if min(counts) < 0 or sum(counts) != height * width:
         return f'run lengths that do not fill its {height}×{width} pixels'
     return None
 
 
 def _decompress(text: str) -> list[int] | None:
-    """COCO's run lengths from their compressed form, 5 bits a character; None if they are none.
+    """Decode COCO's compressed run lengths, 5 bits in each character; None if the text is invalid.
 
-    The first character of a number has its lowest bits; a sixth bit says that more follow. From the fourth
-    number on, each is the difference to the one before the last.
+    The first character of a number has its lowest bits, and a sixth bit says that more follow. From the
+    fourth number on, each is the difference to the one before the last.
     """
     if not text.isascii():
         return None

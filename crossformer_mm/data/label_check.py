@@ -1,31 +1,27 @@
-"""Read the label maps of a segmentation data set and say what would spoil a training.
+"""Check the label maps of a segmentation dataset before they spoil a training.
 
-The toolboxes take them on trust: a value outside the classes stops a GPU with an assertion, and classes that
+The toolboxes do not check them: a value outside the classes stops a GPU with an assertion, and classes that
 are numbered otherwise than expected show up as an mIoU near 0.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..utils.errors import UserError
-from ..utils.progress import progress_bar
+from ..utils.progress import map_in_threads
 from ..utils.text import printable, shorten
-from .label_files import Pair, read_label_map, size_of
+from .images import NoImageError, image_size
+from .label_files import Pair, read_label_map
 from .problems import Problem
 
-IGNORED = 255  # what MMSegmentation's losses, metrics and padding leave out
-MAPS_READ = 20_000  # of a larger set, evenly spaced ones
-_WORTH_A_BAR = 1000  # maps; fewer are read within seconds
-_LINES, _COLUMNS, _NAME = 20, 4, 18  # of the table
-_OTHERS = 20  # values that are no class, in the table of the classes
+IGNORED = 255  # the label that MMSegmentation's losses, metrics and padding ignore
+MAPS_READ = 20_000  # of a larger set, this many evenly spaced ones are read
+_OTHERS = 20  # values in the table that are not a class
 
 
 @dataclass(frozen=True)
@@ -33,9 +29,9 @@ class LabelRule:
     """What the values of label maps mean.
 
     Attributes:
-        classes: The names; a label is a place in them.
+        classes: The names, by label.
         reduce_zero_label: Whether 0 is ignored and the first class is 1.
-        label_map: Labels that become others, after that; those that become ``IGNORED`` are left out.
+        label_map: Replaces labels after that; those that become :data:`IGNORED` are left out.
     """
 
     classes: tuple[str, ...]
@@ -43,55 +39,44 @@ class LabelRule:
     label_map: Mapping[int, int] = field(default_factory=dict)
 
     def label_of(self, value: int) -> int:
-        """The label that MMSegmentation's ``LoadAnnotations`` makes of a value.
+        """The label that MMSegmentation's ``LoadAnnotations`` makes of a value in a file.
 
         Args:
             value: In a file.
 
         Returns:
-            A class's place, ``IGNORED``, or a number that is neither.
+            The index of a class, :data:`IGNORED`, or another number.
         """
         if self.reduce_zero_label and value <= IGNORED:
             value = IGNORED if value in (0, IGNORED) else value - 1
         return self.label_map.get(value, value)
 
+    def is_class(self, value: int) -> bool:
+        """Whether a value in a file stands for one of the classes."""
+        return 0 <= self.label_of(value) < len(self.classes)
+
     def name_of(self, value: int) -> str | None:
-        """What a value stands for.
-
-        Args:
-            value: In a file.
-
-        Returns:
-            The class's name, ``'ignored'``, or None if it is neither.
-        """
+        """The name of the class that a value stands for, ``'ignored'``, or None for other values."""
         label = self.label_of(value)
         if label == IGNORED:
             return 'ignored'
         return self.classes[label] if self.is_class(value) else None
 
-    def is_class(self, value: int) -> bool:
-        """Whether a value stands for one of the classes.
-
-        Args:
-            value: In a file.
-        """
-        return 0 <= self.label_of(value) < len(self.classes)
-
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What was found in a folder of label maps.
+    """What a folder of label maps contains.
 
     Attributes:
         folder: The folder.
         rule: What the values mean.
-        maps: How many label maps there are.
-        maps_read: How many of them were counted.
-        pixels: How often each value occurs in those, in ascending order.
-        maps_with: In how many of them it does.
-        sound: The pairs that were read, are of one size and can be drawn, with that height and width.
-        problems: What keeps a training from working.
-        warnings: What is probably not meant.
+        maps: The number of label maps.
+        maps_read: How many of them were read.
+        pixels: The number of pixels of each value in those, in ascending order of the values.
+        maps_with: In how many of them each value occurs.
+        sound: The pairs that were read and are of one size, with that height and width.
+        problems: What would stop a training.
+        warnings: What is probably a mistake.
     """
 
     folder: Path
@@ -104,53 +89,60 @@ class LabelReport:
     problems: Sequence[Problem]
     warnings: Sequence[Problem]
 
-    def heading(self) -> str:
-        """How much was read, and how.
-
-        Returns:
-            A line.
-        """
-        read = 'read' if self.maps_read == self.maps else f'{self.maps_read} evenly spaced ones read'
-        zero = '0 is ignored (reduce_zero_label)' if self.rule.reduce_zero_label else '0 is the first class'
-        return f'{self.folder}: {self.maps} label maps, {read}; {zero}'
-
     def summary(self) -> str:
-        """How much was read, how, and a table of the values that occur.
+        """Describe how much was read, with a table: a line for each class and each other value that occurs.
 
         Returns:
-            Several lines.
+            Several lines: value, share of the pixels, number of maps and class.
         """
-        return f'{self.heading()}\n{value_table(self.pixels, self.rule)}'
+        rule = self.rule
+        read = 'read' if self.maps_read == self.maps else f'{self.maps_read} evenly spaced ones read'
+        zero = '0 is ignored (reduce_zero_label)' if rule.reduce_zero_label else '0 is the first class'
+        lines = [f'{self.folder}: {self.maps} label maps, {read}; {zero}']
+        lines.append(f'{"value":>7}{"pixels":>10}{"maps":>8}  class')
+        total = max(1, sum(self.pixels.values()))
+        others = [value for value in self.pixels if rule.name_of(value) is None]
+        values = set(filter(rule.is_class, range(IGNORED + 1))) | self.pixels.keys()
+        for value in sorted(values - set(others[_OTHERS:])):
+            share, maps = self.pixels.get(value, 0) / total, self.maps_with.get(value, 0)
+            name = printable(rule.name_of(value) or 'no class')
+            lines.append(f'{value:>7}{share:>10.3%}{maps:>8}  {name}')
+        if others[_OTHERS:]:
+            lines.append(f'{"…":>7}{len(others) - _OTHERS:>18} more values that are no class')
+        return '\n'.join(lines)
 
 
 class _Examined(NamedTuple):
     """What was found in one pair."""
 
     problems: list[Problem]
-    counts: Mapping[int, int]
-    size: tuple[int, int] | None
-    """Of a sound pair whose map was read."""
+    counts: Mapping[int, int] = {}
+    """Pixels of each value, if the map was read."""
+    size: tuple[int, int] | None = None
+    """Height and width, if the map was read and the image has the same size."""
 
 
 def inspect_labels(
     pairs: Sequence[Pair], folder: str | Path, rule: LabelRule, maps_read: int | None = MAPS_READ
 ) -> LabelReport:
-    """Compare images with label maps, and count the values that occur.
+    """Compare images with label maps, and count the values that occur, with a progress bar.
 
     Args:
-        pairs: Images and their maps, which are there.
+        pairs: Images and their maps, which exist.
         folder: Where the maps are.
         rule: What their values mean.
-        maps_read: How many maps are read at most, None for all; of the others, sizes alone are compared.
+        maps_read: How many maps are read at most, None for all; only the sizes of the others are checked.
 
     Returns:
-        What was found. A bar on stderr shows how far it is, if there are many.
+        What was found.
     """
     step = max(1, -(-len(pairs) // maps_read)) if maps_read else 1
     pixels, maps_with = Counter(), Counter()
     sound: dict[Pair, tuple[int, int]] = {}
     problems: list[Problem] = []
-    for pair, found in zip(pairs, _examine_all(pairs, rule, step), strict=True):
+    rules, read = [rule] * len(pairs), [index % step == 0 for index in range(len(pairs))]
+    examined = map_in_threads(_examine, pairs, rules, read, description='check label maps')
+    for pair, found in zip(pairs, examined, strict=True):
         problems += found.problems
         pixels.update(found.counts)
         maps_with.update(found.counts.keys())
@@ -160,7 +152,7 @@ def inspect_labels(
         Path(folder),
         rule,
         maps=len(pairs),
-        maps_read=len(pairs[::step]),
+        maps_read=sum(read),
         pixels=dict(sorted(pixels.items())),
         maps_with=maps_with,
         sound=sound,
@@ -169,87 +161,27 @@ def inspect_labels(
     )
 
 
-def value_table(pixels: Mapping[int, int], rule: LabelRule) -> str:
-    """Lay out which values occur, in several columns if there are many.
-
-    Args:
-        pixels: How often each value occurs.
-        rule: What the values mean.
-
-    Returns:
-        Value, class and share of the pixels, under headings.
-    """
-    total = sum(pixels.values())
-    heading = f'{"value":>5}  {"class":<{_NAME}}{"pixels":>9}'
-    cells = [
-        f'{value:>5}  {_fitted(rule.name_of(value) or "no class"):<{_NAME}}{count / total:>9.3%}'
-        for value, count in pixels.items()
-    ]
-    columns = min(_COLUMNS, max(1, -(-len(cells) // _LINES)))
-    height = -(-len(cells) // columns)
-    rows = [[heading] * columns, *(cells[row::height] for row in range(height))]
-    return '\n'.join('  '.join(row) for row in rows)
-
-
-def class_table(report: LabelReport) -> str:
-    """Lay out all classes and what else occurs, a line each.
-
-    Args:
-        report: What was found in a folder of label maps.
-
-    Returns:
-        Value, share of the pixels, number of maps and class, under headings.
-    """
-    rule, pixels = report.rule, report.pixels
-    total = max(1, sum(pixels.values()))
-    others = [value for value in pixels if rule.name_of(value) is None]
-    values = {value for value in range(IGNORED + 1) if rule.is_class(value)} | pixels.keys()
-    lines = [f'{"value":>7}{"pixels":>10}{"maps":>8}  class']
-    for value in sorted(values - set(others[_OTHERS:])):
-        name = printable(rule.name_of(value) or 'no class')
-        share = pixels.get(value, 0) / total
-        lines.append(f'{value:>7}{share:>10.3%}{report.maps_with[value]:>8}  {name}')
-    if others[_OTHERS:]:
-        lines.append(f'{"…":>7}{len(others) - _OTHERS:>18} more values that are no class')
-    return '\n'.join(lines)
-
-
-def _fitted(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= _NAME else f'{name[: _NAME - 1]}…'
-
-
-def _examine_all(pairs: Sequence[Pair], rule: LabelRule, step: int) -> Iterator[_Examined]:
-    """Files are decoded outside Python's lock, so that threads share the work."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        read = (place % step == 0 for place in range(len(pairs)))
-        found = pool.map(_examine, pairs, repeat(rule), read)
-        with progress_bar(disable=len(pairs) < _WORTH_A_BAR) as progress:
-            yield from progress.track(found, total=len(pairs), description='check label maps')
-    finally:  # after Ctrl-C, before all are read
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _examine(pair: Pair, rule: LabelRule, read: bool) -> _Examined:
-    """A pair's problems, and how often each value occurs in its map."""
     image, label_map = pair
     try:
         values = read_label_map(label_map) if read else None
-        map_size = size_of(label_map) if values is None else values.shape
+        map_size = image_size(label_map) if values is None else values.shape
     except UserError as error:
-        return _Examined([Problem('label maps that cannot be used', str(error))], {}, None)
+        what = f'{label_map} {error}' if isinstance(error, NoImageError) else str(error)
+        return _Examined([Problem('label maps that cannot be used', what)])
     counts = {} if values is None else _count(values)
-    problems = list(_outside(label_map, counts, rule))
+    problems = list(_unknown_values(label_map, counts, rule))
     try:
-        image_size = size_of(image)
-    except UserError as error:
-        return _Examined([Problem('images that cannot be read', str(error)), *problems], counts, None)
-    if image_size == map_size:
+        size = image_size(image)
+    except NoImageError as error:
+        remedy = 'replace the file, or remove it from the dataset'
+        problem = Problem('images that cannot be read', f'{image} {error}', remedy=remedy)
+        return _Examined([problem, *problems], counts)
+    if size == map_size:
         return _Examined(problems, counts, map_size if read else None)
-    sizes = [f'{width}×{height}' for height, width in (image_size, map_size)]
-    what = f'{image} has {sizes[0]} pixels and its label map {label_map} {sizes[1]}; they must be of one size'
-    return _Examined([Problem('label maps of another size', what), *problems], counts, None)
+    sizes = [f'{width}×{height}' for height, width in (size, map_size)]
+    what = f'{image} has {sizes[0]} pixels and its label map {label_map} {sizes[1]}; they must be equal'
+    return _Examined([Problem('label maps of another size', what), *problems], counts)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
@@ -260,7 +192,7 @@ def _count(values: np.ndarray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def _outside(path: Path, counts: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
+def _unknown_values(path: Path, counts: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
     """The values of a map that are neither classes nor ignored."""
     values = [value for value in counts if rule.name_of(value) is None]
     if values:
@@ -269,31 +201,28 @@ def _outside(path: Path, counts: Mapping[int, int], rule: LabelRule) -> Iterator
         held = f'the value {values[0]}, which is'
         if values[1:]:
             held = f'the values {shorten(map(str, values))}, which are'
-        what = (
-            f'{path} holds {held} none of the {len(rule.classes)} classes ({first} to {last}) and not ignored'
-        )
-        remedy = f'--ignore-label N ignores another value than {IGNORED}; {_causes(rule)}'
+        classes = f'{len(rule.classes)} classes ({first} to {last})'
+        what = f'{path} contains {held} none of the {classes} and not ignored'
+        remedy = f'ignore_label can name another value to ignore than {IGNORED}; {_causes(rule)}'
         yield Problem('label maps with values that are no class', what, remedy=remedy)
 
 
 def _indistinct(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
-    """Whether the maps of a folder, all of whose values have a meaning, leave anything to tell apart."""
+    """Whether there is nothing to learn from maps in which every value has a meaning."""
     if not pixels or any(rule.name_of(value) is None for value in pixels):
         return
     if any(map(rule.is_class, pixels)) and set(pixels) != {0, IGNORED}:
         return
     values = ' and '.join(map(str, sorted(pixels)))
-    what = f'{folder}: the label maps hold {values} alone, which leaves no two classes to tell apart'
-    yield Problem('nothing to tell apart', what, remedy=_causes(rule))
+    what = f'{folder}: the label maps contain only {values}: nothing to learn'
+    yield Problem('nothing to learn', what, remedy=_causes(rule))
 
 
 def _causes(rule: LabelRule) -> str:
-    """The usual ones."""
-    on, off = '--reduce-zero-label', '--no-reduce-zero-label'
-    now = f'on here, {off} ends it' if rule.reduce_zero_label else f'off here, {on} sets it'
+    state = 'on' if rule.reduce_zero_label else 'off'
     return (
-        'usual causes are masks of 0 and 255, where the classes are to be 0, 1, 2, …,'
-        f' and a wrong reduce_zero_label (0 is unlabelled, the first class is 1: {now})'
+        'common causes are masks of 0 and 255, where the classes should be 0, 1, 2, …, and a wrong'
+        f' reduce_zero_label, which is {state} here (on: 0 is unlabelled and the first class is 1)'
     )
 
 
@@ -302,14 +231,12 @@ def _warnings(pixels: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
     ignored = [label for label in range(len(rule.classes)) if rule.label_map.get(label) == IGNORED]
     missing = [label for label in range(len(rule.classes)) if label not in {*present, *ignored}]
     for label in ignored:
-        what = f'the class {printable(rule.classes[label])} is never learned: its value is the one to ignore'
+        what = f'the class {printable(rule.classes[label])} is never learned: its value is the ignored one'
         yield Problem('classes that are never learned', what, fatal=False)
     if missing:
         names = shorten((rule.classes[label] for label in missing), 6)
         what = f'{len(missing)} of {len(rule.classes)} classes never occur: {names}'
         yield Problem('classes that never occur', what, fatal=False)
     if rule.reduce_zero_label and 0 in pixels and len(rule.classes) - 1 in missing:
-        what = (
-            '0 is ignored and the last class never occurs: if 0 is a class here, give --no-reduce-zero-label'
-        )
+        what = '0 is ignored and the last class never occurs: if 0 is a class, turn reduce_zero_label off'
         yield Problem('reduce_zero_label may be wrong', what, fatal=False)

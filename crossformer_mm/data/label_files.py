@@ -1,33 +1,33 @@
-"""Images and their label maps in folders: which belong together, and reading them as training does."""
+"""Label maps as files: pairs with images, reading them as training does, and writing predictions."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
+from ..utils.files import write_atomically
+from .images import PILLOW_ERRORS
 from .problems import Problem
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 Pair = tuple[Path, Path]
 """An image and its label map."""
 
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height swapped
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
-
 
 def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
-    """List images with the label maps of their names, whatever their file types.
+    """List images with the label maps of the same names, whatever their file types.
 
     Args:
         images: The folder of images; subfolders count.
         maps: The folder of label maps, with the same subfolders.
 
     Returns:
-        The pairs, sorted. A map that is not there is named as a PNG file.
+        The pairs, sorted. A missing map is named as a PNG file.
     """
     known = {path.with_suffix(''): path for path in reversed(_files_in(maps))}
     pairs = []
@@ -40,29 +40,29 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
 def unpaired(
     pairs: Sequence[Pair], maps: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES
 ) -> list[Problem]:
-    """Say which files have no partner, or not one of their own.
+    """Find files without a counterpart, or without one of their own.
 
     Args:
         pairs: Images and the maps that they need.
         maps: The folder of label maps.
-        suffixes: What the names of label maps end in; other files there are left alone.
+        suffixes: What the names of label maps end in; other files there are ignored.
 
     Returns:
-        The problems; none where all is well.
+        The problems.
     """
-    there = set(_files_in(maps, suffixes))
+    existing = set(_files_in(maps, suffixes))
     images: dict[Path, Path] = {}
     problems = []
     for image, label_map in pairs:
-        if label_map not in there:
+        if label_map not in existing:
             what = f'{image} has no label map: there is no {label_map}'
             problems.append(Problem('images without a label map', what))
         elif label_map in images:
             what = f'{image} and {images[label_map]} have the same label map, {label_map}'
             problems.append(Problem('images that share a label map', what))
         images.setdefault(label_map, image)
-    for path in sorted(there - set(images)):
-        problems.append(Problem('label maps without an image', f'{path} is the label map of no image'))
+    for path in sorted(existing - set(images)):
+        problems.append(Problem('label maps without an image', f'{path} has no image of the same name'))
     return problems
 
 
@@ -70,64 +70,76 @@ def read_label_map(path: Path) -> np.ndarray:
     """Read a label map as training does.
 
     Args:
-        path: A grey image of any depth, or one with a palette, whose numbers count and not its colours.
+        path: A grey image of any depth, or one with a palette, whose indices are read, not its colours.
 
     Returns:
-        ``(H, W)``, of integers.
+        Integers, ``(H, W)``.
 
     Raises:
-        UserError: It cannot be read, or is a picture in colours.
+        UserError: It cannot be read, or is a colour image.
     """
     try:
         with Image.open(path) as image:
             values, mode = np.asarray(image), image.mode
-    except _UNREADABLE as error:
+    except PILLOW_ERRORS as error:
         raise UserError(f'{path} cannot be read as a label map; replace the file') from error
     if values.ndim != 2 or values.dtype.kind not in 'uib':
         raise UserError(
-            f'{path} is no label map but a picture in colours ({mode});'
+            f'{path} is not a label map but a colour image ({mode});'
             ' write a grey PNG whose pixels are the numbers of the classes'
         )
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """The size that an image has when it is loaded, from its header where that tells.
+def write_label_map(path: Path, labels: np.ndarray) -> None:
+    """Write a label map as a grey PNG, atomically.
 
     Args:
-        path: The image.
-
-    Returns:
-        Height and width in pixels.
+        path: The file, in an existing folder; it is replaced if it exists.
+        labels: Integers from 0 to 65535, ``(H, W)``; written with 8 bits per pixel if those suffice, else 16.
 
     Raises:
-        UserError: It cannot be read as an image.
+        UserError: It cannot be written.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # OpenCV turns photographs as their EXIF says; Pillow would decode other files to look for it
-            turned = image.format in ('JPEG', 'MPO') and image.getexif().get(_ORIENTATION) in _TURNED
-    except _UNREADABLE as error:
-        return _decoded_size(path, error)
-    return (width, height) if turned else (height, width)
+    labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+    encoded = cv2.imencode('.png', labels)[1].tobytes()
+    write_atomically(path, lambda part: part.write_bytes(encoded), overwrite=True)
 
 
-def _decoded_size(path: Path, error: Exception) -> tuple[int, int]:
-    """OpenCV reads files that Pillow does not, very large ones among them."""
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        image = None
-    if image is None:
-        raise UserError(
-            f'{path} cannot be read as an image; replace the file, or take it out of the data'
-        ) from error
-    return image.shape[:2]
+def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:
+    """Find the value of each class in the dataset's own label maps.
+
+    Args:
+        meta: Of an MMSegmentation dataset: ``classes``; ``reduce_zero_label``, if 0 is unlabelled in the
+            files and class 0 is their 1; ``label_map``, if the classes are a selection of those in the files.
+
+    Returns:
+        ``(classes,)``, to be indexed with a prediction.
+    """
+    values = np.arange(len(meta['classes']))
+    for value, label in (meta.get('label_map') or {}).items():
+        if label < len(values):  # classes left out are mapped to the label to ignore
+            values[label] = value
+    return values + bool(meta.get('reduce_zero_label'))
+
+
+def png_name(image: str | Path, folder: str | Path) -> Path:
+    """Name the PNG file for an image.
+
+    Args:
+        image: The image's path.
+        folder: What the name is relative to.
+
+    Returns:
+        The image's path in the folder, ending in ``.png``; its name alone if it is elsewhere.
+    """
+    image, folder = Path(image).absolute(), Path(folder).absolute()
+    inside = image.relative_to(folder) if image.is_relative_to(folder) else Path(image.name)
+    return inside.with_suffix('.png')
 
 
 def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """Hidden files are other programs' own."""
+    """All files but hidden ones, which other programs leave."""
     return sorted(
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)

@@ -1,4 +1,4 @@
-"""MMSegmentation's data set for images and label maps in two folders."""
+"""An MMSegmentation dataset of images and label maps in two folders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from .label_files import find_pairs
 class LabelMapDataset(BaseSegDataset):
     """Images and label maps of the same names, whatever their file types, with one more value to ignore.
 
-    MMSegmentation's own base wants one ending for all images, and every part of a model, a pipeline and an
-    evaluator to know which label is ignored. Here that label becomes 255 when a map is loaded, which all of
-    them ignore by themselves.
+    MMSegmentation's base class requires one suffix for all images, and wants to be told in the model, the
+    pipeline and the evaluator which label is ignored. Here that label becomes 255 when a map is loaded, which
+    all of them ignore by default.
 
     Args:
-        ignore_label: A value in the files that stands for unlabelled pixels, beside 255; None for no other.
+        ignore_label: A value in the files that stands for unlabelled pixels, besides 255.
         **options: Of ``BaseSegDataset``; ``metainfo`` has ``classes`` and ``palette``.
     """
 
@@ -29,13 +29,13 @@ class LabelMapDataset(BaseSegDataset):
         """What ``LoadAnnotations`` replaces, after ``reduce_zero_label``.
 
         Args:
-            new_classes: Unused: a class is a place in the list, not a name in another.
+            new_classes: Unused: the files have no class names to map from.
 
         Returns:
-            Label before to label after.
+            New labels by old ones.
         """
-        unlabelled = (0, IGNORED) if self.reduce_zero_label else (IGNORED,)  # without being told
-        if self.ignore_label is None or self.ignore_label in unlabelled:
+        already_ignored = (0, IGNORED) if self.reduce_zero_label else (IGNORED,)
+        if self.ignore_label is None or self.ignore_label in already_ignored:
             return None
         return {self.ignore_label - self.reduce_zero_label: IGNORED}
 
@@ -43,7 +43,7 @@ class LabelMapDataset(BaseSegDataset):
         """List the images with their label maps.
 
         Returns:
-            What the pipeline starts from, a dict an image.
+            The input of the pipeline for each image.
         """
         pairs = find_pairs(self.data_prefix['img_path'], self.data_prefix['seg_map_path'])
         common = {'label_map': self.label_map, 'reduce_zero_label': self.reduce_zero_label}

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: one thing, and all of them counted by kind."""
+"""Problems of a dataset: a single one, and all of them counted by kind."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ from ..utils.text import printable
 
 
 class Problem(NamedTuple):
-    """Something wrong with a data set."""
+    """Something wrong with a dataset."""
 
     kind: str
-    """What many problems have in common, to count them by."""
+    """Problems are counted by it."""
     what: str
-    """The place and the value; of an annotation file, without the file's name."""
+    """Where it is and the bad value; for an annotation file, without the file's name."""
     fatal: bool = True
-    """Whether a training stops at it; the toolboxes cope with the others in silence."""
+    """Whether a training stops at it. The toolboxes accept the others silently."""
     remedy: str = ''
-    """What to do about all of its kind, where ``what`` does not tell."""
+    """How to fix all problems of this kind, unless ``what`` makes that clear."""
 
     def line(self) -> str:
-        """The problem by itself, for a run that stops at it."""
+        """The problem and its remedy, for a run that stops at it."""
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
 
 
 @dataclass
 class Findings:
-    """What was found in one data set.
+    """All problems of a dataset.
 
     Attributes:
-        shown: How many problems of a kind are listed; all are counted.
+        shown: How many problems of each kind are listed; all are counted.
     """
 
     shown: int
@@ -38,18 +38,18 @@ class Findings:
     examples: dict[tuple[bool, str], list[Problem]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, problem: Problem) -> None:
-        """Count a problem, and keep it if it is one of the first of its kind."""
+        """Count a problem, and keep it if it is among the first of its kind."""
         key = (problem.fatal, problem.kind)
         self.counts[key] += 1
         if len(self.examples[key]) < self.shown:
             self.examples[key].append(problem)
 
     def errors(self) -> int:
-        """How many of the problems are errors."""
+        """The number of fatal problems."""
         return sum(count for (fatal, _), count in self.counts.items() if fatal)
 
     def lines(self) -> Iterator[str]:
-        """The problems, errors first."""
+        """The problems as text, errors first."""
         for (fatal, kind), problems in sorted(self.examples.items(), key=lambda item: not item[0][0]):
             yield f'{"error" if fatal else "warning"}: {kind}: {self.counts[fatal, kind]}'
             yield from (f'    {printable(problem.what)}' for problem in problems)

@@ -1,6 +1,6 @@
-"""A small generated data set, in COCO's layout or ADE20K's: circles, rectangles and triangles on noise.
+"""A small generated dataset in the layout of COCO or ADE20K: circles, rectangles and triangles on noise.
 
-It is what the demo trains on and what the tests read: no download, and truth known to the pixel.
+The demos train on it and the tests read it: nothing to download, and the ground truth is exact.
 """
 
 import json
@@ -14,25 +14,25 @@ from pycocotools import mask as coco_mask
 CLASSES = ('circle', 'rectangle', 'triangle')
 SPLITS = ('train2017', 'val2017')
 ADE_SPLITS = ('training', 'validation')
-UNLABELLED = 0  # of label maps; the ground is 1, and the first of CLASSES 2
+UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
 
 
 def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
-    """Write the set in the layout of COCO itself, so that ``tools/train.py --data-root`` takes it.
+    """Write the dataset in COCO's layout.
 
     ``root`` gets ``train2017/``, ``val2017/`` and ``annotations/instances_{train,val}2017.json``.
-    The same arguments write the same bytes; more images extend a set and leave its first alike.
+    The same arguments write the same bytes; a larger number of images begins with the same ones.
 
     Args:
-        root: Folder to write to, made where missing; files of the same names are overwritten.
-        train: Training images.
-        val: Validation images.
+        root: Folder to write to, made if it is missing; files of the same names are overwritten.
+        train: Number of training images.
+        val: Number of validation images.
         size: Side of the square images, in pixels; objects grow with it.
-        seed: Another seed, another set.
+        seed: Of the random generator.
 
     Raises:
-        ValueError: A count below 1, or a size below 32.
+        ValueError: A number below 1, or a size below 32.
     """
     _check_set(train, val, size)
     for split, (name, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
@@ -41,22 +41,21 @@ def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192
 
 
 def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
-    """Write the set in the layout of ADE20K, with label maps.
+    """Write the dataset in ADE20K's layout, with label maps.
 
     ``root`` gets ``images/{training,validation}/``, ``annotations/{training,validation}/`` and
-    ``classes.txt``, to be read with ``--classes classes.txt --reduce-zero-label``: the maps have 0 on the
-    outlines of shapes, which no class can claim, 1 on the ground and 2 to 4 on shapes. Images are of any
-    size, odd ones too.
+    ``classes.txt``. The maps are for ``reduce_zero_label``: 0, unlabelled, on the outlines of shapes, 1 on
+    the ground and 2 to 4 on shapes. The sizes of images vary, odd ones included.
 
     Args:
-        root: Folder to write to, made where missing; files of the same names are overwritten.
-        train: Training images.
-        val: Validation images.
-        size: Pixels of the longest side; the shortest has four fifths.
-        seed: Another seed, another set.
+        root: Folder to write to, made if it is missing; files of the same names are overwritten.
+        train: Number of training images.
+        val: Number of validation images.
+        size: The largest side in pixels; the smallest is four fifths of it.
+        seed: Of the random generator.
 
     Raises:
-        ValueError: A count below 1, or a size below 32.
+        ValueError: A number below 1, or a size below 32.
     """
     _check_set(train, val, size)
     for split, (name, count) in enumerate(zip(ADE_SPLITS, (train, val), strict=True)):
@@ -69,7 +68,7 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
             height, width = rng.integers(size * 4 // 5, size + 1, 2)
             labels = draw_labels(shapes, size)[:height, :width]
             _write_image(folders[0] / f'{i + 1:08}.jpg', image[:height, :width])
-            (folders[1] / f'{i + 1:08}.png').write_bytes(cv2.imencode('.png', labels)[1].tobytes())
+            cv2.imwrite(str(folders[1] / f'{i + 1:08}.png'), labels)
     Path(root, 'classes.txt').write_text('\n'.join(('ground', *CLASSES)) + '\n', encoding='utf-8')
 
 
@@ -77,7 +76,7 @@ def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
     """Draw the label map of a scene.
 
     Args:
-        shapes: As :func:`draw_scene` gives them.
+        shapes: From :func:`draw_scene`.
         size: Side of the scene in pixels.
 
     Returns:
@@ -94,10 +93,10 @@ def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
     """Draw one image with one to six shapes that do not touch each other.
 
-    Since none hides a part of another, each outline is the whole truth about its object.
+    None hides a part of another, so each outline is the exact ground truth of its object.
 
     Args:
-        rng: Where every choice comes from.
+        rng: The source of all random choices.
         size: Side of the image in pixels.
 
     Returns:
@@ -109,7 +108,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     shapes = []
     for _ in range(rng.integers(1, 7)):
         label = int(rng.integers(len(CLASSES)))
-        outline = _place(rng, label, free)
+        outline = _find_room(rng, label, free)
         if outline is not None:
             _paint(image, outline, _bright_colour(rng))
             shapes.append((label, outline))
@@ -119,7 +118,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
 
 def _check_set(train: int, val: int, size: int) -> None:
     if train < 1 or val < 1:
-        raise ValueError(f'train={train}, val={val}: a set needs at least one image of each')
+        raise ValueError(f'train={train}, val={val}: at least one image of each is needed')
     if size < 32:
         raise ValueError(f'size={size}: below 32 pixels there is no room for the shapes')
 
@@ -131,15 +130,15 @@ def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _bright_colour(rng: np.random.Generator) -> tuple[float, ...]:
-    """A saturated BGR colour, which the ground never has."""
+    """A saturated BGR colour, unlike any of the ground."""
     hsv = (rng.integers(180), rng.integers(170, 256), rng.integers(190, 256))
     return tuple(cv2.cvtColor(np.array([[hsv]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist())
 
 
-def _place(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray | None:
-    """Find room for a shape where ``free`` is 1 and take it, with a margin; None if there is none.
+def _find_room(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray | None:
+    """Find room for a shape where ``free`` is 1, and mark it as taken, with a margin; None if there is none.
 
-    The first shape always finds room: its outline fits in the image by construction.
+    The first shape always fits.
     """
     size = len(free)
     for _ in range(20):
@@ -156,7 +155,7 @@ def _place(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray
 
 
 def _unit_outline(rng: np.random.Generator, label: int) -> np.ndarray:
-    """The corners of a shape in the unit circle, a little tilted, ``(points, 2)``."""
+    """The corners of a slightly tilted shape in the unit circle, ``(points, 2)``."""
     if CLASSES[label] == 'circle':
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     elif CLASSES[label] == 'rectangle':
@@ -170,20 +169,15 @@ def _unit_outline(rng: np.random.Generator, label: int) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, outline: np.ndarray, colour: tuple[float, ...]) -> None:
-    """Fill the outline, each pixel by the share that it covers (drawn at eight times the size)."""
+    """Fill the outline with anti-aliased edges, drawn at eight times the size."""
     cover = np.zeros((len(image) * 8, len(image) * 8), np.float32)
-    # OpenCV's own smoothed edges spread half a pixel beyond the outline; its corners are centres.
+    # OpenCV's own anti-aliasing spreads half a pixel beyond the outline; its corners are pixel centres.
     cv2.fillPoly(cover, [np.round(outline * 8 - 0.5).astype(np.int32)], 1)
     alpha = cv2.resize(cover, image.shape[:2], interpolation=cv2.INTER_AREA)[..., None]
     image[:] = image * (1 - alpha) + np.float32(colour) * alpha
 
 
-def _write_split(
-    root: Path,
-    name: str,
-    scenes: Iterator[tuple[np.ndarray, list[Shape]]],
-    size: int,
-) -> None:
+def _write_split(root: Path, name: str, scenes: Iterator[tuple[np.ndarray, list[Shape]]], size: int) -> None:
     """Write one split's images, then its annotation file."""
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,12 +199,11 @@ def _write_split(
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
-    _, encoded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    path.write_bytes(encoded.tobytes())
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
 def _annotation(label: int, outline: np.ndarray, size: int) -> dict[str, object]:
-    """One object in COCO's terms: its area is that of its mask, its box that of its outline."""
+    """One object in COCO's format, with the area of its mask and the box of its outline."""
     polygon = outline.ravel().tolist()
     low, high = outline.min(0), outline.max(0)
     return {

@@ -1,41 +1,60 @@
-"""``tools/check_dataset.py``: all that is wrong with a data set, and what is in it, before a training."""
+"""``crossformer check``: list all problems of a dataset, and what it contains, before a training.
+
+The checks are those that every training and evaluation starts with. Here they do not stop at the first
+problem, and the images are decoded as well.
+"""
 
 import argparse
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import cv2
+import numpy as np
 from mmengine.config import Config, ConfigDict
+from pycocotools.coco import COCO
 
-from ..data.classes import read_classes
-from ..data.coco import Records, check_records, load_json, missing_images
+from ..data.coco import CocoFile, missing_images, read_coco
 from ..data.datasets import annotation_path, coco_datasets, image_folder, map_datasets
-from ..data.image_check import image_faults, shared_images
-from ..data.label_check import MAPS_READ, class_table, inspect_labels
-from ..data.label_files import unpaired
-from ..data.label_folders import label_folder
+from ..data.images import image_faults, shared_images
+from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
+from ..data.label_files import Pair, read_label_map, unpaired
+from ..data.label_folders import LabelFolder, label_folder
 from ..data.options import add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
-from ..evaluation.dataset_plots import plot_boxes, plot_classes, plot_labels, save_label_samples, save_samples
+from ..evaluation.detection_pictures import coco_objects, save_objects
+from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
+from ..evaluation.plots import plot_bars, plot_box_sizes
+from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
+_SAMPLES, _COLUMNS = 12, 4  # images on a sheet, and in a row of it
+_LABEL_DPI = 150  # of a sheet of label maps
 
 
 def check_parser() -> argparse.ArgumentParser:
-    """The options of ``tools/check_dataset.py``."""
-    parser = argparse.ArgumentParser(description='List all that is wrong with a data set.')
+    """The options of the command."""
+    parser = argparse.ArgumentParser(description='List all problems of a dataset.')
     parser.add_argument('config', help=CONFIG_HELP)
     add_data_options(parser)
     add_cfg_options(parser)
-    parser.add_argument('--sample', type=int, metavar='N', help='decode N images of each set (all)')
-    parser.add_argument('--seed', type=int, default=0, help='of the sample and the drawn images (0)')
-    parser.add_argument('--show', type=int, default=5, metavar='N', help='problems listed of each kind (5)')
-    parser.add_argument('--out', metavar='DIR', type=Path, help='draw classes, boxes and some images there')
+    parser.add_argument('--sample', type=int, metavar='N', help='decode only N images of each set')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='for choosing the sample and the images to draw (%(default)s)'
+    )
+    parser.add_argument(
+        '--show', type=int, default=5, metavar='N', help='problems to list of each kind (%(default)s)'
+    )
+    parser.add_argument(
+        '--out', metavar='DIR', type=Path, help='draw classes, box sizes and some images there'
+    )
     return parser
 
 
@@ -49,167 +68,215 @@ def check_dataset(options: argparse.Namespace) -> int:
         The exit status: 1 if there are errors.
 
     Raises:
-        UserError: The config or an option does not work, or the data are of neither kind.
+        UserError: The config or an option does not work, or the data are of another kind.
     """
     for name in ('sample', 'show'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f'--{name} {getattr(options, name)}: give a number above 0')
+            raise UserError(f'--{name} {getattr(options, name)}: must be at least 1')
     cfg = load_config(options.config, options.cfg_options)
     set_data_paths(cfg, data_options(options))
+    if any(coco_datasets(cfg, *LOADERS)):
+        find, check = coco_datasets, _CocoCheck(cfg, options)
+    elif any(map_datasets(cfg, *LOADERS)):
+        find, check = map_datasets, _LabelCheck(cfg, options)
+        read_classes(cfg, LOADERS)
+    else:
+        raise UserError(f'{options.config} reads neither COCO annotations nor label maps')
     if options.out:
         check_folder('--out', options.out)
         options.out.mkdir(parents=True, exist_ok=True)
-    errors = _check_coco(cfg, options) if any(coco_datasets(cfg, *LOADERS)) else _check_maps(cfg, options)
+    errors, training = 0, []
+    for loader in LOADERS:
+        for number, dataset in enumerate(find(cfg, loader)):
+            findings = Findings(options.show)
+            name = loader.removesuffix('_dataloader') + (f'_{number}' if number else '')
+            images = check(dataset, name, findings)
+            if loader == LOADERS[0]:
+                training += images
+            else:
+                _compare_images(training, images, findings)
+            for line in findings.lines():
+                print(line)
+            errors += findings.errors()
     print(f'\n{errors or "no"} error{"s" * (errors != 1)}')
     return min(errors, 1)
 
 
-def _named(cfg: Config, datasets: Callable[..., Iterator[ConfigDict]]) -> Iterator[tuple[str, ConfigDict]]:
-    """The datasets that are checked, with what their pictures are called."""
-    for loader in LOADERS:
-        for number, dataset in enumerate(datasets(cfg, loader)):
-            yield loader.removesuffix('_dataloader') + (f'_{number}' if number else ''), dataset
+def _decode(
+    sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
+) -> dict[Path, str | None]:
+    """Decode images of known height and width, or a sample of them; what is wrong with each of those."""
+    paths = list(sizes)
+    if options.sample and options.sample < len(paths):
+        paths = random.Random(options.seed).sample(paths, options.sample)
+    faults = dict(zip(paths, image_faults(paths, [sizes[path] for path in paths]), strict=True))
+    for fault in filter(None, faults.values()):
+        kind = 'images of another size' if 'annotations say' in fault else 'images that cannot be read'
+        findings.add(Problem(kind, fault))
+    return faults
 
 
-def _check_coco(cfg: Config, options: argparse.Namespace) -> int:
-    masks = 'mask_head' in cfg.model.get('roi_head', {})
-    errors, images, classes = 0, [], {}
-    for name, dataset in _named(cfg, coco_datasets):
+def _compare_images(training: Iterable[Path], validation: Iterable[Path], findings: Findings) -> None:
+    for first, second in shared_images(sorted(training), sorted(validation)):
+        what = f'{second} is the same as {first}'
+        findings.add(Problem('images that are in the training set too', what, fatal=False))
+
+
+class _CocoCheck:
+    """Checks COCO datasets one after the other, and compares their categories with the first."""
+
+    def __init__(self, cfg: Config, options: argparse.Namespace) -> None:
+        self.masks = 'mask_head' in cfg.model.get('roi_head', {})
+        self.options = options
+        self.first: CocoFile | None = None
+
+    def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
+        """Check, print and draw a dataset; its images that are not known to be broken."""
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
         print(f'\n{path} with images in {folder}')
-        findings = Findings(options.show)
         try:
-            records = _collect(check_records(load_json(path), masks, objects=True), findings)
+            file = read_coco(path, self.masks, report=findings.add)
         except UserError as error:
             findings.add(Problem('annotation file', str(error)))
-            records = Records([], [], [])
-        present = _present(records, folder, findings)
-        sizes = {file: (image['height'], image['width']) for file, image in present.items()}
-        sound, faulty = _decode(sizes, findings, options)
-        if name.startswith('train'):
-            images += sizes.keys() - faulty
-            classes[path] = [category['name'] for category in records.categories]
-        else:
-            _compare_classes(classes, records, findings)
-            _compare_images(images, sizes.keys() - faulty, findings)
-        print(_objects_table(records))
-        errors += _print_findings(findings)
-        if options.out and records.annotations:
-            plot_classes(options.out / f'{name}_classes.png', records)
-            plot_boxes(options.out / f'{name}_boxes.png', records)
-            drawn = {file: present[file] for file in sound}
-            save_samples(options.out / f'{name}_samples.png', records, drawn, options.seed)
-    return errors
+            file = CocoFile(path, [], [], [])
+        if file.categories:
+            self.first = self.first or file
+            if file.classes != self.first.classes:
+                what = f'not those of {self.first.path}, or in another order'
+                findings.add(Problem('other categories', what))
+        images = _existing_images(file, folder, findings)
+        sizes = {path: (image['height'], image['width']) for path, image in images.items()}
+        faults = _decode(sizes, findings, self.options)
+        print(_objects_table(file))
+        if self.options.out and file.annotations:
+            drawn = {path: images[path] for path, fault in faults.items() if not fault}
+            draw_objects(self.options.out, name, file, drawn, self.options.seed)
+        return [path for path in images if not faults.get(path)]
 
 
-def _collect(checks: Generator[Problem, None, Records], findings: Findings) -> Records:
-    while True:
-        try:
-            findings.add(next(checks))
-        except StopIteration as end:
-            return end.value
-
-
-def _present(records: Records, folder: Path, findings: Findings) -> dict[Path, dict]:
-    """The images that are there, with their records."""
+def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:
+    """The images that exist, with their records."""
     try:
-        missing = set(missing_images((image['file_name'] for image in records.images), folder))
+        missing = set(missing_images(file.image_names, folder))
     except UserError as error:
         findings.add(Problem('image folder', str(error)))
         return {}
     for name in sorted(missing):
         findings.add(Problem('images that are missing', str(folder / name)))
-    return {folder / i['file_name']: i for i in records.images if i['file_name'] not in missing}
+    return {folder / i['file_name']: i for i in file.images if i['file_name'] not in missing}
 
 
-def _decode(
-    sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
-) -> tuple[list[Path], set[Path]]:
-    """Decode images of known height and width, or a sample of them; those without and those with a fault."""
-    paths = list(sizes)
-    if options.sample and options.sample < len(paths):
-        paths = random.Random(options.seed).sample(paths, options.sample)
-    faulty = set()
-    for path, fault in zip(paths, image_faults(paths, [sizes[path] for path in paths]), strict=True):
-        if fault:
-            kind = 'images of another size' if 'annotations say' in fault else 'images that cannot be read'
-            findings.add(Problem(kind, fault))
-            faulty.add(path)
-    return [path for path in paths if path not in faulty], faulty
-
-
-def _compare_classes(classes: Mapping[Path, list[str]], records: Records, findings: Findings) -> None:
-    """Whether training and validation have the same."""
-    for path, names in classes.items():
-        if names != [category['name'] for category in records.categories]:
-            findings.add(Problem('other categories', f'not those of {path}, or in another order'))
-
-
-def _compare_images(training: Iterable[Path], validation: Iterable[Path], findings: Findings) -> None:
-    """Whether training and validation share any."""
-    for first, second in shared_images(sorted(training), sorted(validation)):
-        what = f'{second} is the same as {first}'
-        findings.add(Problem('images that training sees too', what, fatal=False))
-
-
-def _objects_table(records: Records) -> str:
-    counts = Counter(annotation['category_id'] for annotation in records.annotations)
-    with_objects = {annotation['image_id'] for annotation in records.annotations}
+def _objects_table(file: CocoFile) -> str:
+    counts = Counter(annotation['category_id'] for annotation in file.annotations)
+    with_objects = {annotation['image_id'] for annotation in file.annotations}
     heading = (
-        f'{len(records.images)} images, {len(records.images) - len(with_objects)} of them without objects;'
-        f' {len(records.annotations)} objects of {len(records.categories)} classes'
+        f'{len(file.images)} images, {len(file.images) - len(with_objects)} of them without objects;'
+        f' {len(file.annotations)} objects of {len(file.categories)} classes'
     )
-    lines = [
-        f'{counts[category["id"]]:>10}  {printable(category["name"])}' for category in records.categories
-    ]
+    lines = [f'{counts[category["id"]]:>10}  {printable(category["name"])}' for category in file.categories]
     return '\n'.join([heading, *lines])
 
 
-def _print_findings(findings: Findings) -> int:
-    for line in findings.lines():
-        print(line)
-    return findings.errors()
+def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dict], seed: int) -> None:
+    """Draw the frequencies of classes, the sizes of boxes, and some images with their objects.
+
+    Args:
+        out: The folder for the pictures.
+        name: What their names begin with.
+        file: An annotation file with objects.
+        images: Readable images of it, with their records.
+        seed: For choosing among those with objects.
+    """
+    counts = Counter(annotation['category_id'] for annotation in file.annotations)
+    frequencies = [counts[category['id']] for category in file.categories]
+    plot_bars(out / f'{name}_classes.png', file.classes, frequencies, 'objects')
+    plot_box_sizes(out / f'{name}_boxes.png', [annotation['bbox'] for annotation in file.annotations])
+    with_objects = {annotation['image_id'] for annotation in file.annotations}
+    paths = [path for path, image in images.items() if image['id'] in with_objects]
+    paths = random.Random(seed).sample(paths, min(_SAMPLES, len(paths)))
+    if paths:
+        coco = COCO()
+        chosen = {images[path]['id'] for path in paths}
+        annotations = [a for a in file.annotations if a['image_id'] in chosen]
+        coco.dataset = {'images': file.images, 'categories': file.categories, 'annotations': annotations}
+        with redirect_stdout(StringIO()):
+            coco.createIndex()
+        sheet = [(read_picture(path), coco_objects(coco, images[path]['id'])) for path in paths]
+        path = out / f'{name}_samples.png'
+        save_objects(path, sheet, columns=min(_COLUMNS, len(sheet)), panel=SMALL_PANEL, dpi=SHEET_DPI)
 
 
-def _check_maps(cfg: Config, options: argparse.Namespace) -> int:
-    if not any(map_datasets(cfg, *LOADERS)):
-        raise UserError(f'{options.config} reads neither COCO annotations nor label maps; nothing is checked')
-    read_classes(cfg, LOADERS)
-    errors, images = 0, []
-    for name, dataset in _named(cfg, map_datasets):
-        findings = Findings(options.show)
-        present = _check_folder(cfg, dataset, name, findings, options)
-        if name.startswith('train'):
-            images += present
-        else:
-            _compare_images(images, present, findings)
-        errors += _print_findings(findings)
-    return errors
+class _LabelCheck:
+    """Checks datasets of images and label maps one after the other."""
+
+    def __init__(self, cfg: Config, options: argparse.Namespace) -> None:
+        self.cfg = cfg
+        self.options = options
+
+    def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
+        """Check, print and draw a dataset; its images that are not known to be broken."""
+        try:
+            folder = label_folder(self.cfg, dataset)
+        except UserError as error:
+            print()
+            findings.add(Problem('image folder', str(error)))
+            return []
+        problems = unpaired(folder.pairs, folder.maps, folder.suffixes)
+        pairs = [pair for pair in folder.pairs if pair[1].is_file()]
+        most = MAPS_READ if self.options.sample else None
+        labels = inspect_labels(pairs, folder.maps, folder.rule, most)
+        print(f'\n{labels.summary()}')
+        for problem in (*problems, *labels.problems, *labels.warnings):
+            findings.add(problem)
+        sizes = {image: size for (image, _), size in labels.sound.items()}
+        faults = _decode(sizes, findings, self.options)
+        if self.options.out and labels.pixels:
+            drawn = [pair for pair in labels.sound if faults.get(pair[0], 'not decoded') is None]
+            draw_labels(self.options.out, name, folder, labels, drawn, self.options.seed)
+        return [image for image, _ in folder.pairs if not faults.get(image)]
 
 
-def _check_folder(
-    cfg: Config, dataset: ConfigDict, name: str, findings: Findings, options: argparse.Namespace
-) -> Sequence[Path]:
-    """Check and draw the images and label maps of a dataset; the images that can be read."""
-    try:
-        folder = label_folder(cfg, dataset)
-    except UserError as error:
-        print()
-        findings.add(Problem('image folder', str(error)))
-        return []
-    for problem in unpaired(folder.pairs, folder.maps, folder.suffixes):
-        findings.add(problem)
-    pairs = [pair for pair in folder.pairs if pair[1].is_file()]
-    labels = inspect_labels(pairs, folder.maps, folder.rule, MAPS_READ if options.sample else None)
-    print(f'\n{labels.heading()}\n{class_table(labels)}')
-    for problem in [*labels.problems, *labels.warnings]:
-        findings.add(problem)
-    maps = dict(labels.sound.keys())
-    sound, faulty = _decode({image: size for (image, _), size in labels.sound.items()}, findings, options)
-    if options.out and labels.pixels:
-        plot_labels(options.out / f'{name}_classes.png', labels)
-        drawn = [(image, maps[image]) for image in sound]
-        save_label_samples(
-            options.out / f'{name}_samples.png', drawn, folder.rule, folder.colours, options.seed
+def draw_labels(
+    out: Path, name: str, folder: LabelFolder, labels: LabelReport, pairs: Sequence[Pair], seed: int
+) -> None:
+    """Draw the frequencies of classes, and some images tinted by their label maps.
+
+    Args:
+        out: The folder for the pictures.
+        name: What their names begin with.
+        folder: The files and what they mean.
+        labels: What was found in them.
+        pairs: Readable images and label maps of their sizes.
+        seed: For choosing among the pairs.
+    """
+    total = sum(labels.pixels.values())
+    names = [folder.rule.name_of(value) or f'{value}: no class' for value in labels.pixels]
+    shares = [100 * count / total for count in labels.pixels.values()]
+    plot_bars(out / f'{name}_classes.png', names, shares, '% of the pixels')
+    chosen = random.Random(seed).sample(pairs, min(_SAMPLES, len(pairs)))
+    if chosen:
+        images = [_labelled(image, label_map, folder) for image, label_map in chosen]
+        save_segments(
+            out / f'{name}_samples.png',
+            images,
+            folder.rule.classes,
+            folder.colours,
+            columns=min(_COLUMNS, len(images)),
+            panel=SMALL_PANEL,
+            dpi=_LABEL_DPI,
         )
-    return [image for image, _ in folder.pairs if image not in faulty]
+
+
+def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedImage:
+    """An image and its labels, not larger than they are drawn."""
+    picture, values = read_picture(image), read_label_map(label_map)
+    scale = min(1, SMALL_PANEL * _LABEL_DPI / max(values.shape))
+    size = [max(1, round(side * scale)) for side in values.shape[::-1]]
+    rule = folder.rule
+    found, indices = np.unique(values, return_inverse=True)
+    labels = [rule.label_of(int(v)) if rule.is_class(int(v)) else len(rule.classes) for v in found]
+    labels = np.array(labels, np.uint8)[indices.reshape(values.shape)]  # [H, W]
+    return SegmentedImage(
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA),
+        [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)],
+    )

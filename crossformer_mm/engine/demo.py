@@ -1,24 +1,55 @@
-"""The demos: make a small data set, train on it, evaluate, and show in pictures what came out."""
+"""The demos: generate a small dataset, train on it, evaluate, and draw the results."""
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import cv2
 import numpy as np
+from pycocotools.coco import COCO
 
 from ..data.datasets import palette
 from ..data.shapes import CLASSES, UNLABELLED, write_ade20k, write_coco
-from ..evaluation.objects import SMALL_PANEL, ResultPictures, read_picture
-from ..evaluation.segments import SegmentedImage, save_pairs
+from ..evaluation.coco_report import load_results
+from ..evaluation.detection_pictures import coco_objects, save_objects
+from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
+from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 
+PROJECT = Path(__file__).parents[2]
 SHEET = 8  # images on predictions.png
+SCORE_THR = 0.5  # of objects in the pictures
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """The options of ``tools/demo.py``."""
+    parser = argparse.ArgumentParser(description='Train and evaluate a narrow network on generated shapes.')
+    parser.add_argument(
+        'model', nargs='?', choices=DEMOS, default='mask_rcnn', help='which demo (%(default)s)'
+    )
+    parser.add_argument('--short', action='store_true', help='a minute only, to see that everything runs')
+    return parser
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run a demo in a folder of its own under ``work_dirs``.
+
+    Args:
+        options: What :func:`demo_parser` parsed.
+
+    Raises:
+        UserError: A command failed, or a score is too low.
+    """
+    chosen = DEMOS[options.model]
+    run_demo(chosen, chosen.short if options.short else chosen.full, PROJECT / 'work_dirs' / chosen.folder)
 
 
 @dataclass(frozen=True)
@@ -26,9 +57,9 @@ class Recipe:
     """How much a demo does, and what it must reach.
 
     Attributes:
-        images: Training images.
-        length: Passes over them, or iterations, as the demo's config counts.
-        val_images: Images held out, which the scores are about.
+        images: Number of training images.
+        length: Epochs or iterations, as the demo's config counts.
+        val_images: Number of validation images.
         least: The lowest score, of 1, that counts as success.
     """
 
@@ -43,41 +74,38 @@ class Demo:
     """What differs between the demos.
 
     Attributes:
-        config: The config file, from the project's root.
-        write: Writes the data set, of so many images to train and to validate on, into a folder.
-        data_options: Options of the tools that say what the data are, given its folder.
-        length: The settings that the length of a recipe goes to.
-        checkpoint: The name of the last checkpoint, given the length.
-        out: What ``tools/test.py --out`` gets, in its work folder.
+        folder: Its work folder, in ``work_dirs``.
+        config: The name of the config.
+        write: Writes the dataset to a folder, given the numbers of training and validation images.
+        data_options: Options that describe the data in ``{data}``.
+        length: The settings that a recipe's length is for.
+        out: What ``--out`` of the evaluation gets, in its work folder.
         draw: Draws ``predictions.png`` and ``predictions/``, given the demo's folder.
-        scores: Names of the scores, by their names in the log.
-        unit: What the log has for a perfect score.
+        scores: Name and perfect value of each score, by its name in the log.
         full: The demo itself.
-        short: Less of it: that it runs, not what it reaches.
+        short: Shows only that everything runs.
     """
 
+    folder: str
     config: str
     write: Callable[[Path, int, int], None]
-    data_options: Callable[[Path], list[str]]
-    length: tuple[str, ...]
-    checkpoint: str
+    data_options: Sequence[str]
+    length: Sequence[str]
     out: str
     draw: Callable[[Path], None]
-    scores: Mapping[str, str]
-    unit: float
+    scores: Mapping[str, tuple[str, float]]
     full: Recipe
     short: Recipe
 
 
-def run_demo(demo: Demo, recipe: Recipe, project: Path, folder: Path) -> dict[str, float]:
-    """Run a demo through the command lines that users have.
+def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
+    """Run a demo through the commands that users have.
 
     Args:
         demo: Which.
         recipe: How much to do.
-        project: The project's root, where ``configs`` and ``tools`` are.
-        folder: Where all of it goes: ``data``, the checkpoint and the log, ``curves.png``,
-            ``predictions.png`` and a picture an image in ``predictions``. What was there goes.
+        folder: Gets ``data``, the checkpoint and the log, ``curves.png``, ``predictions.png`` and a picture
+            of each validation image in ``predictions``. What was there is removed.
 
     Returns:
         The scores on the validation images, 0 to 1, by name.
@@ -90,105 +118,102 @@ def run_demo(demo: Demo, recipe: Recipe, project: Path, folder: Path) -> dict[st
     data = folder / 'data'
     print(f'Drawing {recipe.images} + {recipe.val_images} images into {data}', flush=True)
     demo.write(data, recipe.images, recipe.val_images)
-    shared = (demo.config, '--data-root', data, *demo.data_options(data))
+    shared = [demo.config, '--data-root', data, *(word.format(data=data) for word in demo.data_options)]
     schedule = [f'{key}={recipe.length}' for key in demo.length]
-    _call(project, 'train', *shared, '--work-dir', folder, '--cfg-options', *schedule)
-    checkpoint = folder / demo.checkpoint.format(recipe.length)
+    _call('train', *shared, '--work-dir', folder, '--cfg-options', *schedule)
+    checkpoint = Path((folder / 'last_checkpoint').read_text())
     test = folder / 'test'
-    _call(project, 'test', *shared, checkpoint, '--work-dir', test, '--out', test / demo.out)
+    _call('test', *shared, checkpoint, '--work-dir', test, '--out', test / demo.out)
     demo.draw(folder)
     scores = read_scores(demo, test)
-    _report(folder, checkpoint, scores)
-    missed = [name for name, score in scores.items() if score < recipe.least]
-    if missed:
-        names = ' and '.join(missed)
-        raise UserError(f'{names} below {recipe.least:.2f}; {folder}/curves.png shows how it went')
-    return scores
-
-
-def read_scores(demo: Demo, work_dir: Path) -> dict[str, float]:
-    """Read the demo's scores, 0 to 1, from what ``tools/test.py`` logged last in its work folder."""
-    log = max(work_dir.glob('*/*.json'))  # mmengine names both after the time
-    logged = json.loads(log.read_text(encoding='utf-8'))
-    return {name: logged[key] / demo.unit for key, name in demo.scores.items()}
-
-
-def _call(project: Path, tool: str, *words: str | Path) -> None:
-    """Run one of the project's tools; its output is the demo's output."""
-    command = [sys.executable, project / 'tools' / f'{tool}.py', *words]
-    print(f'\n$ {" ".join(map(str, command))}', flush=True)
-    status = subprocess.run(command, cwd=project, check=False).returncode
-    if status:
-        raise UserError(f'tools/{tool}.py ended with status {status}; its last lines say why')
-
-
-def _report(folder: Path, checkpoint: Path, scores: dict[str, float]) -> None:
-    """Print the scores, and where everything is."""
-    log = max(folder.glob('*/*.log'))
     print(f"""
 {', '.join(f'{name} {score:.3f}' for name, score in scores.items())} on the validation images
   checkpoint  {checkpoint}
-  log         {log}
+  log         {max(folder.glob('*/*.log'))}
   curves      {folder / 'curves.png'}
   pictures    {folder / 'predictions.png'}, each image in {folder / 'predictions'}""")
+    missed = [name for name, score in scores.items() if score < recipe.least]
+    if missed:
+        names = ' and '.join(missed)
+        raise UserError(f'{names} below {recipe.least:.2f}; see the training in {folder}/curves.png')
+    return scores
+
+
+def _call(command: str, *words: str | Path) -> None:
+    """Run a command of this project; its output is the demo's output."""
+    print(f'\n$ crossformer {command} {" ".join(map(str, words))}', flush=True)
+    program = [sys.executable, '-m', 'crossformer_mm_command', command, *words]
+    status = subprocess.run(program, cwd=PROJECT, check=False).returncode
+    if status:
+        raise UserError(f'crossformer {command} ended with status {status}; see its last lines')
+
+
+def read_scores(demo: Demo, work_dir: Path) -> dict[str, float]:
+    """Read the demo's scores, 0 to 1, from the last log in the work folder of an evaluation."""
+    log = max(work_dir.glob('*/*.json'))  # mmengine names both after the time
+    logged = json.loads(log.read_text(encoding='utf-8'))
+    return {name: logged[key] / perfect for key, (name, perfect) in demo.scores.items()}
 
 
 def _draw_objects(folder: Path) -> None:
-    pictures = ResultPictures(
-        folder / 'data' / 'annotations' / 'instances_val2017.json',
-        folder / 'test' / 'results.segm.json',
-        folder / 'data' / 'val2017',
-    )
-    pictures.save_sheet(folder / 'predictions.png', SHEET)
-    pictures.save_each(folder / 'predictions')
+    images = folder / 'data' / 'val2017'
+    results = json.loads((folder / 'test' / 'results.segm.json').read_text(encoding='utf-8'))
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
+        truth = COCO(folder / 'data' / 'annotations' / 'instances_val2017.json')
+        found = load_results(truth, [result for result in results if result['score'] >= SCORE_THR])
+    pairs = {}
+    for key, image in truth.imgs.items():
+        picture = read_picture(images / image['file_name'])
+        pairs[image['file_name']] = [(picture, coco_objects(source, key)) for source in (truth, found)]
+    draw = partial(save_objects, titles=['ground truth', f'prediction (score ≥ {SCORE_THR:g})'])
+    (folder / 'predictions').mkdir()
+    for name, pair in pairs.items():
+        draw((folder / 'predictions' / name).with_suffix('.png'), pair, columns=2)
+    sheet = [panel for pair in list(pairs.values())[:SHEET] for panel in pair]
+    draw(folder / 'predictions.png', sheet, columns=4, panel=SMALL_PANEL, dpi=SHEET_DPI)
 
 
 def _draw_segments(folder: Path) -> None:
     classes = ('ground', *CLASSES)
-    colours = palette(len(classes))
-    pictures = folder / 'predictions'
-    pictures.mkdir()
-    images = {}
+    draw = partial(save_segments, classes=classes, colours=palette(len(classes)))
+    (folder / 'predictions').mkdir()
+    images = []
     for path in sorted((folder / 'data' / 'images' / 'validation').iterdir()):
         name = f'{path.stem}.png'
-        truth = _read_labels(folder / 'data' / 'annotations' / 'validation' / name)
-        predicted = _read_labels(folder / 'test' / 'maps' / name)
-        images[name] = SegmentedImage(read_picture(path), truth, predicted)
-        save_pairs(pictures / name, [images[name]], classes, colours)
-    sheet = list(images.values())[:SHEET]
-    save_pairs(folder / 'predictions.png', sheet, classes, colours, pairs=2, panel=SMALL_PANEL, dpi=100)
+        maps = (folder / 'data' / 'annotations' / 'validation' / name, folder / 'test' / 'maps' / name)
+        images.append(SegmentedImage(read_picture(path), [_read_labels(path) for path in maps]))
+        draw(folder / 'predictions' / name, images[-1:])
+    draw(folder / 'predictions.png', images[:SHEET], columns=2, panel=SMALL_PANEL, dpi=SHEET_DPI)
 
 
 def _read_labels(path: Path) -> np.ndarray:
-    """A label map of the generated set, from 0, with 255 for what is unlabelled."""
+    """A label map of the generated set, from 0, with 255 for unlabelled pixels."""
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     return np.where(labels == UNLABELLED, 255, labels - 1)
 
 
 DEMOS = {
     'mask_rcnn': Demo(
-        config='configs/demo_mask_rcnn.py',
+        folder='demo',
+        config='demo_mask_rcnn',
         write=write_coco,
-        data_options=lambda data: [],
+        data_options=(),
         length=('train_cfg.max_epochs', 'param_scheduler.1.T_max'),
-        checkpoint='epoch_{}.pth',
         out='results.json',
         draw=_draw_objects,
-        scores={'coco/bbox_mAP': 'box mAP', 'coco/segm_mAP': 'mask mAP'},
-        unit=1,
+        scores={'coco/bbox_mAP': ('box mAP', 1), 'coco/segm_mAP': ('mask mAP', 1)},
         full=Recipe(images=120, length=12, val_images=32, least=0.70),
         short=Recipe(images=64, length=8, val_images=16, least=0.05),
     ),
     'semantic_fpn': Demo(
-        config='configs/demo_semantic_fpn.py',
+        folder='demo-seg',
+        config='demo_semantic_fpn',
         write=partial(write_ade20k, size=128),
-        data_options=lambda data: ['--classes', str(data / 'classes.txt'), '--reduce-zero-label'],
+        data_options=('--classes', '{data}/classes.txt', '--reduce-zero-label'),
         length=('train_cfg.max_iters', 'param_scheduler.1.T_max', 'default_hooks.checkpoint.interval'),
-        checkpoint='iter_{}.pth',
         out='maps',
         draw=_draw_segments,
-        scores={'mIoU': 'mIoU'},
-        unit=100,
+        scores={'mIoU': ('mIoU', 100)},
         full=Recipe(images=480, length=1500, val_images=32, least=0.80),
         short=Recipe(images=64, length=320, val_images=16, least=0.28),
     ),

@@ -1,10 +1,13 @@
-"""``tools/infer.py``: predict on files, write pictures and one JSON file."""
+"""``crossformer infer``: predict on image files, and write pictures and a JSON file."""
+
+from __future__ import annotations
 
 import argparse
+import glob
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +16,45 @@ import numpy as np
 from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
 
-from ..data.image_files import NoImageError, find_files, name_outputs, read_image, widen
-from ..data.label_maps import write_label_map
-from ..evaluation import drawing
-from ..evaluation import records as results
-from ..evaluation.segments import SegmentedImage, save_pairs
+from ..data.images import NoImageError, read_image
+from ..data.label_files import write_label_map
+from ..evaluation.detection_pictures import predicted_objects, save_objects
+from ..evaluation.records import label_array, object_records, segment_records
+from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder, write_atomically
 from ..utils.progress import progress_bar
 from .config import CONFIG_HELP
 from .inferencer import is_segmentor, open_inferencer, predict
 
-JSON, PICTURES, LABEL_MAPS = 'results.json', 'pictures', 'label_maps'
+_THINNEST = 100  # longer side over shorter side; beyond, resizing would leave less than a pixel
 
 
 def inference_parser() -> argparse.ArgumentParser:
-    """The options of ``tools/infer.py``."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(description='Predict on images: pictures, and the results as JSON.')
     parser.add_argument('images', nargs='+', help='files, folders, or patterns such as "photos/**/*.jpg"')
     parser.add_argument('--config', required=True, help=CONFIG_HELP)
-    parser.add_argument('--checkpoint', required=True, help='the weights; class names come from them')
+    parser.add_argument(
+        '--checkpoint', required=True, help='the weights, which also give the names of the classes'
+    )
     parser.add_argument('--out', default='predictions', metavar='DIR', help='where to write (%(default)s)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, metavar='X', help='leave out objects below (%(default)s)'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='X',
+        help='leave out objects with a lower score (%(default)s)',
     )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1 (a GPU if there is one)')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images at once (%(default)s)')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU, if there is one)')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, metavar='N', help='images per batch (%(default)s)'
+    )
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings to change in the config'
     )
     return parser
-
-
-@dataclass
-class Results:
-    """What is known so far, written whole to the JSON file."""
-
-    folder: Path
-    about: dict[str, Any]
-    images: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-    def skip(self, file: Path, reason: str) -> None:
-        """Name a file that gives no result."""
-        self.skipped.append({'file': str(file), 'reason': reason})
-        print(f'skipped {file}: {reason}', file=sys.stderr)
-
-    def write(self) -> None:
-        """Write ``results.json``."""
-        content = {**self.about, 'images': self.images, 'skipped': self.skipped}
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-
-        def save(part: Path) -> None:
-            # the bytes of a file's name that are not UTF-8 become JSON's escapes
-            part.write_bytes(f'{text}\n'.encode(errors='backslashreplace'))
-
-        write_atomically(self.folder / JSON, save, overwrite=True)
 
 
 def infer(options: argparse.Namespace) -> int:
@@ -79,7 +64,7 @@ def infer(options: argparse.Namespace) -> int:
         options: What :func:`inference_parser` parsed.
 
     Returns:
-        The exit status: 1 if a file was skipped, all others being done.
+        The exit status: 1 if a file was skipped.
 
     Raises:
         UserError: An option, the config or the checkpoint does not work, or there is no file at all.
@@ -91,94 +76,163 @@ def infer(options: argparse.Namespace) -> int:
     inferencer = open_inferencer(
         options.config, options.checkpoint, options.device, options.bf16, options.cfg_options
     )
-    found = Results(Path(options.out), _about(options, inferencer))
+    output = _Output(options, inferencer)
     try:
         for word, reason in empty.items():
-            found.skip(word, reason)
-        _predict_all(inferencer, files, found, options)
-    finally:  # after Ctrl-C too: what is done is kept
-        found.write()
-    count = len(found.images)
-    print(f'{count} image{"s" * (count != 1)} in {found.folder / JSON} and {found.folder / PICTURES}')
-    return int(bool(found.skipped))
+            output.skip(word, reason)
+        _predict_all(inferencer, files, output, options.batch_size)
+    finally:  # also after Ctrl-C: what is done is kept
+        output.write()
+    count = len(output.images)
+    print(f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}')
+    return int(bool(output.skipped))
 
 
 def _check_options(options: argparse.Namespace) -> None:
     if not 0 <= options.score_thr <= 1:
         raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
     if options.batch_size < 1:
-        raise UserError(f'--batch-size {options.batch_size}: at least 1')
+        raise UserError(f'--batch-size {options.batch_size}: must be at least 1')
     check_folder('--out', options.out)
 
 
-def _about(options: argparse.Namespace, inferencer: BaseInferencer) -> dict[str, Any]:
-    about = {
-        'config': options.config,
-        'checkpoint': options.checkpoint,
-        'classes': list(inferencer.model.dataset_meta['classes']),
-    }
-    return about if is_segmentor(inferencer) else {**about, 'score_thr': options.score_thr}
+def find_files(words: Sequence[str]) -> tuple[list[Path], dict[Path, str]]:
+    """Find the files that command-line arguments stand for.
+
+    Args:
+        words: Files, folders (hidden files and subfolders are left out) and glob patterns (``**`` for any
+            depth). An existing file is taken as it is, even with brackets and stars in its name.
+
+    Returns:
+        The files in order, each once; and the arguments without any file, with the reason.
+    """
+    files: dict[Path, Path] = {}
+    empty = {}
+    for word in words:
+        found = _files_of(word)
+        if not found:
+            empty[Path(word)] = 'the folder contains no files' if Path(word).is_dir() else 'no such file'
+        for path in found:
+            files.setdefault(path.resolve(), path)
+    return list(files.values()), empty
 
 
-def _predict_all(
-    inferencer: BaseInferencer, files: list[Path], found: Results, options: argparse.Namespace
-) -> None:
-    _make_folders(found.folder, [PICTURES, LABEL_MAPS] if is_segmentor(inferencer) else [PICTURES])
-    names = name_outputs(files, found.folder / PICTURES)
+def _files_of(word: str) -> list[Path]:
+    path = Path(word)
+    if path.exists():
+        return _files_in(path) if path.is_dir() else [path]
+    matches = map(Path, sorted(glob.glob(word, recursive=True)))  # noqa: PTH207, pathlib refuses absolute ones
+    return [file for match in matches for file in (_files_in(match) if match.is_dir() else [match])]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
+
+
+def _predict_all(inferencer: BaseInferencer, files: Sequence[Path], output: _Output, batch_size: int) -> None:
+    names = name_outputs(files, output.folder / 'pictures')
     todo = list(zip(files, names, strict=True))
     with progress_bar() as progress:
         task = progress.add_task('predict', total=len(todo))
-        for start in range(0, len(todo), options.batch_size):
-            batch = todo[start : start + options.batch_size]
-            read = list(_read(batch, found))
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            read = []
+            for file, name in batch:
+                try:
+                    read.append((file, name, read_image(file)))
+                except NoImageError as error:
+                    output.skip(file, str(error))
             samples = predict(inferencer, [widen(image) for _, _, image in read])
             for (file, name, image), sample in zip(read, samples, strict=True):
-                record = {'file': str(file), 'height': image.shape[0], 'width': image.shape[1]}
-                write = _write_segments if is_segmentor(inferencer) else _write_objects
-                found.images.append(record | write(inferencer, image, sample, found, name))
+                output.add(file, name, image, sample)
             progress.advance(task, len(batch))
 
 
-def _read(batch: list[tuple[Path, str]], found: Results) -> Iterator[tuple[Path, str, np.ndarray]]:
-    for file, name in batch:
+def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
+    """Name the outputs for each file, so that none overwrites another or an input.
+
+    Args:
+        files: The images.
+        folder: Where PNG files of the names will be written.
+
+    Returns:
+        The stems of the files; repeated ones get a number: ``a``, ``a-2``, ``a-3``.
+    """
+    files = list(files)
+    inputs = {path.resolve() for path in files}
+    names: dict[str, str] = {}  # by lower case, as some file systems compare them
+    for path in files:
+        name, count = path.stem, 1
+        while name.casefold() in names or (folder / f'{name}.png').resolve() in inputs:
+            count += 1
+            name = f'{path.stem}-{count}'
+        names[name.casefold()] = name
+    return list(names.values())
+
+
+def widen(image: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column of a very thin image, which resizing would leave without a pixel.
+
+    Args:
+        image: ``(H, W, 3)``.
+
+    Returns:
+        The image, or a less thin one that has it at the top left.
+    """
+    height, width = image.shape[:2]
+    least = -(-max(height, width) // _THINNEST)
+    below, right = max(least - height, 0), max(least - width, 0)
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+
+
+class _Output:
+    """Writes pictures and label maps, and collects the results for the JSON file."""
+
+    def __init__(self, options: argparse.Namespace, inferencer: BaseInferencer) -> None:
+        self.folder = Path(options.out)
+        self.score_thr = options.score_thr
+        self.classes = list(inferencer.model.dataset_meta['classes'])
+        self.colours = inferencer.model.dataset_meta['palette']
+        self.segments = is_segmentor(inferencer)
+        self.about = {'config': options.config, 'checkpoint': options.checkpoint, 'classes': self.classes}
+        if not self.segments:
+            self.about['score_thr'] = self.score_thr
+        self.images: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, str]] = []
         try:
-            yield file, name, read_image(file)
-        except NoImageError as error:
-            found.skip(file, str(error))
+            for name in ('pictures', 'label_maps') if self.segments else ('pictures',):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--out {self.folder}: cannot be written ({error.strerror})') from error
 
+    def skip(self, file: Path, reason: str) -> None:
+        """Record a file without a result."""
+        self.skipped.append({'file': str(file), 'reason': reason})
+        print(f'skipped {file}: {reason}', file=sys.stderr)
 
-def _write_objects(
-    inferencer: BaseInferencer, image: np.ndarray, sample: BaseDataElement, found: Results, name: str
-) -> dict[str, Any]:
-    classes, score_thr = found.about['classes'], found.about['score_thr']
-    objects = results.object_records(sample, classes, image.shape[:2], score_thr)
-    picture = f'{PICTURES}/{name}.png'
-    write_atomically(
-        found.folder / picture, lambda path: drawing.save_objects(path, image, objects), overwrite=True
-    )
-    return {'picture': picture, 'objects': objects}
+    def add(self, file: Path, name: str, image: np.ndarray, sample: BaseDataElement) -> None:
+        """Write what was found in an image, BGR ``(H, W, 3)``."""
+        height, width = image.shape[:2]
+        picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        paths = {'picture': f'pictures/{name}.png'}
+        if self.segments:
+            labels = label_array(sample.pred_sem_seg.data)[:height, :width]
+            paths['label_map'] = f'label_maps/{name}.png'
+            write_label_map(self.folder / paths['label_map'], labels)
+            found = {'segments': segment_records(labels, self.classes)}
+            segmented = SegmentedImage(picture, [labels])
+            draw = partial(save_segments, images=[segmented], classes=self.classes, colours=self.colours)
+        else:
+            objects = object_records(sample, self.classes, (height, width), self.score_thr)
+            found = {'objects': objects}
+            draw = partial(save_objects, images=[(picture, predicted_objects(objects))])
+        write_atomically(self.folder / paths['picture'], draw, overwrite=True)
+        self.images.append({'file': str(file), 'height': height, 'width': width, **paths, **found})
 
-
-def _write_segments(
-    inferencer: BaseInferencer, image: np.ndarray, sample: BaseDataElement, found: Results, name: str
-) -> dict[str, Any]:
-    labels = results.label_map(sample, image.shape[:2])
-    segments = results.segment_records(labels, found.about['classes'])
-    colours = inferencer.model.dataset_meta['palette']
-    picture, label_map = f'{PICTURES}/{name}.png', f'{LABEL_MAPS}/{name}.png'
-    write_label_map(found.folder / label_map, labels)
-    drawn = SegmentedImage(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, labels)
-    write_atomically(
-        found.folder / picture,
-        lambda path: save_pairs(path, [drawn], found.about['classes'], colours),
-        overwrite=True,
-    )
-    return {'picture': picture, 'label_map': label_map, 'segments': segments}
-
-
-def _make_folders(folder: Path, names: list[str]) -> None:
-    try:
-        for name in names:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--out {folder}: cannot be written ({error.strerror})') from error
+    def write(self) -> None:
+        """Write ``results.json``."""
+        content = {**self.about, 'images': self.images, 'skipped': self.skipped}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        # bytes of a file name that are not UTF-8 become JSON escapes
+        encoded = f'{text}\n'.encode(errors='backslashreplace')
+        write_atomically(self.folder / 'results.json', lambda part: part.write_bytes(encoded), overwrite=True)

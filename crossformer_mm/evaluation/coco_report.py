@@ -1,86 +1,137 @@
-"""COCO's evaluation as pycocotools computes it: twelve numbers a kind, and a table a class."""
+"""COCO evaluation by pycocotools: twelve numbers for boxes and for masks, and a table of the classes."""
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
-from mmdet.evaluation import CocoMetric
-from mmengine.fileio import dump
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import dump, get_local_path
 from mmengine.logging import MMLogger
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from .coco_plots import class_names, count_confusions, plot_confusions, plot_precision_recall
+from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
+from .records import encode_mask
 
 _STATS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
     *('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l'),
 )
+_SCORE_THR, _IOU_THR = 0.3, 0.5  # of the detections that a confusion matrix counts
 
 
-class CocoReport(CocoMetric):
-    """MMDetection's COCO metric with pycocotools' own settings and all of its numbers.
+class CocoReport(BaseMetric):
+    """COCO's metrics with pycocotools' own settings and all of its numbers.
 
-    MMDetection evaluates with 100, 300 and 1000 detections an image instead of COCO's 1, 10 and 100,
-    prints the summary past the log, gives the classes of boxes and of masks the same name, and leaves
-    no number at all where nothing was detected. Here the summary goes to the log as pycocotools words
-    it, and a network that detects nothing has an mAP of 0.
+    MMDetection's metric evaluates with 100, 300 and 1000 detections per image instead of COCO's 1, 10 and
+    100, prints the summary past the log, gives the classes of boxes and of masks the same names, and returns
+    no numbers at all if nothing was detected. Here pycocotools' summary goes to the log, and a network that
+    detects nothing has an mAP of 0.
 
     Args:
-        ann_file: The annotation file.
+        ann_file: The annotation file. Only the process that evaluates reads it.
         metric: ``'bbox'``, ``'segm'`` or both.
-        classwise: Whether to report each class, too.
-        plots_dir: Where ``{kind}_precision_recall.png`` and ``{kind}_confusion_matrix.png`` go, if
-            anywhere.
-        **settings: As in ``CocoMetric``: ``outfile_prefix`` writes ``{outfile_prefix}.{kind}.json``, and
-            ``format_only`` does nothing else.
+        classwise: Whether to report each class as well.
+        outfile_prefix: Results are written to ``{outfile_prefix}.{kind}.json``, if given.
+        format_only: Write these files and do not evaluate.
+        plots_dir: Where ``{kind}_precision_recall.png`` and ``{kind}_confusion_matrix.png`` go, if anywhere.
+        backend_args: Of MMEngine's file backend for ``ann_file``.
+        **settings: Of MMEngine's ``BaseMetric``.
+
+    Raises:
+        ValueError: An unknown ``metric``, or ``format_only`` without ``outfile_prefix``.
     """
+
+    default_prefix = 'coco'
 
     def __init__(
         self,
         ann_file: str,
         metric: str | Sequence[str] = ('bbox', 'segm'),
         classwise: bool = False,
+        outfile_prefix: str | None = None,
+        format_only: bool = False,
         plots_dir: str | None = None,
+        backend_args: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        metric = [metric] if isinstance(metric, str) else list(metric)
-        super().__init__(ann_file=ann_file, metric=metric, classwise=classwise, **settings)
+        super().__init__(**settings)
+        self.ann_file = ann_file
+        self.kinds = [metric] if isinstance(metric, str) else list(metric)
+        self.classwise = classwise
+        self.outfile_prefix = outfile_prefix
+        self.format_only = format_only
         self.plots_dir = plots_dir
+        self.backend_args = backend_args
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ValueError(f'metric {", ".join(unknown)}: only {" and ".join(KINDS)} can be evaluated')
+        if format_only and not outfile_prefix:
+            raise ValueError('format_only needs an outfile_prefix')
+        self._truth: COCO | None = None
 
-    def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Collect the detections of a batch.
+
+        Args:
+            data_batch: Unused.
+            data_samples: MMDetection's predictions, as dicts.
+        """
+        for sample in data_samples:
+            found = sample['pred_instances']
+            self.results.append(
+                {kind: list(coco_results(found, kind, sample['img_id'])) for kind in self.kinds}
+            )
+
+    def compute_metrics(self, results: Sequence[dict[str, list[dict]]]) -> dict[str, float]:
         """Evaluate all predictions.
 
         Args:
-            results: What ``process`` collected, a pair of truth and prediction an image.
+            results: What ``process`` collected for each image.
 
         Returns:
-            ``{kind}_{number}`` for the twelve numbers of each kind, and ``{kind}_mAP/{class}``
-            where classes are reported. Nothing with ``format_only``.
+            ``{kind}_{number}`` for the twelve numbers of each kind, and ``{kind}_mAP/{class}`` with
+            ``classwise``. Nothing with ``format_only``.
         """
-        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-        predictions = [prediction for _, prediction in results]
+        truth = self._load_truth()
+        # in the order of the file, as MMDetection numbers its labels
+        category_ids = truth.getCatIds(catNms=list(self.dataset_meta['classes']))
         report: dict[str, float] = {}
-        for kind in self.metrics:
-            detections = list(coco_results(predictions, kind, self.cat_ids))
+        for kind in self.kinds:
+            detections = [
+                {**record, 'category_id': category_ids[record['category_id']]}
+                for image in results
+                for record in image[kind]
+            ]
             if self.outfile_prefix:
                 self._write(kind, detections)
             if not self.format_only:
-                report.update(self._report(kind, detections))
+                report.update(self._evaluate(truth, detections, kind, category_ids))
         return report
+
+    def _load_truth(self) -> COCO:
+        if self._truth is None:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                get_local_path(self.ann_file, backend_args=self.backend_args) as path,
+            ):
+                self._truth = COCO(path)
+        return self._truth
 
     def _write(self, kind: str, detections: list[dict]) -> None:
         path = f'{self.outfile_prefix}.{kind}.json'
         dump(detections, path)
         MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
 
-    def _report(self, kind: str, detections: list[dict]) -> dict[str, float]:
+    def _evaluate(
+        self, truth: COCO, detections: list[dict], kind: str, category_ids: Sequence[int]
+    ) -> dict[str, float]:
         """Evaluate, log the summary, draw, and return the numbers."""
         logger = MMLogger.get_current_instance()
-        evaluation, summary = evaluate(self._coco_api, detections, kind, self.cat_ids)
+        evaluation, summary = evaluate(truth, detections, kind, category_ids)
         logger.info(f'{kind}, {len(detections)} detections:\n{summary}')
         report = {
             f'{kind}_{name}': float(value) for name, value in zip(_STATS, evaluation.stats, strict=True)
@@ -92,46 +143,47 @@ class CocoReport(CocoMetric):
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
         if self.plots_dir:
-            draw(evaluation, Path(self.plots_dir))
+            folder = Path(self.plots_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            plot_precision_recall(folder / f'{kind}_precision_recall.png', evaluation)
+            title = f'{KINDS[kind]}: score ≥ {_SCORE_THR:g}, IoU ≥ {_IOU_THR:g}'
+            labels = [*class_names(evaluation), 'background']
+            plot_confusions(
+                folder / f'{kind}_confusion_matrix.png', count_confusions(evaluation), labels, title
+            )
         return report
 
 
-def coco_results(predictions: Sequence[dict], kind: str, category_ids: Sequence[int]) -> Iterator[dict]:
-    """Write predictions as COCO's result format has them.
+def coco_results(found: Mapping[str, Any], kind: str, image_id: int | str) -> Iterator[dict[str, Any]]:
+    """Convert the predictions for an image to COCO's result format, with labels for category ids.
 
-    MMDetection gives a mask's record its box as well, whose size pycocotools then takes for the object's.
+    MMDetection gives the record of a mask its box as well, and pycocotools then takes the size of the box for
+    that of the object.
 
     Args:
-        predictions: An image each, as ``CocoMetric.process`` collects them.
+        found: MMDetection's ``pred_instances``, as a dict.
         kind: ``'bbox'`` or ``'segm'``.
-        category_ids: The annotation file's, by label.
+        image_id: Of the annotation file.
 
     Yields:
-        A record an object: ``bbox`` (left, top, width, height), or ``segmentation`` in run lengths.
+        ``image_id``, ``category_id`` (the label), ``score``, and ``bbox`` (left, top, width, height) or
+        ``segmentation`` (run lengths) of each object.
     """
-    for prediction in predictions:
-        scores = prediction['scores']
-        if kind == 'segm':
-            scores = prediction.get('mask_scores', scores)
-        for place, (label, score) in enumerate(zip(prediction['labels'], scores, strict=True)):
-            record = {
-                'image_id': prediction['img_id'],
-                'category_id': category_ids[label],
-                'score': float(score),
-            }
-            if kind == 'segm':
-                mask = prediction['masks'][place]
-                record['segmentation'] = {'size': list(mask['size']), 'counts': mask['counts'].decode()}
-            else:
-                left, top, right, bottom = prediction['bboxes'][place].tolist()
-                record['bbox'] = [left, top, right - left, bottom - top]
-            yield record
+    scores = found['scores']
+    if kind == 'segm':
+        scores = found.get('mask_scores', scores)
+        shapes = [{'segmentation': encode_mask(mask)} for mask in found['masks'].cpu().numpy()]
+    else:
+        corners = found['bboxes'].tolist()
+        shapes = [{'bbox': [left, top, right - left, low - top]} for left, top, right, low in corners]
+    for label, score, shape in zip(found['labels'].tolist(), scores.tolist(), shapes, strict=True):
+        yield {'image_id': image_id, 'category_id': label, 'score': score, **shape}
 
 
 def evaluate(
     truth: COCO, detections: list[dict], kind: str, category_ids: Sequence[int]
 ) -> tuple[COCOeval, str]:
-    """Let pycocotools evaluate.
+    """Run pycocotools' evaluation.
 
     Args:
         truth: The annotation file.
@@ -140,10 +192,10 @@ def evaluate(
         category_ids: The categories that count.
 
     Returns:
-        The evaluation, and its summary in pycocotools' words.
+        The evaluation, and the summary that pycocotools prints.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, _with_detections(truth, detections), kind)
+        evaluation = COCOeval(truth, load_results(truth, detections), kind)
         evaluation.params.catIds = list(category_ids)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -152,8 +204,8 @@ def evaluate(
     return evaluation, summary.getvalue().rstrip()
 
 
-def _with_detections(truth: COCO, detections: list[dict]) -> COCO:
-    """``truth.loadRes``, which fails on an empty list."""
+def load_results(truth: COCO, detections: list[dict]) -> COCO:
+    """Load detections in COCO's result format as ``truth.loadRes`` does, which fails on an empty list."""
     if detections:
         return truth.loadRes(detections)
     nothing = COCO()
@@ -162,39 +214,69 @@ def _with_detections(truth: COCO, detections: list[dict]) -> COCO:
     return nothing
 
 
-def draw(evaluation: COCOeval, folder: Path) -> None:
-    """Draw an evaluation's precision over recall and its confusion matrix.
-
-    Args:
-        evaluation: An accumulated evaluation.
-        folder: Where the two pictures go, named after the kind of the evaluation.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = evaluation.params.iouType
-    plot_precision_recall(evaluation, folder / f'{kind}_precision_recall.png')
-    counts = count_confusions(evaluation)
-    plot_confusions(counts, class_names(evaluation), kind, folder / f'{kind}_confusion_matrix.png')
-
-
 def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
-    """The first six of the twelve numbers for each class.
+    """Compute the first six of the twelve numbers for each class.
 
     Args:
         evaluation: An accumulated evaluation.
 
     Returns:
-        By name: AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects; NaN where a
-        class has no such object.
+        By name: AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects; NaN if the class has
+        no such object.
     """
-    precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections an image]
+    precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections per image]
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
     return {
-        name: [_mean(precision[:, :, place, :, -1][cut]) for cut in cuts]
-        for place, name in enumerate(class_names(evaluation))
+        name: [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
+        for index, name in enumerate(class_names(evaluation))
     }
 
 
 def _mean(precision: np.ndarray) -> float:
-    """The mean of what pycocotools could compute; it writes −1 where there was no object."""
+    """The mean of what pycocotools could compute; it writes −1 if there was no object."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else float('nan')
+
+
+def count_confusions(evaluation: COCOeval) -> np.ndarray:
+    """Count as which class each object is detected.
+
+    pycocotools matches the detections again, best first and regardless of class: each takes the object that
+    it overlaps most. Crowds and the detections in them do not count.
+
+    Args:
+        evaluation: One that has run.
+
+    Returns:
+        ``(classes + 1, classes + 1)``: the true class by row, the predicted one by column, in the order of
+        the evaluation. The last column counts missed objects, the last row detections without an object.
+    """
+    matching = COCOeval(evaluation.cocoGt, evaluation.cocoDt, evaluation.params.iouType)
+    matching.params.useCats = 0
+    matching.params.iouThrs = np.array([_IOU_THR])
+    matching.params.areaRng = matching.params.areaRng[:1]  # objects of all sizes
+    with contextlib.redirect_stdout(io.StringIO()):
+        matching.evaluate()
+    indices = {category: index for index, category in enumerate(evaluation.params.catIds)}
+    counts = np.zeros((len(indices) + 1, len(indices) + 1), int)
+    for image in filter(None, matching.evalImgs):
+        for true, predicted in _pairs(matching, image):
+            counts[indices.get(true, -1), indices.get(predicted, -1)] += 1
+    return counts
+
+
+def _pairs(matching: COCOeval, image: dict) -> Iterator[tuple[int | None, int | None]]:
+    """The true and the predicted category of each object in an image; None for background.
+
+    A detection never loses its object to one of a lower score, so low scores can be left out after matching.
+    """
+    truth, detections = matching.cocoGt.anns, matching.cocoDt.anns
+    ignored = dict(zip(image['dtIds'], image['dtIgnore'][0], strict=True))
+    counted = {i for i in image['dtIds'] if detections[i]['score'] >= _SCORE_THR and not ignored[i]}
+    matches = [int(match) for match in image['gtMatches'][0]]  # 0 for none; ids of detections begin at 1
+    for object_id, match, is_crowd in zip(image['gtIds'], matches, image['gtIgnore'], strict=True):
+        if not is_crowd:
+            predicted = detections[match]['category_id'] if match in counted else None
+            yield truth[object_id]['category_id'], predicted
+    for detection in counted.difference(matches):
+        yield None, detections[detection]['category_id']

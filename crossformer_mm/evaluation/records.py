@@ -1,4 +1,4 @@
-"""From the toolboxes' data samples to records for a JSON file."""
+"""Turn the toolboxes' data samples into records for JSON files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,23 +6,22 @@ from typing import Any
 import numpy as np
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
-
-from ..data.label_maps import label_array
+from torch import Tensor
 
 
 def object_records(
     sample: BaseDataElement, classes: Sequence[str], size: tuple[int, int], score_thr: float
 ) -> list[dict[str, Any]]:
-    """What a detector found in an image.
+    """List the objects that a detector found in an image.
 
     Args:
         sample: MMDetection's data sample.
         classes: Their names.
-        size: The image's height and width; what lies beyond is cut off.
+        size: The image's height and width; what is beyond is cut off.
         score_thr: Objects of a lower score are left out.
 
     Returns:
-        ``label``, ``name``, ``score``, ``bbox`` (left, top, width, height in pixels) and, of a model with
+        ``label``, ``name``, ``score``, ``bbox`` (left, top, width, height in pixels) and, for a model with
         masks, ``mask`` (COCO's run lengths) of each object, the best first.
     """
     found = sample.pred_instances.cpu()
@@ -41,31 +40,30 @@ def object_records(
     ]
     if 'masks' in found:
         for record, mask in zip(records, found.masks.numpy(), strict=True):
-            record['mask'] = encode(mask[: size[0], : size[1]])
+            record['mask'] = encode_mask(mask[: size[0], : size[1]])
     return records
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """A mask ``(H, W)`` in COCO's compressed run lengths, as JSON takes them."""
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask ``(H, W)`` in COCO's compressed run lengths, ready for JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
 
 
-def label_map(sample: BaseDataElement, size: tuple[int, int]) -> np.ndarray:
-    """What a segmentor found in an image.
+def label_array(labels: Tensor) -> np.ndarray:
+    """The labels of a sample of MMSegmentation as an array.
 
     Args:
-        sample: MMSegmentation's data sample.
-        size: The image's height and width; what lies beyond is cut off.
+        labels: ``(1, H, W)``, or ``(H, W)`` as its test-time augmentation leaves them.
 
     Returns:
-        A label a pixel, ``(H, W)``.
+        ``(H, W)``.
     """
-    return label_array(sample.pred_sem_seg.data)[: size[0], : size[1]]
+    return labels.reshape(labels.shape[-2:]).long().cpu().numpy()
 
 
 def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes in a label map.
+    """List the classes in a label map.
 
     Args:
         labels: ``(H, W)``.

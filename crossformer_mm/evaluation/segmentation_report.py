@@ -1,4 +1,4 @@
-"""The evaluation of a segmentation: mIoU, mAcc and aAcc, a table a class, label maps and plots."""
+"""Evaluation of segmentation: mIoU, mAcc and aAcc, a table of the classes, label maps and plots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,27 +12,30 @@ from terminaltables import AsciiTable
 from torch import Tensor
 
 from ..data.label_check import IGNORED
-from ..data.label_maps import label_array, png_name, values_of_classes, write_label_map
-from .segmentation_plots import plot_ious, plot_pixels
+from ..data.label_files import png_name, values_of_classes, write_label_map
+from .plots import plot_bars, plot_confusions
+from .records import label_array
 
 
 class SegmentationReport(BaseMetric):
-    """MMSegmentation's mIoU from exact counts, with a table a class, label maps and plots.
+    """MMSegmentation's mIoU from exact counts, with a table of the classes, label maps and plots.
 
-    MMSegmentation keeps sums of each class in float32, rounds what it returns, and names label maps by
-    their file alone, so that subfolders overwrite each other. Here the pixels are counted in integers,
-    class against class. As there, the numbers are in percent, and a class counts in a mean where the
-    number exists: in mIoU if it is in the ground truth or predicted, in mAcc if it is in the ground truth.
+    MMSegmentation keeps float32 sums, rounds its results, and names label maps without their subfolder, so
+    that they overwrite each other. Here a confusion matrix of pixels is counted in integers. As there, the
+    numbers are in percent, and a class counts in mIoU if it occurs in the ground truth or is predicted, and
+    in mAcc if it occurs in the ground truth.
 
     Args:
         ignore_index: The label of pixels that do not count.
-        classwise: Whether to report each class, too.
-        out_dir: Where label maps go, if anywhere: a PNG an image, in the data's own numbering.
+        classwise: Whether to report each class as well.
+        out_dir: Where label maps go, if anywhere: a PNG for each image, in the dataset's own numbering.
         image_dir: What the names of images are relative to.
-        format_only: Write the label maps and do nothing else; needs no ground truth.
+        format_only: Write the label maps and do not evaluate; needs no ground truth.
         plots_dir: Where ``iou.png`` and ``confusion_matrix.png`` go, if anywhere.
         **settings: Of MMEngine's ``BaseMetric``.
     """
+
+    default_prefix = ''  # no prefix, and no warning about it
 
     def __init__(
         self,
@@ -53,10 +56,10 @@ class SegmentationReport(BaseMetric):
         self.plots_dir = plots_dir
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Count, and write, a batch.
+        """Count and write a batch.
 
         Args:
-            data_batch: Unused: the samples hold the ground truth.
+            data_batch: Unused; the samples contain the ground truth.
             data_samples: Predictions, as dicts.
         """
         classes = len(self.dataset_meta['classes'])
@@ -65,22 +68,24 @@ class SegmentationReport(BaseMetric):
             if self.out_dir:
                 self._write(sample['img_path'], label_array(predicted))
             if self.format_only:
-                self.results.append(())  # to be counted; MMEngine leaves out None
+                self.results.append(())  # an entry for each image; MMEngine drops None
                 continue
             truth = sample['gt_sem_seg']['data'].to(predicted.device)
             counts = count_confusions(truth, predicted, classes, self.ignore_index).flatten()
-            cells = counts.nonzero()[:, 0]  # few: the whole of 150 × 150 an image would fill the memory
+            cells = counts.nonzero()[
+                :, 0
+            ]  # few; full matrices of 150 × 150 for all images would fill the memory
             self.results.append((cells.cpu().numpy(), counts[cells].cpu().numpy()))
 
     def compute_metrics(self, results: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
         """Evaluate all predictions.
 
         Args:
-            results: What ``process`` collected, an image each.
+            results: What ``process`` collected for each image.
 
         Returns:
-            ``mIoU``, ``mAcc`` and ``aAcc`` in percent; where classes are reported, ``IoU/{class}`` and
-            ``Acc/{class}`` of those that have one. Nothing with ``format_only``.
+            ``mIoU``, ``mAcc`` and ``aAcc`` in percent; with ``classwise``, also ``IoU/{class}`` and
+            ``Acc/{class}`` of the classes that have one. Nothing with ``format_only``.
         """
         logger = MMLogger.get_current_instance()
         if self.out_dir:
@@ -90,12 +95,12 @@ class SegmentationReport(BaseMetric):
         names = self.dataset_meta['classes']
         counts = np.zeros((len(names), len(names)), np.int64)
         for cells, numbers in results:
-            counts.flat[cells] += numbers  # each cell once
+            counts.flat[cells] += numbers  # no cell occurs twice
         ious, accuracies = class_scores(counts)
         report = {
             'mIoU': _mean(ious),
             'mAcc': _mean(accuracies),
-            'aAcc': float(_divided(counts.trace(), counts.sum())),
+            'aAcc': float(_percent(counts.trace(), counts.sum())),
         }
         if self.classwise:
             logger.info(f'each class, in percent:\n{class_table(counts, names)}')
@@ -105,8 +110,9 @@ class SegmentationReport(BaseMetric):
         if self.plots_dir:
             folder = Path(self.plots_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            plot_ious(ious, names, folder / 'iou.png')
-            plot_pixels(counts, names, folder / 'confusion_matrix.png')
+            plot_bars(folder / 'iou.png', names, ious, 'IoU, percent', mean='mIoU')
+            title = 'pixels, in percent of the true class'
+            plot_confusions(folder / 'confusion_matrix.png', counts, names, title, percent=True)
         return report
 
     def _write(self, image: str, labels: np.ndarray) -> None:
@@ -116,12 +122,12 @@ class SegmentationReport(BaseMetric):
 
 
 def count_confusions(truth: Tensor, predicted: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Count which class each pixel is taken for.
+    """Count as which class each pixel is predicted.
 
     Args:
         truth: Labels, of any shape.
         predicted: The same.
-        classes: How many there are.
+        classes: The number of classes.
         ignore_index: The true label of pixels that do not count.
 
     Returns:
@@ -140,11 +146,11 @@ def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         counts: ``(classes, classes)`` pixels, the true class by row.
 
     Returns:
-        Both in percent, ``(classes,)``; NaN where no pixel is or is taken for the class, and the accuracy
-        where none is.
+        Both in percent, ``(classes,)``. The IoU is NaN if the class neither occurs nor is predicted, the
+        accuracy if it does not occur.
     """
     true, predicted, both = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
-    return _divided(both, true + predicted - both), _divided(both, true)
+    return _percent(both, true + predicted - both), _percent(both, true)
 
 
 def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
@@ -155,21 +161,21 @@ def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
         names: Of the classes.
 
     Returns:
-        Lines; a dash stands where a number does not exist.
+        Several lines, with a dash for numbers that do not exist.
     """
-    shares = _divided(counts.sum(axis=1), counts.sum())
+    shares = _percent(counts.sum(axis=1), counts.sum())
     rows = zip(names, *class_scores(counts), shares, strict=True)
     cells = [[name, *('–' if v != v else f'{v:.2f}' for v in values)] for name, *values in rows]
     return AsciiTable([['class', 'IoU', 'Acc', 'share of the pixels'], *cells]).table
 
 
-def _divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Percent; NaN of nothing."""
+def _percent(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """In percent; NaN for a division by zero."""
     with np.errstate(invalid='ignore', divide='ignore'):
-        return 100 * np.divide(part, whole)
+        return 100 * np.divide(part, total)
 
 
 def _mean(scores: np.ndarray) -> float:
-    """Of those that exist."""
+    """The mean of the scores that exist."""
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else float('nan')

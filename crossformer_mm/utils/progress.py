@@ -1,11 +1,17 @@
-"""A bar on stderr for work that a person waits for."""
+"""Progress bars on stderr."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+MANY = 1000  # files; fewer are read within seconds and need no bar
+
 
 def progress_bar(disable: bool = False) -> Progress:
-    """A bar with counts and the time that is left.
+    """Make a bar with counts and the remaining time.
 
     Args:
         disable: Show nothing, for work that is done before a bar is drawn.
@@ -22,3 +28,29 @@ def progress_bar(disable: bool = False) -> Progress:
         console=Console(stderr=True),
         disable=disable,
     )
+
+
+def map_in_threads(
+    function: Callable[..., Any], *sequences: Sequence[Any], description: str
+) -> Iterator[Any]:
+    """Apply a function to many files in threads, with a progress bar if there are more than :data:`MANY`.
+
+    Image decoders release the interpreter lock, so threads share the work. Forked processes would hang where
+    OpenCV has already started threads.
+
+    Args:
+        function: Takes one item of each sequence.
+        *sequences: Of equal length.
+        description: What the bar says.
+
+    Yields:
+        The results, in order.
+    """
+    count = len(sequences[0])
+    pool = ThreadPoolExecutor()
+    try:
+        results = pool.map(function, *sequences)
+        with progress_bar(disable=count < MANY) as progress:
+            yield from progress.track(results, total=count, description=description)
+    finally:  # also after Ctrl-C
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The curves of a training run: its losses and validation scores, from the scalars that it logs."""
+"""Draw the loss and the validation scores of a training from the scalars that it logs."""
 
 import json
 from pathlib import Path
@@ -11,41 +11,54 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ...utils.errors import UserError
-
 Row = dict[str, Any]
 
-PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores, of 100; the others are of 1
-LINES = {  # a score's ending: name in the legend, line style
+_PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others are from 0 to 1
+_LINES = {  # by the end of a score's name: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
     'segm_mAP': ('mask mAP', 'C1-'),
     'segm_mAP_50': ('mask mAP at IoU 0.5', 'C1:'),
     'mIoU': ('mIoU', 'C2-'),
-    'mAcc': ('mean accuracy of a class', 'C2:'),
+    'mAcc': ('mean accuracy of the classes', 'C2:'),
     'aAcc': ('accuracy of all pixels', 'C7:'),
 }
 
 
-def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
-    """Read what the runs in a work folder logged, as the story of one training.
+class CurvesHook(Hook):
+    """Draws ``curves.png`` into the work folder after each validation and at the end."""
 
-    A run that resumes an earlier one, or begins anew, takes the place of what was logged from its
-    first step on.
+    priority = 'VERY_LOW'  # after the hook that writes the log
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Draw the training so far."""
+        train, val = read_scalars(runner.work_dir)
+        if train:  # a short run may be validated before it logs its first loss
+            plot_curves(Path(runner.work_dir, 'curves.png'), train, val)
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw the whole training."""
+        self.after_val_epoch(runner)
+
+
+def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
+    """Read what the runs in a work folder logged, as one training.
+
+    A run that resumes an earlier one, or starts again, replaces what was logged from its first step on.
 
     Args:
-        work_dir: A run's ``--work-dir``, with mmengine's ``*/vis_data/scalars.json`` in it.
+        work_dir: A work folder, with mmengine's ``*/vis_data/scalars.json``.
 
     Returns:
-        Training rows (``step`` in iterations) and validation rows (``step`` in epochs, or in
-        iterations where the run counts those), in order.
+        Training rows (``step`` counts iterations) and validation rows (``step`` counts epochs, or iterations
+        in an iteration-based run), in order.
     """
     train: list[Row] = []
     val: list[Row] = []
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-        # A killed run leaves half a line, without the newline.
-        rows = [json.loads(line) for line in lines if line.endswith('\n')]
+        rows = [json.loads(line) for line in lines if line.endswith('\n')]  # a killed run leaves half a line
         trained = [row for row in rows if 'loss' in row]
         if trained:
             start = trained[0]
@@ -56,38 +69,25 @@ def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
     return train, val
 
 
-def plot_curves(work_dir: str | Path) -> Path:
-    """Draw the losses and the validation scores of a training run.
+def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
+    """Draw the losses and the validation scores of a training.
 
     Args:
-        work_dir: The run's ``--work-dir``.
-
-    Returns:
-        The picture, ``curves.png`` in that folder.
-
-    Raises:
-        UserError: No training has been logged there.
+        path: The PNG file.
+        train: From :func:`read_scalars`, at least one row.
+        val: The same.
     """
-    train, val = read_scalars(work_dir)
-    if not train:
-        raise UserError(f'{work_dir}: no logged training there (no */vis_data/scalars.json with a loss)')
-    return _draw(Path(work_dir), train, val)
-
-
-def _draw(work_dir: Path, train: list[Row], val: list[Row]) -> Path:
     figure = Figure(figsize=(11, 4), layout='constrained')
     losses, scores = figure.subplots(1, 2)
     _draw_losses(losses, train)
     _draw_scores(scores, val, 'epoch' if 'epoch' in train[0] else 'iteration')
-    path = work_dir / 'curves.png'
     figure.savefig(path, dpi=100)
-    return path
 
 
 def _scores(row: Row) -> dict[str, float]:
-    """The scores that are drawn, 0 to 1, by their ending (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
-    found = {key.split('/')[-1]: row[key] for key in row if key.split('/')[-1] in LINES}
-    return {key: score / 100 if key in PERCENT else score for key, score in found.items()}
+    """The scores to draw, from 0 to 1, by the end of their names (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
+    found = {key.split('/')[-1]: value for key, value in row.items() if key.split('/')[-1] in _LINES}
+    return {key: score / 100 if key in _PERCENT else score for key, score in found.items()}
 
 
 def _draw_losses(axes: Axes, rows: list[Row]) -> None:
@@ -103,30 +103,13 @@ def _draw_losses(axes: Axes, rows: list[Row]) -> None:
 
 
 def _draw_scores(axes: Axes, rows: list[Row], unit: str) -> None:
-    for key, (name, style) in LINES.items():
-        drawn = [(row['step'], _scores(row)[key]) for row in rows if key in _scores(row)]
-        if drawn:
-            label = f'{name}: {drawn[-1][1]:.3f}'
-            axes.plot(*zip(*drawn, strict=True), style, marker='.', label=label)
+    for key, (name, style) in _LINES.items():
+        points = [(row['step'], _scores(row)[key]) for row in rows if key in _scores(row)]
+        if points:
+            label = f'{name}: {points[-1][1]:.3f}'
+            axes.plot(*zip(*points, strict=True), style, marker='.', label=label)
     axes.set(title='Validation', xlabel=unit, ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if rows:
         axes.legend(loc='lower right')
-
-
-class CurvesHook(Hook):
-    """Draws ``curves.png`` into the work folder after each validation and at the end."""
-
-    priority = 'VERY_LOW'  # after the logger's hook, which writes what is drawn
-
-    @master_only
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Draw the run so far."""
-        train, val = read_scalars(runner.work_dir)
-        if train:  # a short run may be validated before its first loss is logged
-            _draw(Path(runner.work_dir), train, val)
-
-    def after_train(self, runner: Runner) -> None:
-        """Draw the whole run."""
-        self.after_val_epoch(runner)

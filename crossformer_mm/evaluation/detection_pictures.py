@@ -1,0 +1,114 @@
+"""Pictures of detected and annotated objects: boxes, masks and labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Polygon, Rectangle
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from ..data.coco_masks import mask_fault
+from ..utils.text import escape_mathtext
+from .pictures import PANEL, fitting_dpi, image_grid
+
+
+class DrawnObject(NamedTuple):
+    """What is drawn for an object, annotated or predicted."""
+
+    label: str
+    colour: str
+    box: Sequence[float]
+    """Left, top, width and height in pixels."""
+    mask: np.ndarray | None
+    """``(H, W)``, uint8."""
+
+
+def save_objects(
+    path: Path,
+    images: Sequence[tuple[np.ndarray, Sequence[DrawnObject]]],
+    *,
+    columns: int = 1,
+    panel: float = PANEL,
+    titles: Sequence[str] = (),
+    dpi: float | None = None,
+) -> None:
+    """Draw images with objects.
+
+    Args:
+        path: The PNG file.
+        images: RGB, ``(H, W, 3)``, uint8, each with its objects; the last lies on top.
+        columns: How many images are in a row.
+        panel: Inches of an image's longer side.
+        titles: Above the columns; fewer are repeated.
+        dpi: Dots per inch; by default, about all pixels of the images are shown.
+    """
+    shapes = [image.shape for image, _ in images]
+    figure, panels = image_grid(shapes, columns, panel, titles)
+    for axes, (image, objects) in zip(panels, images, strict=False):
+        axes.imshow(image, interpolation='bilinear')
+        for item in objects:
+            _draw(axes, item, len(image))
+    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+
+
+def predicted_objects(records: Sequence[Mapping[str, Any]]) -> list[DrawnObject]:
+    """Prepare predictions for drawing, the best on top.
+
+    Args:
+        records: From :func:`crossformer_mm.evaluation.records.object_records`.
+    """
+    return [
+        DrawnObject(
+            f'{record["name"]} {record["score"]:.2f}',
+            _colour(record['label']),
+            record['bbox'],
+            coco_mask.decode(record['mask']) if 'mask' in record else None,
+        )
+        for record in reversed(records)
+    ]
+
+
+def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
+    """Prepare the objects of an image for drawing: annotations, or results with the best on top.
+
+    Args:
+        coco: An annotation file, or results from ``COCO.loadRes``.
+        image_id: Which image. Broken masks are left out.
+    """
+    size = coco.imgs[image_id]['height'], coco.imgs[image_id]['width']
+    labels = {category: label for label, category in enumerate(coco.cats)}
+    objects = []
+    for record in sorted(coco.imgToAnns[image_id], key=lambda record: record.get('score', 0)):
+        name = coco.cats[record['category_id']]['name']
+        label = f'{name} {record["score"]:.2f}' if 'score' in record else name
+        mask = None if mask_fault(record.get('segmentation'), *size) else coco.annToMask(record)
+        objects.append(DrawnObject(label, _colour(labels[record['category_id']]), record['bbox'], mask))
+    return objects
+
+
+def _colour(label: int) -> str:
+    return f'C{label % 10}'
+
+
+def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
+    if item.mask is not None:
+        outlines, _ = cv2.findContours(item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        for outline in outlines:
+            corners = outline[:, 0]  # [points, 2]
+            axes.add_patch(Polygon(corners, facecolor=item.colour, alpha=0.4))
+            axes.add_patch(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
+    left, top, *size = item.box
+    corner = (left - 0.5, top - 0.5)  # the axes count from the centre of the first pixel
+    axes.add_patch(Rectangle(corner, *size, fill=False, color=item.colour))
+    axes.text(
+        *corner,
+        escape_mathtext(item.label),
+        color='white',
+        fontsize=7,
+        verticalalignment='bottom' if top > 0.06 * height else 'top',
+        bbox={'facecolor': item.colour, 'edgecolor': 'none', 'pad': 1},
+    )

@@ -1,0 +1,78 @@
+"""Lay out images in a figure, large enough to read whatever their own sizes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..data.images import read_image
+
+PANEL = 6.5  # inches of an image's longer side; lines and letters have a fixed size on it
+SMALL_PANEL = 2.6  # the same on a sheet of many images
+SHEET_DPI = 100
+_PIXELS = (800, 2000)  # the least and the most along an image's longer side
+_LEAST = 0.5  # inches of a side, however thin the image
+_GAP = 0.08  # inches between images
+_TITLE = 0.3  # inches above the images
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Read an image to draw on: RGB, ``(H, W, 3)``, uint8, rotated as its EXIF data says."""
+    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+
+
+def image_grid(
+    shapes: Sequence[Sequence[int]],
+    columns: int = 1,
+    panel: float = PANEL,
+    titles: Sequence[str] = (),
+    legend: tuple[float, float] | None = None,
+) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure with a place for each image.
+
+    Args:
+        shapes: Height and width of each image.
+        columns: How many images are in a row.
+        panel: Inches of an image's longer side.
+        titles: Above the columns; fewer are repeated.
+        legend: Inches across and down to leave free at the right.
+
+    Returns:
+        The figure, and axes without ticks and frame, row by row.
+    """
+    sides = np.array([shape[:2] for shape in shapes], float)  # [N, 2]
+    height, width = np.maximum((sides * panel / sides.max(1, keepdims=True)).max(0), _LEAST)
+    rows = -(-len(shapes) // columns)
+    title = _TITLE * bool(titles)
+    across = columns * (width + _GAP) - _GAP
+    down = rows * (height + _GAP) - _GAP + title
+    size = np.maximum((across, down), (across + _GAP + legend[0], legend[1]) if legend else 0)
+    figure = Figure(figsize=size)
+    figure.subplots_adjust(
+        left=0,
+        right=across / size[0],
+        bottom=1 - down / size[1],
+        top=1 - title / size[1],
+        wspace=_GAP / width,
+        hspace=_GAP / height,
+    )
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, text in zip(panels[0], [*titles] * columns, strict=False):
+        axes.set_title(text)
+    return figure, panels.ravel()
+
+
+def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
+    """Dots per inch that show about all pixels of images, within limits.
+
+    Args:
+        shapes: Height and width of each image.
+        panel: Inches of an image's longer side.
+    """
+    longest = max(max(shape[:2]) for shape in shapes)
+    return float(np.clip(longest, *_PIXELS)) / panel

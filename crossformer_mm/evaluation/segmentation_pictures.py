@@ -1,0 +1,117 @@
+"""Pictures of segmented images, tinted by class, with a legend: ground truth, prediction, or both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..data.label_files import png_name
+from ..utils.text import escape_mathtext
+from .pictures import PANEL, fitting_dpi, image_grid, read_picture
+from .records import label_array
+
+TINT = 0.55  # the share of the class's colour; the rest is the image
+_IGNORED = (0, 0, 0)  # the colour of ignored pixels
+_LEGEND, _ROW, _MOST_ROWS = 2.4, 0.21, 24  # inches across, inches of a row, rows
+
+
+class SegmentedImage(NamedTuple):
+    """An image with one label map or two. Labels beyond the classes are ignored pixels."""
+
+    picture: np.ndarray
+    """RGB, ``(H, W, 3)``, uint8."""
+    labels: Sequence[np.ndarray]
+    """``(H, W)`` each: a single map, or the ground truth and the prediction."""
+
+
+def save_segments(
+    path: Path,
+    images: Sequence[SegmentedImage],
+    classes: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    *,
+    columns: int = 1,
+    panel: float = PANEL,
+    dpi: float | None = None,
+) -> None:
+    """Draw images tinted by class, the ground truth left of the prediction, and one legend.
+
+    Args:
+        path: The PNG file.
+        images: At least one, all with as many label maps as the first.
+        classes: Their names.
+        colours: RGB of each class, 0 to 255; there may be more.
+        columns: How many images are in a row.
+        panel: Inches of an image's longer side.
+        dpi: Dots per inch; by default, about all pixels of the images are shown.
+    """
+    colours = [*colours[: len(classes)], _IGNORED]
+    maps = len(images[0].labels)
+    titles = ['ground truth', 'prediction'] if maps == 2 else []
+    shares = np.stack([_shares([image.labels[i] for image in images], len(classes)) for i in range(maps)])
+    legend = _legend(shares, [*classes, 'ignored'], colours)
+    shapes = [labels.shape for image in images for labels in image.labels]
+    room = (_LEGEND, (len(legend) + 3) * _ROW)
+    figure, panels = image_grid(shapes, columns * maps, panel, titles, room)
+    tinted = [(image.picture, labels) for image in images for labels in image.labels]
+    for axes, (picture, labels) in zip(panels, tinted, strict=False):
+        _draw(axes, picture, labels, colours)
+    title = 'share of the pixels:\ntruth, prediction' if titles else None
+    figure.legend(handles=legend, title=title, loc='upper right', frameon=False, fontsize=9)
+    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+
+
+def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]]) -> None:
+    tint = np.array(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
+    axes.imshow(cv2.addWeighted(picture, 1 - TINT, tint, TINT, 0), interpolation='nearest')
+
+
+def _shares(maps: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """The share of the pixels of each class, and of ignored ones: ``(classes + 1,)``."""
+    counts = sum(np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1) for labels in maps)
+    return counts / counts.sum()
+
+
+def _legend(shares: np.ndarray, names: Sequence[str], colours: Sequence[Sequence[int]]) -> list[Patch]:
+    """The classes that occur, the most frequent first, with their shares ``(maps, classes + 1)``."""
+    order = np.argsort(-shares.max(axis=0), kind='stable')[:_MOST_ROWS]
+    return [
+        Patch(
+            color=np.divide(colours[label], 255),
+            label=f'{escape_mathtext(names[label])} {", ".join(f"{s:.1%}" for s in shares[:, label])}',
+        )
+        for label in order
+        if shares[:, label].any()
+    ]
+
+
+class SegmentPicturesHook(Hook):
+    """Draws a picture of each tested image.
+
+    Args:
+        folder: Where the pictures go, under the images' own names.
+        image_dir: What the names of images are relative to.
+    """
+
+    def __init__(self, folder: str, image_dir: str) -> None:
+        self.folder = Path(folder)
+        self.image_dir = image_dir
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Draw a batch."""
+        meta = runner.test_dataloader.dataset.metainfo
+        for sample in outputs:
+            path = self.folder / png_name(sample.img_path, self.image_dir)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
+            labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
+            image = SegmentedImage(read_picture(sample.img_path), labels)
+            save_segments(path, [image], meta['classes'], meta['palette'])

@@ -1,0 +1,64 @@
+"""Pictures of objects: what is drawn, where, and how large."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools.coco import COCO
+
+from crossformer_mm.data.shapes import write_coco
+from crossformer_mm.evaluation.detection_pictures import DrawnObject, coco_objects, save_objects
+from crossformer_mm.evaluation.records import encode_mask
+
+GREY = np.full((64, 64, 3), 128, np.uint8)
+BOX = DrawnObject('$x_$', 'C0', [4, 10, 56, 50], None)  # matplotlib would refuse the name as mathematics
+
+
+def drawn(path: Path, *images: list[DrawnObject], **layout: int) -> np.ndarray:
+    save_objects(path, [(GREY, objects) for objects in images], **layout)
+    return cv2.imread(str(path)).astype(int)
+
+
+def test_an_object_is_drawn_on_its_own_image(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:60, 4:60] = 1
+    plain = drawn(tmp_path / 'plain.png', [])
+    assert plain.shape == (800, 800, 3), 'a small image is enlarged'
+    box, filled = (
+        np.abs(drawn(tmp_path / 'a.png', [item]) - plain).sum(-1) > 0
+        for item in (BOX, BOX._replace(mask=mask))
+    )
+    assert box.any() and not box[200:700, 100:700].any()
+    assert filled[200:700, 100:700].all()
+    assert not box[:, :40].any(), 'left of the box'
+    pair = drawn(tmp_path / 'pair.png', [], [BOX], columns=2, titles=['truth', 'prediction'])
+    changed = np.abs(pair - drawn(tmp_path / 'none.png', [], [], columns=2, titles=['truth', 'prediction']))
+    left, right = np.split(changed, [changed.shape[1] // 2], axis=1)
+    assert not left.any()
+    assert right.any()
+
+
+def test_sheets_have_rows(tmp_path: Path) -> None:
+    one = drawn(tmp_path / 'one.png', [], [], columns=2, panel=2, dpi=100)
+    two = drawn(tmp_path / 'two.png', [], [], [BOX], columns=2, panel=2, dpi=100)
+    assert one.shape[1] == two.shape[1]
+    assert two.shape[0] > 1.9 * one.shape[0]
+
+
+def test_objects_of_annotations_and_of_results(tmp_path: Path) -> None:
+    write_coco(tmp_path, train=1, val=1, size=64)
+    truth = COCO(tmp_path / 'annotations' / 'instances_val2017.json')
+    objects = coco_objects(truth, 1)
+    assert len(objects) == len(truth.anns)
+    for item, annotation in zip(objects, truth.dataset['annotations'], strict=True):
+        assert item.label == truth.cats[annotation['category_id']]['name']
+        assert item.box == annotation['bbox']
+        assert item.mask.sum() == annotation['area']
+    result = {'image_id': 1, 'category_id': 2, 'segmentation': encode_mask(objects[0].mask)}
+    found = truth.loadRes([{**result, 'score': 0.9}, {**result, 'score': 0.4}])
+    last, best = coco_objects(found, 1)
+    assert (last.label, best.label) == ('rectangle 0.40', 'rectangle 0.90'), 'the best lies on top'
+    rows, columns = np.nonzero(objects[0].mask)
+    assert list(best.box) == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    truth.dataset['annotations'][0]['segmentation'] = [[1, 2, 3]]
+    assert coco_objects(truth, 1)[0].mask is None, 'broken masks are not drawn'
