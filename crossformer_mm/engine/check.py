@@ -17,6 +17,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
+from ..data.classes import read_classes
 from ..data.coco import CocoFile, missing_images, read_coco
 from ..data.datasets import annotation_path, coco_datasets, image_folder, map_datasets
 from ..data.images import image_faults, shared_images
