@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from crossformer_mm.data.label_options import LabelFolder
+from crossformer_mm.data.label_folders import LabelFolder
 from mmengine.config import Config
 
 from crossformer_mm.data.datasets import palette
