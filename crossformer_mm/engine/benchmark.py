@@ -21,6 +21,7 @@ from typing import Any
 import mmengine
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
@@ -478,8 +479,9 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
         panels.setdefault(Setting(**record['setting']).mode_and_dtype, []).append(record)
     measured = next(iter(records[0]['networks'].values()))
     quantities = [quantity for quantity in ('seconds', 'peak_bytes') if quantity in measured]
-    bars = len(records[0]['networks']) * len(records) / len(panels)
-    size = (len(panels) * max(4, 0.4 * bars) + 1.5, 3.5 * len(quantities))
+    sizes = len(records) / len(panels)
+    width = max(4, 1.2 * sizes, 0.4 * sizes * len(records[0]['networks']))
+    size = (width * len(panels) + 1.5, 3.5 * len(quantities))
     figure = Figure(figsize=size, layout='constrained')
     grid = figure.subplots(len(quantities), len(panels), squeeze=False)
     for row, quantity in zip(grid, quantities, strict=True):
@@ -494,6 +496,7 @@ def _draw_bars(axes: Axes, records: Sequence[dict[str, Any]], quantity: str) -> 
     """Medians of the seconds with their quartiles, or peaks of memory."""
     networks = list(records[0]['networks'])
     width = 0.8 / len(networks)
+    colours = colormaps['tab10' if len(networks) <= 10 else 'tab20']
     for i, network in enumerate(networks):
         values = [record['networks'][network][quantity] for record in records]
         positions = np.arange(len(records)) + (i - (len(networks) - 1) / 2) * width
@@ -502,8 +505,9 @@ def _draw_bars(axes: Axes, records: Sequence[dict[str, Any]], quantity: str) -> 
             errors = np.array([heights - lower, upper - heights])
         else:
             heights, errors = np.divide(values, 1e6), None
-        axes.bar(positions, heights, 0.9 * width, yerr=errors, capsize=3, label=network)
-    axes.set_xticks(range(len(records)), [Setting(**record['setting']).shape for record in records])
+        axes.bar(positions, heights, 0.9 * width, color=colours(i), yerr=errors, capsize=3, label=network)
+    shapes = [Setting(**record['setting']).shape for record in records]
+    axes.set_xticks(range(len(records)), shapes, fontsize=8)
     axes.set_ylabel('seconds' if quantity == 'seconds' else 'peak memory, MB')
     axes.grid(axis='y', alpha=0.3)
     axes.set_axisbelow(True)
