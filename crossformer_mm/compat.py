@@ -4,11 +4,11 @@ Each has a test in ``tests/test_compat.py`` that fails with the name of what was
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
@@ -90,3 +90,8 @@ def unseen() -> Iterator[None]:
 def sizes(x: Tensor) -> list[int]:
     """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
     return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol
+
+
+def without_data() -> AbstractContextManager:
+    """Inside it tensors have shapes and no values: nothing is computed, and no memory taken for new ones."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
