@@ -79,7 +79,7 @@ PUBLISHED = {
 def model_zoo_parser() -> argparse.ArgumentParser:
     """The options of ``tools/model_zoo.py``."""
     parser = argparse.ArgumentParser(
-        description='Count the models of all configs, and write the page and the index of them (a minute).'
+        description='Count the models of all configs, and write the page and the index of them (two minutes).'
     )
     parser.add_argument(
         '--configs', type=Path, default=Path('configs'), help='the folder of configs (configs)'
