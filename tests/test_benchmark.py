@@ -162,5 +162,5 @@ def test_swin_is_as_in_mmdets_config() -> None:
 
 @pytest.mark.slow
 def test_compiled_networks_run_at_several_sizes(tmp_path: Path) -> None:
-    line = 't+window+compile --mode train --size 32 64x96'
+    line = 't+window+compile --size 32 64x96'
     assert run(f'{line} --rounds 1 --measure time', tmp_path / 'b') == 0
