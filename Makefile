@@ -41,5 +41,5 @@ lint: setup ## ruff's lint and format
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
 
-bench: setup ## times and memory of CrossFormer-S beside Swin-T; all: tools/performance_page.py --all
+bench: setup ## measure CrossFormer-S beside Swin-T: time and memory
 	$(PYTHON_IN_VENV) tools/benchmark.py s --against swin_t --mode inference train --size 512x640 --rounds 5

@@ -4,13 +4,13 @@ Each has a test in ``tests/test_compat.py`` that fails with the name that was re
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 import torch
 from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
@@ -108,3 +108,8 @@ def has_fast_bfloat16() -> bool:
 def is_build_frame(frame: FrameType) -> bool:
     """Whether a frame of a traceback is mmengine's ``build_from_cfg``, which has the config in ``cfg``."""
     return frame.f_code is build_from_cfg.__code__
+
+
+def without_data() -> AbstractContextManager:
+    """Inside it tensors have shapes and no values: nothing is computed, and no memory taken for new ones."""
+    return FakeTensorMode(allow_non_fake_inputs=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from crossformer_mm.data.label_folders import LabelFolder
 from mmengine.config import Config
 
 from crossformer_mm.data.datasets import palette
 from crossformer_mm.data.label_check import LabelRule, inspect_labels
+from crossformer_mm.data.label_folders import LabelFolder
 from crossformer_mm.data.shapes import write_ade20k
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.check import check_dataset, check_parser, draw_labels

@@ -19,6 +19,7 @@ from crossformer_mm import compat
         'torch._C._get_tracing_state',
         'torch._C._set_tracing_state',
         'torch._subclasses.fake_tensor.FakeTensor',
+        'torch._subclasses.fake_tensor.FakeTensorMode',
         'torch.autograd.forward_ad._current_level',
         'torch.nn.modules.module._has_any_global_hook',
         'torch.utils._python_dispatch._disable_current_modes',
@@ -95,3 +96,11 @@ def test_autocast_of_a_device_that_has_none() -> None:
     assert not compat.autocast_is_on(torch.device('meta'))
     with torch.autocast('cpu', torch.bfloat16):
         assert compat.autocast_is_on(torch.device('cpu'))
+
+
+def test_without_data_nothing_is_computed() -> None:
+    weight = torch.ones(3, 5)
+    with compat.without_data():
+        product = torch.ones(10**6, 10**6, 3) @ weight  # 12 TB
+    assert product.shape == (10**6, 10**6, 5)
+    assert not compat.is_dense(product)

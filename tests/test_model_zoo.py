@@ -1,33 +1,50 @@
-"""The page of models: up to date, complete, and in agreement with what was published."""
+"""The page and the index of models: up to date, complete, and in agreement with what was published."""
 
 import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import mmengine
 import pytest
 from conftest import CONFIGS, groups_of
 from mmengine.config import Config
 
+from crossformer_mm.engine import cli
+from crossformer_mm.engine.benchmark import GROUPS
 from crossformer_mm.engine.flops import usual_shape
-from crossformer_mm.engine.model_zoo import LARGE_GROUPS, PUBLISHED, config_names, page, row
+from crossformer_mm.engine.model_zoo import (
+    PAPERS,
+    PUBLISHED,
+    Model,
+    config_names,
+    model_zoo_parser,
+    write_model_zoo,
+)
 from crossformer_mm.models.arch import ARCHS
-from crossformer_mm.utils.errors import UserError
 
-PAGE = (CONFIGS.parent / 'docs' / 'model_zoo.md').read_text(encoding='utf-8')
+PROJECT = CONFIGS.parent
+PAGE = (PROJECT / 'docs' / 'model_zoo.md').read_text(encoding='utf-8')
+INDEX = mmengine.load(PROJECT / 'model-index.yml')
+ENTRIES = {entry['Name']: entry for entry in INDEX['Models']}
 ROWS = {line.split('`')[1]: line for line in reversed(PAGE.splitlines()) if line.startswith('| `')}
 
 
 def cells(name: str) -> list[str]:
-    """Of a config's line in the first table, its figures."""
+    """The figures in a config's row of the page."""
     return [cell.strip() for cell in ROWS[name].split('|')[2:-1]]
 
 
-def test_every_config_has_a_line() -> None:
+def test_every_config_has_a_row_and_an_entry() -> None:
     demos = {path.stem for path in CONFIGS.glob('demo*.py')}
     models = {path.stem for path in CONFIGS.glob('*.py')}
     assert set(ROWS) == set(config_names(CONFIGS)) == models - demos
     assert set(ROWS) >= set(PUBLISHED)
+    assert list(ENTRIES) == config_names(CONFIGS)
+    assert all((PROJECT / entry['Config']).is_file() for entry in ENTRIES.values())
+    collections = [collection['Name'] for collection in INDEX['Collections']]
+    assert collections == [*PAPERS]
+    assert {entry['In Collection'] for entry in ENTRIES.values()} == set(collections)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +56,28 @@ def test_every_config_has_a_line() -> None:
         'upernet_crossformer_s',
     ],
 )
-def test_lines_are_up_to_date(name: str) -> None:
-    assert row(CONFIGS, name) == ROWS[name]
+def test_rows_and_entries_are_up_to_date(name: str) -> None:
+    model = Model(CONFIGS, name)
+    assert model.row() == ROWS[name]
+    assert model.entry() == ENTRIES[name]
 
 
 @pytest.mark.slow
-def test_page_is_up_to_date() -> None:
-    assert page(CONFIGS) == PAGE
+def test_both_files_are_up_to_date(tmp_path: Path) -> None:
+    words = ['--configs', str(CONFIGS), '--out', str(tmp_path / 'p.md'), '--index', str(tmp_path / 'i.yml')]
+    assert cli.run(model_zoo_parser(), write_model_zoo, words) == 0
+    assert (tmp_path / 'p.md').read_text('utf-8') == PAGE
+    assert (tmp_path / 'i.yml').read_text('utf-8') == (PROJECT / 'model-index.yml').read_text('utf-8')
+
+
+@pytest.mark.parametrize('name', ENTRIES)
+def test_entries_agree_with_the_page(name: str) -> None:
+    parameters, *_, score, second = cells(name)
+    assert f'{ENTRIES[name]["Metadata"]["Parameters"] / 1e6:.1f}' == parameters
+    results = ENTRIES[name].get('Results', [])
+    figures = [f'{figure:.1f}' for result in results for figure in result['Metrics'].values()]
+    assert figures == [figure for figure in (score, second) if figure]
+    assert bool(results) == (name in PUBLISHED)
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -58,7 +90,7 @@ def test_parameters_agree_to_the_printed_digit(name: str) -> None:
 
 
 def pairs(sides: list[int], span: float, interval: int) -> int:
-    """Pairs of tokens in one group, on a map of these sides."""
+    """Pairs of tokens in the same group, on a map with these sides."""
     axes = [Counter((i // span, i % interval) for i in range(side)).values() for side in sides]
     return math.prod(sum(tokens**2 for tokens in axis) for axis in axes)
 
@@ -79,19 +111,14 @@ def padding(cfg: Config, group_sizes: list[int], intervals: list[int]) -> float:
 
 @pytest.mark.parametrize('name', [name for name in PUBLISHED if PUBLISHED[name].multiply_adds])
 def test_excess_of_published_multiply_adds_is_padding(name: str, config: Callable[[str], Config]) -> None:
-    """And the small terms, which are 0.1 to 0.5; the page rounds to 0.1, or 0.1 %."""
+    """Beside the small terms, which are 0.1 to 0.5; the page rounds to 0.1, or 0.1 %."""
     cfg, published = config(name), PUBLISHED[name]
     group_sizes, intervals, layout = groups_of(cfg)
     _, counted, _, printed, excess, *_ = cells(name)
     assert (layout, float(printed)) == ('map', published.multiply_adds)
     assert excess.endswith('% *') == published.large_groups
     if published.large_groups:
-        group_sizes, intervals = LARGE_GROUPS.values()
+        group_sizes, intervals = GROUPS['large'].values()
         counted = published.multiply_adds / (1 + float(excess.removesuffix('% *')) / 100)
     small = published.multiply_adds - float(counted) - padding(cfg, group_sizes, intervals)
     assert -0.1 < small < 0.7
-
-
-def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f'{tmp_path}: no configs of models there'):
-        page(tmp_path)

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Measure speed and memory of networks side by side: see --help."""
 
-from crossformer_mm.engine import cli
-from crossformer_mm.engine.benchmark.run import benchmark, benchmark_parser
+from crossformer_mm.engine import benchmark, cli
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(benchmark_parser(), benchmark))
+    raise SystemExit(cli.run(benchmark.benchmark_parser(), benchmark.run_benchmark))

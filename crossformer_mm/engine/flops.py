@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-adds of the whole and of its parts."""
+"""``tools/get_flops.py``: count the parameters and multiply-adds of a model and of its parts."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -10,129 +10,27 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..compat import CPU_ATTENTION
+from ..compat import CPU_ATTENTION, without_data
 from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
-from .config import CONFIG_HELP, load_config
+from .config import CONFIG_HELP, add_cfg_options, load_config
 
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192
 RULE = (
     'The rule: multiply-adds of convolutions, linear layers and the two products of attention, for one image'
-    f' of the given size; a two-stage model classifies {PROPOSALS} proposals and draws {MASKS} masks, in each'
-    ' of its stages; an auxiliary head, which runs in training alone, has a line of its own and is not in the'
-    ' multiply-adds of the whole. Norms, activations, interpolation, the sampling of regions and what follows'
-    ' the heads are not counted.'
+    f' of the given size. A two-stage model classifies {PROPOSALS} proposals and draws {MASKS} masks in each'
+    ' of its stages. An auxiliary head, which only training uses, has a line of its own and is left out of'
+    " the whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing"
+    ' are not counted.'
 )
-# The sizes, height and width, that papers count at, by the toolbox that a config is for.
+# Height and width of the image that papers count at, by a config's default scope.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024)}
 _TRAINING_ONLY = 'auxiliary_head'
-_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', _TRAINING_ONLY)  # they see the maps of the neck
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a part of a model costs.
-
-    Attributes:
-        name: Where it is in the model.
-        parameters: How many numbers it learns.
-        multiply_adds: For one image.
-    """
-
-    name: str
-    parameters: int
-    multiply_adds: int
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config.
-
-    Args:
-        cfg: The config.
-
-    Returns:
-        The model in evaluation mode, with BN in place of SyncBN, which asks for several processes.
-
-    Raises:
-        UserError: The config has no model, or one that does not build.
-    """
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
-        raise UserError(
-            f'{cfg.filename} has no model with a backbone; give a config such as "crossformer configs" lists'
-        )
-    return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
-
-
-def usual_shape(cfg: Config) -> tuple[int, int]:
-    """The size of image that models like a config's are counted at in papers.
-
-    Args:
-        cfg: The config.
-
-    Returns:
-        Height and width in pixels: :data:`SHAPES`, a detector's where the config names no toolbox.
-    """
-    return SHAPES.get(cfg.get('default_scope'), SHAPES['mmdet'])
-
-
-def count(model: nn.Module, height: int, width: int) -> list[Part]:
-    """Count a detector or a segmentor, part by part.
-
-    Args:
-        model: The model, as :func:`build_model` gives it.
-        height: Pixels of the image, as the backbone gets it.
-        width: The same.
-
-    Returns:
-        Its backbone, neck and heads, then the whole, without the multiply-adds of an auxiliary head.
-
-    Raises:
-        UserError: The size is not allowed, or the model has parts that this does not know how to run.
-    """
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise UserError(
-            f'--shape {height} {width}: give a height and a width of at least 1 pixel,'
-            f' and at most {MAX_PIXELS} pixels in all'
-        )
-    _check_parts(model)
-    # Fake tensors have shapes and no values: nothing is computed, and no memory taken.
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        parts = list(_count_parts(model, torch.empty(1, IMAGE_CHANNELS, height, width)))
-    multiply_adds = sum(part.multiply_adds for part in parts if part.name != _TRAINING_ONLY)
-    return [*parts, Part('whole model', _parameters(model), multiply_adds)]
-
-
-def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter of FLOPs, which also knows CPUs' fused attention; a multiply-add is two FLOPs."""
-    return FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops})
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Of the shapes (B, h, N, d), (B, h, M, d) and (B, h, M, e)."""
-    B, h, N, d = query
-    return 2 * B * h * N * key[2] * (d + value[3])
-
-
-def table(parts: Sequence[Part]) -> str:
-    """Lay parts out for reading.
-
-    Args:
-        parts: What :func:`count` returned.
-
-    Returns:
-        A line each, under a line of headings.
-    """
-    lines = [f'{"":<20}{"parameters":>14}{"multiply-adds":>16}']
-    for part in parts:
-        parameters, multiply_adds = f'{part.parameters / 1e6:.3f} M', f'{part.multiply_adds / 1e9:.2f} G'
-        lines.append(f'{part.name:<20}{parameters:>14}{multiply_adds:>16}')
-    return '\n'.join(lines)
+_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', _TRAINING_ONLY)  # they run on the neck's maps
 
 
 def flops_parser() -> argparse.ArgumentParser:
@@ -148,13 +46,7 @@ def flops_parser() -> argparse.ArgumentParser:
         metavar=('H', 'W'),
         help='height and width of the image in pixels (800 1280 for detectors, 1024 1024 for segmentors)',
     )
-    options.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings to change, e.g. model.backbone.group_sizes=(14,14,7,7)',
-    )
+    add_cfg_options(options)
     return options
 
 
@@ -173,14 +65,114 @@ def print_flops(options: argparse.Namespace) -> None:
     print(f'{options.config}, one image of {height}×{width} pixels\n\n{table(parts)}\n\n{RULE}')
 
 
+@dataclass(frozen=True)
+class Part:
+    """The cost of a part of a model.
+
+    Attributes:
+        name: The attribute of the model that holds the part.
+        parameters: Number of parameters.
+        multiply_adds: Number of multiply-adds for one image.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        The model in evaluation mode, with BN in place of SyncBN, which needs several processes.
+
+    Raises:
+        UserError: The config has no model, or its model does not build.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
+        raise UserError(
+            f'{cfg.filename} has no model with a backbone; give a config such as "crossformer configs" lists'
+        )
+    return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
+
+
+def usual_shape(cfg: Config) -> tuple[int, int]:
+    """The image size at which papers count models like that of a config.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        Height and width in pixels; those of detectors if the config has no default scope.
+    """
+    return SHAPES.get(cfg.get('default_scope'), SHAPES['mmdet'])
+
+
+def count(model: nn.Module, height: int, width: int) -> list[Part]:
+    """Count a detector or a segmentor, part by part.
+
+    Args:
+        model: The model, as :func:`build_model` gives it.
+        height: Height in pixels of the image that enters the backbone.
+        width: Width of that image in pixels.
+
+    Returns:
+        Its backbone, neck and heads, then the whole model, without the multiply-adds of an auxiliary head.
+
+    Raises:
+        UserError: The size is not allowed, or the model has parts that cannot be counted.
+    """
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise UserError(
+            f'--shape {height} {width}: give a height and a width of at least 1 pixel,'
+            f' and at most {MAX_PIXELS} pixels in all'
+        )
+    _check_parts(model)
+    with torch.no_grad(), without_data():
+        parts = list(_count_parts(model, torch.empty(1, IMAGE_CHANNELS, height, width)))
+    multiply_adds = sum(part.multiply_adds for part in parts if part.name != _TRAINING_ONLY)
+    return [*parts, Part('whole model', _parameters(model), multiply_adds)]
+
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter of FLOPs, extended by fused attention on CPUs; a multiply-add is two FLOPs."""
+    return FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops})
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Of the shapes (B, h, N, d), (B, h, M, d) and (B, h, M, e)."""
+    B, h, N, d = query
+    return 2 * B * h * N * key[2] * (d + value[3])
+
+
+def table(parts: Sequence[Part]) -> str:
+    """Lay parts out as a table.
+
+    Args:
+        parts: What :func:`count` returned.
+
+    Returns:
+        A line of headings, and a line for each part.
+    """
+    lines = [f'{"":<20}{"parameters":>14}{"multiply-adds":>16}']
+    for part in parts:
+        parameters, multiply_adds = f'{part.parameters / 1e6:.3f} M', f'{part.multiply_adds / 1e9:.2f} G'
+        lines.append(f'{part.name:<20}{parameters:>14}{multiply_adds:>16}')
+    return '\n'.join(lines)
+
+
 def _check_parts(model: nn.Module) -> None:
-    """Nothing that learns may be left out without a word."""
+    """Refuse a model with parameters in parts that would not be counted."""
     known = {'backbone', 'neck', *_DENSE_HEADS, 'roi_head'}
     unknown = [name for name, part in model.named_children() if name not in known and _parameters(part)]
     if unknown or not hasattr(model, 'backbone'):
         raise UserError(
             f'cannot count a {type(model).__name__} with {", ".join(unknown) or "no backbone"}:'
-            f' only models of {", ".join(sorted(known))} can be'
+            f' only {", ".join(sorted(known))} can be counted'
         )
 
 
@@ -201,20 +193,20 @@ def _count_parts(model: nn.Module, image: Tensor) -> Iterator[Part]:
 
 
 def _run(name: str, module: nn.Module, inputs: Any) -> tuple[Part, Any]:
-    """A part's cost, and its outputs for the next."""
+    """The cost of a part, and its outputs for the next."""
     with flop_counter() as counter:
         outputs = module(inputs)
     return Part(name, _parameters(module), counter.get_total_flops() // 2), outputs
 
 
 def _count_heads(name: str, heads: nn.Module, maps: Any) -> Part:
-    """A head on maps, or a list of them: a segmentor may have several auxiliary heads."""
+    """One or several heads on maps: a segmentor may have several auxiliary heads."""
     multiply_adds = sum(_run(name, head, maps)[0].multiply_adds for head in _as_list(heads))
     return Part(name, _parameters(heads), multiply_adds)
 
 
 def _count_regions(name: str, heads: nn.Module, extractors: nn.Module, regions: int) -> Part:
-    """Heads on regions of the maps: a cascade has one a stage, in lists."""
+    """Heads on regions of the maps; a cascade has one for each stage, in a list."""
     multiply_adds = 0
     for head, extractor in zip(_as_list(heads), _as_list(extractors), strict=True):
         size = extractor.roi_layers[0].output_size

@@ -24,7 +24,7 @@ from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder, write_atomically
 from ..utils.progress import progress_bar
-from .config import CONFIG_HELP
+from .config import CONFIG_HELP, add_cfg_options
 from .inferencer import is_segmentor, open_inferencer, predict
 
 _THINNEST = 100  # longer side over shorter side; beyond, resizing would leave less than a pixel
@@ -51,9 +51,7 @@ def inference_parser() -> argparse.ArgumentParser:
         '--batch-size', type=int, default=1, metavar='N', help='images per batch (%(default)s)'
     )
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings to change in the config'
-    )
+    add_cfg_options(parser)
     return parser
 
 

@@ -1,18 +1,33 @@
-"""The page of all models: what each costs, counted here, beside what its authors published."""
+"""``tools/model_zoo.py``: what every config's model costs, beside what its authors published.
 
+It writes the page ``docs/model_zoo.md``, and ``model-index.yml``, which OpenMMLab's tools search.
+"""
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..models.crossformer import ARCHS
+import mmengine
+from mmengine.config import Config
+
+from ..models.arch import ARCHS
 from ..utils.errors import UserError
+from ..utils.files import check_free, write_atomically
+from ..utils.progress import progress_bar
+from .benchmark import GROUPS
 from .config import load_config
-from .flops import RULE, SHAPES, build_model, count, usual_shape
+from .flops import RULE, SHAPES, Part, build_model, count, usual_shape
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTORS = ('fpn', 'upernet')
 VARIANTS = ('', '_3x', '_g14', '_pgs')
-LARGE_GROUPS = {'group_sizes': [14, 14, 7, 7], 'intervals': [16, 8, 2, 1]}
+AUTHORS = 'https://github.com/cheerss/CrossFormer'
+PAPERS = {
+    'CrossFormer': 'https://arxiv.org/abs/2108.00154',
+    'CrossFormer++': 'https://arxiv.org/abs/2303.06908',
+}
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,48 @@ PUBLISHED = {
 }
 
 
-def config_names(configs: Path, kinds: Sequence[str] = DETECTORS + SEGMENTORS) -> list[str]:
-    """The configs that have a row, in the order of the page.
+def model_zoo_parser() -> argparse.ArgumentParser:
+    """The options of ``tools/model_zoo.py``."""
+    parser = argparse.ArgumentParser(
+        description='Count the models of all configs, and write the page and the index of them (two minutes).'
+    )
+    parser.add_argument(
+        '--configs', type=Path, default=Path('configs'), help='the folder of configs (configs)'
+    )
+    for option, default, what in (
+        ('--out', 'docs/model_zoo.md', 'page'),
+        ('--index', 'model-index.yml', 'index'),
+    ):
+        parser.add_argument(option, type=Path, default=Path(default), help=f'the {what} ({default})')
+    return parser
+
+
+def write_model_zoo(options: argparse.Namespace) -> None:
+    """Count all models, and replace the page and the index.
+
+    Args:
+        options: What :func:`model_zoo_parser` parsed.
+
+    Raises:
+        UserError: The folder holds no configs, one of them does not work, or a file cannot be written.
+    """
+    for option, path in (('--out', options.out), ('--index', options.index)):
+        if not path.parent.is_dir():
+            raise UserError(f'{option} {path}: there is no folder {path.parent}; create it first')
+        check_free(path, overwrite=True)
+    names = config_names(options.configs)
+    with progress_bar() as bar:
+        models = [Model(options.configs, name) for name in bar.track(names, description='models')]
+    for path, text in ((options.out, page(models)), (options.index, index(models))):
+        write_atomically(path, lambda part, text=text: part.write_text(text, 'utf-8'), overwrite=True)
+        print(f'wrote {path}')
+
+
+def config_names(configs: Path) -> list[str]:
+    """List the configs that have a row, in the order of the page.
 
     Args:
         configs: The folder of configs.
-        kinds: What their names begin with.
 
     Returns:
         Their names, without the suffix.
@@ -76,103 +127,155 @@ def config_names(configs: Path, kinds: Sequence[str] = DETECTORS + SEGMENTORS) -
     """
     stems = {path.stem for path in configs.glob('*.py')}
     # of each kind and arch the plain config first, then its variants
-    prefixes = [f'{kind}_crossformer_{arch}' for kind in kinds for arch in ARCHS]
+    prefixes = [f'{kind}_crossformer_{arch}' for kind in DETECTORS + SEGMENTORS for arch in ARCHS]
     names = [prefix + variant for prefix in prefixes for variant in VARIANTS if prefix + variant in stems]
     if not names:
         raise UserError(f'{configs}: no configs of models there; name the folder that holds them')
     return names
 
 
-def row(configs: Path, name: str) -> str:
-    """A config's line in its table."""
-    cfg = load_config(configs / f'{name}.py')
-    *_, whole = count(build_model(cfg), *usual_shape(cfg))
-    here = [f'{whole.parameters / 1e6:.1f}', f'{whole.multiply_adds / 1e9:.1f}']
-    published = PUBLISHED.get(name)
-    if published is None:
-        return _line(f'`{name}`', *here, *[''] * 5)
-    if published.large_groups:
-        cfg.model.backbone.update(LARGE_GROUPS)
-        *_, whole = count(build_model(cfg), *usual_shape(cfg))
-    return _line(f'`{name}`', *here, *_published_cells(published, whole.multiply_adds / 1e9))
-
-
-def page(configs: Path) -> str:
-    """Write ``docs/model_zoo.md`` anew.
+class Model:
+    """The model of a config, counted, and what was published of it.
 
     Args:
         configs: The folder of configs.
-
-    Returns:
-        The page's text.
+        name: The config's name.
 
     Raises:
-        UserError: The folder holds no configs, or one of them does not work.
+        UserError: The config does not work.
     """
-    detectors, segmentors = (
-        '\n'.join(row(configs, name) for name in config_names(configs, kinds))
-        for kinds in (DETECTORS, SEGMENTORS)
-    )
+
+    def __init__(self, configs: Path, name: str) -> None:
+        cfg = load_config(configs / f'{name}.py')
+        self.name = name
+        self.is_detector = name.startswith(DETECTORS)
+        self.published = PUBLISHED.get(name)
+        self.counted = self.comparable = _count_whole(cfg)
+        if self.published and self.published.large_groups:
+            cfg.model.backbone.update(GROUPS['large'])
+            self.comparable = _count_whole(cfg)
+
+    def row(self) -> str:
+        """The line of the page's table."""
+        cells = [f'`{self.name}`', f'{self.counted.parameters / 1e6:.1f}']
+        cells += [f'{self.counted.multiply_adds / 1e9:.1f}', *self._published_cells()]
+        return f'| {" | ".join(cells)} |'
+
+    def _published_cells(self) -> list[str]:
+        """The published figures, and how far the multiply-adds exceed those counted with the same groups."""
+        published = self.published
+        if published is None:
+            return [''] * 5
+        figures = (published.parameters, published.multiply_adds, published.score, published.second)
+        parameters, multiply_adds, *scores = ['' if figure is None else f'{figure:.1f}' for figure in figures]
+        if published.misprint:
+            parameters += ' (a misprint)'
+        excess = ''
+        if published.multiply_adds:
+            excess = f'{1e9 * published.multiply_adds / self.comparable.multiply_adds - 1:+.1%}'
+            excess += ' *' * published.large_groups
+        return [parameters, multiply_adds, excess, *scores]
+
+    def entry(self) -> dict[str, Any]:
+        """The index's entry, as plain data."""
+        return {
+            'Name': self.name,
+            'In Collection': 'CrossFormer++' if '_pp_' in self.name else 'CrossFormer',
+            'Config': f'configs/{self.name}.py',
+            'Metadata': {
+                'Training Data': 'COCO' if self.is_detector else 'ADE20K',
+                'Parameters': self.counted.parameters,
+            },
+            **({'Results': self._results(self.published)} if self.published else {}),
+            # mim takes what follows the last slash for a file to download: here, none.
+            'Weights': f'{AUTHORS}/',
+        }
+
+    def _results(self, published: Published) -> list[dict[str, Any]]:
+        if self.is_detector:
+            rows = [('Object Detection', 'COCO', {'box AP': published.score})]
+            rows += [('Instance Segmentation', 'COCO', {'mask AP': published.second})]
+        else:
+            metrics = {'mIoU': published.score, 'mIoU at six scales': published.second}
+            rows = [('Semantic Segmentation', 'ADE20K', metrics)]
+        results = []
+        for task, dataset, metrics in rows:
+            known = {name: figure for name, figure in metrics.items() if figure is not None}
+            if known:
+                results.append({'Task': task, 'Dataset': dataset, 'Metrics': known})
+        return results
+
+
+def _count_whole(cfg: Config) -> Part:
+    return count(build_model(cfg), *usual_shape(cfg))[-1]
+
+
+def page(models: Sequence[Model]) -> str:
+    """The text of ``docs/model_zoo.md``."""
+    detectors = '\n'.join(model.row() for model in models if model.is_detector)
+    segmentors = '\n'.join(model.row() for model in models if not model.is_detector)
     return _PAGE.format(detectors=detectors, segmentors=segmentors)
 
 
-def _published_cells(published: Published, counted: float) -> list[str]:
-    """The published figures, and how far the multiply-adds exceed those counted with the groups that fit."""
-    figures = (published.parameters, published.multiply_adds, published.score, published.second)
-    parameters, multiply_adds, *scores = ['' if figure is None else f'{figure:.1f}' for figure in figures]
-    if published.misprint:
-        parameters += ' (a misprint)'
-    excess = ''
-    if published.multiply_adds:
-        excess = f'{published.multiply_adds / counted - 1:+.1%}' + ' *' * published.large_groups
-    return [parameters, multiply_adds, excess, *scores]
+def index(models: Sequence[Model]) -> str:
+    """The text of ``model-index.yml``."""
+    collections = [{'Name': name, 'Paper': url, 'README': AUTHORS} for name, url in PAPERS.items()]
+    content = {
+        'Collections': collections,
+        'Models': [model.entry() for model in models],
+    }
+    return _INDEX_HEADING + mmengine.dump(content, file_format='yaml', sort_keys=False)
 
 
-def _line(*cells: str) -> str:
-    return f'| {" | ".join(cells)} |'
-
+_INDEX_HEADING = """\
+# Written by tools/model_zoo.py. Parameters are counted here; AP and mIoU are published by the authors, and
+# have not been reproduced here. Weights is the page that links the weights: they have no direct address.
+"""
 
 _PAGE = f"""# Models
 
 Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
 **Parameters and multiply-adds are counted here**, by the rule below; `python tools/get_flops.py CONFIG`
-splits them into backbone, neck and heads, at any size of image. **What is called published is the authors'**
-(their README), from ImageNet weights. AP and mIoU have not been reproduced here, which takes eight GPUs.
+lists them by backbone, neck and heads, at any image size. **The columns called "published" are the authors'
+figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here, which
+would take eight GPUs.
 
 The published multiply-adds exceed the counted ones (column "excess") because the authors' code computes on
 maps padded to multiples of G or I, while this network pads nothing, and because their figures include small
-terms, such as biases and activations.
+terms such as biases and activations.
 
 ## Detection on COCO, one image of {SHAPES['mmdet'][1]}×{SHAPES['mmdet'][0]}
 
-Parameters in millions, multiply-adds in units of 10⁹ ("FLOPs G" in papers).
+Parameters are in millions, multiply-adds in units of 10⁹ ("FLOPs G" in papers).
 
 | config | parameters | multiply-adds | published: parameters | multiply-adds | excess | box AP | mask AP |
 |---|---|---|---|---|---|---|---|
 {{detectors}}
 
-\\* The published figure fits large groups and the config has standard ones: the excess is over large groups.
+\\* The published figure fits large groups, while the config has standard ones: the excess is over the model
+with large groups.
 
-`t`, `s`, `b`, `l` are CrossFormer, `pp_…` CrossFormer++. 1x is 12 epochs, `_3x` 36 with multi-scale training.
-Groups are standard (7 7 7 7, intervals 8 4 2 1) but for `_g14` (large: 14 14 7 7, intervals 16 8 2 1) and
-`_pgs` (progressive: 4 4 14 7, intervals 4 2 1 1). Groups of long distance attention span the map, which the
-published multiply-adds fit; those of `_pgs` span macro-windows (`long_distance='window'`), as in the released
-++ classifiers. Neither changes a weight's shape: one checkpoint serves all.
+`t`, `s`, `b` and `l` are CrossFormer, `pp_…` is CrossFormer++. The schedule is 1x (12 epochs), in configs
+called `_3x` 36 epochs with multi-scale training. Groups are standard (7 7 7 7, intervals 8 4 2 1) except in
+`_g14` (large: 14 14 7 7, intervals 16 8 2 1) and `_pgs` (progressive: 4 4 14 7, intervals 4 2 1 1). Groups of
+long distance attention span the whole map, which agrees with the published multiply-adds; those of `_pgs`
+span macro-windows (`long_distance='window'`), as in the released ++ classifiers. Neither setting changes the
+shape of a weight, so one checkpoint fits all.
 
 {RULE}
 
 ## Segmentation on ADE20K, one image of {SHAPES['mmseg'][1]}×{SHAPES['mmseg'][0]}
 
-`fpn_…` is Semantic FPN, 80k iterations, `upernet_…` UPerNet, 160k; mIoU at one scale, and at six scales and
-flipped. Groups are large in Semantic FPN with CrossFormer-S and -L, as in the authors' configs, and standard
-in all others. UPerNet's parameters are those of training, with its auxiliary head; its multiply-adds are
-those of a prediction, without it.
+`fpn_…` is Semantic FPN, trained for 80k iterations, `upernet_…` is UPerNet, trained for 160k. The columns of
+mIoU are at one scale, and at six scales with flipping. Groups are large in Semantic FPN with CrossFormer-S
+and -L, as in the authors' configs, and standard in all others. UPerNet's parameters include the auxiliary
+head, which only training uses; its multiply-adds do not.
 
 | config | parameters | multiply-adds | published: parameters | multiply-adds | excess | mIoU | six scales |
 |---|---|---|---|---|---|---|---|
 {{segmentors}}
 
-Misprints: RetinaNet with CrossFormer++-S is published with the parameters of CrossFormer-S, and UPerNet with
-CrossFormer++-B, which has 83.645 M, with 83.7.
+Two published parameter counts are misprints: RetinaNet with CrossFormer++-S has that of CrossFormer-S, and
+UPerNet with CrossFormer++-B, which has 83.645 M, is given as 83.7.
 """
