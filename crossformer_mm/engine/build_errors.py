@@ -34,7 +34,7 @@ def build_error(error: Exception, cfg: Config) -> str | None:
     if frame is None:
         return None
     text = _of_part(error, frame, cfg) if is_build_frame(frame) else _of_method(error, frame, cfg)
-    return ' '.join(text.split())
+    return ' '.join(f'{cfg.filename}: {text}'.split())
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:
@@ -66,7 +66,7 @@ def _of_method(error: Exception, frame: FrameType, cfg: Config) -> str:
     """Explain an error in one of Runner's own methods by the argument that it was called with."""
     arguments = [name for name in inspect.getargs(frame.f_code).args if name != 'self']
     if not arguments or frame.f_code.co_name == '__init__':
-        return f'{cfg.filename}: {_reason(error)}'
+        return _reason(error)
     part = frame.f_locals.get(arguments[0])
     name = _find(cfg, part)[0] if isinstance(part, dict) else f'{arguments[0]}={part!r:.60}'
     known = {found for scope in _REGISTRIES for found in _names(scope)}
@@ -116,9 +116,9 @@ def _nearest(word: Any, known: set[str]) -> str:
 def _find(cfg: Config, part: Any) -> tuple[str, dict]:
     """The setting that a part was built from: MMEngine may have added or removed arguments."""
     if not isinstance(part, dict):
-        return str(cfg.filename), {}
+        return repr(part)[:60], {}
     same_type = [(name, node) for name, node in _nodes(cfg) if node.get('type') == part.get('type')]
-    return max(same_type, key=lambda item: _shared(item[1], part), default=(str(cfg.filename), part))
+    return max(same_type, key=lambda item: _shared(item[1], part), default=(part.get('type', 'a part'), part))
 
 
 def _shared(node: dict, part: dict) -> tuple[int, int]:
