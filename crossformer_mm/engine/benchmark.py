@@ -24,6 +24,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from torch import nn
 from torch.utils.benchmark import timer
 
@@ -34,7 +35,7 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder, check_free, write_atomically
 from ..utils.progress import progress_bar
 from ..version import __version__
-from .config import quiet_imports
+from .config import config_folder, quiet_imports
 from .flops import flop_counter
 from .inferencer import check_device
 
@@ -44,11 +45,9 @@ SWINS: dict[str, dict[str, Any]] = {  # as published and as in MMDetection's con
     'swin_b': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path_rate=0.3),
 }
 NETWORKS = (*ARCHS, *SWINS)
-GROUPS: dict[str, dict[str, Any]] = {  # the papers' settings
-    'standard': {'group_sizes': (7, 7, 7, 7), 'intervals': (8, 4, 2, 1)},
-    'large': {'group_sizes': (14, 14, 7, 7), 'intervals': (16, 8, 2, 1)},
-    'progressive': {'group_sizes': (4, 4, 14, 7), 'intervals': (4, 2, 1, 1)},
-}
+# The papers' settings, by the names of the variants.
+_GROUPS = Config.fromfile(config_folder() / '_base_' / 'groups.py').items()
+GROUPS: dict[str, dict[str, Any]] = {name.removesuffix('_groups'): value for name, value in _GROUPS}
 VARIANTS = (*GROUPS, *LAYOUTS, 'cp', 'compile')
 LONGEST_SIDE = 16384
 WARM_UP_STEPS = 2
