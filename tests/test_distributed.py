@@ -397,6 +397,50 @@ def test_the_process_that_failed_first_is_named(codes: list[int], line: str) -> 
     assert failure_line(failures).startswith(line)
 
 
+LAUNCHED = """
+import argparse, atexit, logging
+from torch.utils.data import DataLoader
+from crossformer_mm.engine import cli
+
+class Finalised:
+    def __del__(self):
+        print('finalised')
+
+def main(options):
+    atexit.register(print, 'exit function')
+    logging.basicConfig(filename='log.txt')
+    logging.error('logged')
+    kept.all = Finalised(), iter(DataLoader(range(9), num_workers=1, persistent_workers=True))
+    print('printed')
+    return {'status': lambda: 7, 'bug': lambda: 1 / 0}[options.how]()
+
+parser = argparse.ArgumentParser()
+parser.add_argument('how')
+parser.add_argument('--launcher')
+kept = argparse.Namespace()
+raise SystemExit(cli.run(parser, main))
+"""
+
+
+@pytest.mark.parametrize(('how', 'status'), [('status', 7), ('bug', 1)])
+def test_one_of_several_processes_exits_without_finalising(how: str, status: int, tmp_path: Path) -> None:
+    """Finalisation aborts a process whose gloo threads still run; all that Python writes is written."""
+    (tmp_path / 'launched.py').write_text(LAUNCHED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / 'launched.py'), how, '--launcher', 'pytorch'],
+        cwd=tmp_path,
+        env={**os.environ, 'RANK': '0', 'PYTHONPATH': str(TESTS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines() == ['printed', 'exit function']
+    assert ('ZeroDivisionError' in done.stderr) == (how == 'bug')
+    assert (tmp_path / 'log.txt').read_text() == 'ERROR:root:logged\n'
+    assert processes_of(tmp_path) == []
+
+
 def test_bn_that_collects_is_agreed_on() -> None:
     frozen = nn.BatchNorm2d(3).eval()
     model = nn.Sequential(nn.BatchNorm2d(2), nn.SyncBatchNorm(2), nn.LayerNorm(2), nn.ModuleList([frozen]))

@@ -1,12 +1,17 @@
 """What every command line of the project does alike: exit statuses, one-line errors, ``--debug``."""
 
 import argparse
+import atexit
+import logging
+import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from ..utils.errors import UserError
 
@@ -31,22 +36,51 @@ def run(
         ``main``'s status; that of a :class:`UserError`, whose message goes to stderr in one line (with
         ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
         one line, to which the interrupt's own message adds.
+
+    One of several processes of a run exits by :func:`exit_immediately`.
     """
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
     options = parser.parse_args(argv)
+    status = 1  # if Python itself reports an error
+    if getattr(options, 'launcher', 'none') != 'none' and 'RANK' in os.environ:
+        atexit.register(lambda: exit_immediately(status))
     try:
         with _sigterm_raises():
-            status = main(options)
-            return status if isinstance(status, int) else 0
+            result = main(options)
+            status = result if isinstance(result, int) else 0
     except UserError as error:
         if options.debug:
             raise
         print(f'error: {error}', file=sys.stderr)
-        return error.status
+        status = error.status
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
         print(*[word, *stop.args], sep='; ', file=sys.stderr)
-        return status
+    return status
+
+
+def exit_immediately(status: int) -> NoReturn:
+    """Exit without finalising the interpreter, which can abort a process that used gloo.
+
+    DistributedDataParallel keeps the process group alive after ``destroy_process_group``. A gloo thread that
+    releases tensors while the interpreter finalises then asks for the GIL, is ended by Python, and takes the
+    process with it: "terminate called without an active exception" (SIGABRT), after a run without an error.
+
+    To be registered with ``atexit`` before the run: the exit functions that the run registers, such as those
+    of logging services, still come first. What Python would do after them is done here: log files and
+    streams are flushed, and worker processes are terminated.
+
+    Args:
+        status: The exit status.
+    """
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+    finally:
+        os._exit(status)
 
 
 @contextmanager
