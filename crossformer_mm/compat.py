@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.data import DataLoader
 
 # What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -90,3 +91,12 @@ def unseen() -> Iterator[None]:
 def sizes(x: Tensor) -> list[int]:
     """The shape of ``x`` in plain numbers; a trace or a compiled program is then of this size."""
     return [len(range(size)) for size in x.shape]  # int() would leave a compiler its symbol
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End the worker processes that a loader keeps between epochs.
+
+    Left to the garbage collector, each of them can block the process for five seconds.
+    """
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()

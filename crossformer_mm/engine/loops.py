@@ -1,12 +1,14 @@
 """mmengine's training loops, which go on after a resume as if they had never stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..compat import end_workers
 from ..utils.errors import UserError
 from .replay import ReplayedLoader, seed_step
 
@@ -34,6 +36,17 @@ def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> Repl
     return ReplayedLoader(loader, runner.seed)
 
 
+@contextmanager
+def workers_ended(runner: Runner) -> Iterator[None]:
+    """End the worker processes of the data loaders after the block, whether or not it raised an error."""
+    try:
+        yield
+    finally:
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                end_workers(loop.dataloader)
+
+
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """``EpochBasedTrainLoop`` that resumes in the middle of an epoch too, to the same weights.
 
@@ -45,6 +58,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, **kwargs: Any) -> None:
         super().__init__(runner, replayed_loader(runner, dataloader), **kwargs)
+
+    def run(self) -> nn.Module:
+        """Train to the last epoch."""
+        with workers_ended(self.runner):
+            return super().run()
 
     def run_epoch(self) -> None:
         """One epoch, or what a checkpoint from the middle of it has left."""
@@ -93,12 +111,13 @@ class ResumableIterLoop(IterBasedTrainLoop):
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
         batches = self.dataloader.endless(self._iter)
-        while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
-            self.run_iter(next(batches))
-            self._decide_current_val_interval()
-            if self._validates():
-                runner.val_loop.run()
+        with workers_ended(runner):
+            while self._iter < self._max_iters and not self.stop_training:
+                runner.model.train()
+                self.run_iter(next(batches))
+                self._decide_current_val_interval()
+                if self._validates():
+                    runner.val_loop.run()
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model

@@ -5,8 +5,11 @@ in the network. No generator's state has to be saved, which could not be done fo
 ahead of the iteration by what they prefetched.
 """
 
+import ctypes
 import random
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,9 +18,8 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .workers import die_with_parent
-
 SAMPLE, STEP = 0, 1  # what a seed is for
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent dies
 
 
 class Draw(NamedTuple):
@@ -138,6 +140,22 @@ class ReplayedDataset(Dataset):
         if name == 'dataset' or name.startswith('__'):  # not there yet while this is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+def die_with_parent(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
+    """Initialise a worker process that does not outlive a run that is killed.
+
+    torch's workers notice within five seconds that their parent is gone, but one that still has a sample to
+    hand over that is larger than a pipe's buffer (64 KB, such as the masks of an image) then waits forever.
+
+    Args:
+        worker_init_fn: The loader's own initialisation of a worker.
+        worker_id: The worker's number.
+    """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
 
 
 class ReplayedLoader(DataLoader):

@@ -32,7 +32,6 @@ from .config import add_options, evaluation_config, is_first_process, training_c
 from .memory import memory_advice, ran_out_of_memory
 from .mixed_precision import bfloat16_is_fast
 from .settings import check_settings
-from .workers import ended_workers
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLASSES_NAMED = 6  # in a message; the others are counted
@@ -99,8 +98,7 @@ def train(options: argparse.Namespace) -> None:
     with _processes(cfg), _explained(cfg):
         runner = Runner.from_cfg(cfg)
         _log_start(runner, cfg, labels, warnings)
-        with ended_workers(runner):
-            runner.train()
+        runner.train()
 
 
 def set_start(cfg: Config) -> list[str]:
