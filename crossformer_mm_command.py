@@ -12,7 +12,6 @@ from importlib.util import find_spec
 COMMANDS = {
     'train': ('train a model', 'runs', 'training_parser', 'train'),
     'test': ('evaluate a checkpoint', 'runs', 'evaluation_parser', 'evaluate'),
-    'launch': ('train or test in several processes', 'launch', 'launcher_parser', 'launch'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
     'check': ('list all that is wrong with a data set', 'check', 'check_parser', 'check_dataset'),

@@ -151,7 +151,7 @@ def test_processes_without_gpus(train_with: Callable[..., Config], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ('launcher', 'start'), [('pytorch', 'crossformer launch'), ('slurm', 'srun'), ('mpi', 'mpirun')]
+    ('launcher', 'start'), [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')]
 )
 def test_a_launcher_that_did_not_launch(
     train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, launcher: str, start: str

@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from ..utils.errors import UserError
+
+OTHERS_WAIT = 3.0  # seconds that processes other than a machine's first wait before they print an error
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,8 +40,10 @@ def run(
         ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
         one line, to which the interrupt's own message adds.
 
-    One of several processes of a run exits by :func:`exit_immediately`.
+    One of several processes of a run exits by :func:`exit_immediately`. Errors that they all have are printed
+    by the first of them alone, since the launcher ends the others while they wait.
     """
+    parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, message))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
     options = parser.parse_args(argv)
     status = 1  # if Python itself reports an error
@@ -51,12 +56,24 @@ def run(
     except UserError as error:
         if options.debug:
             raise
+        _wait_for_first()
         print(f'error: {error}', file=sys.stderr)
-        status = error.status
+        status = 1
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
-        print(*[word, *stop.args], sep='; ', file=sys.stderr)
+        if _is_first():
+            print(*[word, *stop.args], sep='; ', file=sys.stderr)
     return status
+
+
+def _is_first() -> bool:
+    """Whether this process is the first of a run on this machine, or the only one."""
+    return os.environ.get('LOCAL_RANK', '0') == '0'
+
+
+def _wait_for_first() -> None:
+    if not _is_first():
+        time.sleep(OTHERS_WAIT)
 
 
 def exit_immediately(status: int) -> NoReturn:

@@ -28,7 +28,7 @@ from .settings import check_groups
 RESUMABLE_LOOPS = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
 # The variable that a launcher numbers its processes by, and what starts it.
 _LAUNCHERS = {
-    'pytorch': ('RANK', '"crossformer launch"'),
+    'pytorch': ('RANK', 'torchrun or tools/dist_train.sh'),
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }

@@ -27,7 +27,7 @@ from ..data.label_check import LabelReport
 from ..data.label_options import check_labels
 from ..data.options import classes_of
 from ..models.crossformer import CrossFormer
-from ..utils.errors import LostProcessError, UserError
+from ..utils.errors import UserError
 from .config import add_options, evaluation_config, is_first_process, training_config
 from .memory import memory_advice, ran_out_of_memory
 from .mixed_precision import bfloat16_is_fast
@@ -384,15 +384,15 @@ def _processes(cfg: Config) -> Iterator[None]:
         if on_cpu:
             torch.distributed.init_process_group('gloo')
         yield
+        if on_cpu:  # an error is first printed, and ends the connections with this process
+            torch.distributed.destroy_process_group()
     except RuntimeError as error:
         if not lost_process(error):
             raise
-        raise LostProcessError(
+        raise UserError(
             'another process ended, and this one with it; look for the error of that one'
         ) from error
     finally:
-        if on_cpu and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
         signal.signal(signal.SIGTERM, handler)
 
 
