@@ -17,6 +17,5 @@ else
     --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun's own default, which it announces in five lines
-export LOGLEVEL=${LOGLEVEL:-CRITICAL}        # of torchrun, whose traceback at the end says the same again
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$PROCESSES" \
   -m crossformer_mm_command "$COMMAND" "${@:1:${#FILES[@]}}" "${@:${#FILES[@]}+2}" --launcher pytorch
