@@ -10,10 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seg demo-short test test-slow test-all lint doctor bench
 
-help: ## say what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-setup: ## make .venv with the pinned stack (some minutes the first time)
+setup: ## make .venv with the pinned stack (about two minutes the first time)
 	@STACK=$(STACK) tools/setup.sh
 
 demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs/demo/
@@ -22,19 +22,19 @@ demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs
 demo-seg: setup ## the same with Semantic FPN and label maps, into work_dirs/demo-seg/
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn
 
-demo-short: setup ## both demos for a few iterations: that they run, not what they reach
+demo-short: setup ## both demos for a few iterations, to see that they run
 	$(PYTHON_IN_VENV) tools/demo.py --short
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn --short
 
-test: lint ## lint, and all tests but the slow ones
+test: lint ## lint, and all tests except the slow ones
 	$(PYTEST)
 
-test-slow: setup ## the slow tests alone
-	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: no test is marked so
+test-slow: setup ## only the slow tests
+	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: no test was selected
 
 test-all: test test-slow ## lint, and all tests
 
-doctor: setup ## what of the installation works, and what to do where it does not
+doctor: setup ## check the installation
 	$(PYTHON_IN_VENV) tools/doctor.py
 
 lint: setup ## ruff's lint and format

@@ -1,4 +1,4 @@
-"""The command ``crossformer``. Beside the package, which does not import where the stack is broken."""
+"""The command ``crossformer``. Outside the package, which cannot be imported where the stack is broken."""
 
 import argparse
 import difflib
@@ -7,18 +7,18 @@ import runpy
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
-# By its name: what it does, the module that it is in, and there the function for its options and it itself.
+# For each command: what it does, its module in crossformer_mm.engine, and there its parser and its function.
 COMMANDS = {
     'train': ('train a model', 'train', 'training_parser', 'train'),
     'test': ('evaluate a checkpoint', 'test', 'evaluation_parser', 'evaluate'),
-    'launch': ('train or test in several processes', 'launch', 'launcher_parser', 'launch'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
     'check': ('list all that is wrong with a data set', 'check', 'check_parser', 'check_dataset'),
     'flops': ('count parameters and multiply-adds', 'flops', 'flops_parser', 'print_flops'),
     'configs': ('list the configs, or copy one', 'configs', 'configs_parser', 'show_configs'),
-    'doctor': ('say what of the installation works', 'doctor', '', ''),
+    'doctor': ('check the installation', 'doctor', '', ''),
 }
 
 
@@ -38,19 +38,37 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         close = ' or '.join(difflib.get_close_matches(name, COMMANDS)) or ', '.join(COMMANDS)
-        print(f'error: {name}: no such command; did you mean {close}?', file=sys.stderr)
+        print(f'error: unknown command {name}; did you mean {close}?', file=sys.stderr)
         return 2
-    about, module, parser, function = COMMANDS[name]
+    return run(name, options, f'crossformer {name}')
+
+
+def script(name: str) -> int:
+    """Run a command as a script of ``tools/``, with the process's options; returns the exit status."""
+    return run(name, sys.argv[1:], Path(sys.argv[0]).name)
+
+
+def run(name: str, options: Sequence[str], prog: str) -> int:
+    """Run a command.
+
+    Args:
+        name: One of :data:`COMMANDS`.
+        options: Its options.
+        prog: What its help calls it.
+
+    Returns:
+        The exit status.
+    """
+    about, module, parser_name, function = COMMANDS[name]
     if name == 'doctor':
-        argparse.ArgumentParser(prog='crossformer doctor', description=about).parse_args(options)
+        argparse.ArgumentParser(prog=prog, description=about).parse_args(options)
         (folder,) = find_spec('crossformer_mm').submodule_search_locations
         return runpy.run_path(f'{folder}/engine/doctor.py')['main']()
     loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
-    parser = getattr(loaded, parser)()
-    parser.prog = f'crossformer {name}'
-    return importlib.import_module('crossformer_mm.engine.cli').run(
-        parser, getattr(loaded, function), options
-    )
+    parser = getattr(loaded, parser_name)()
+    parser.prog = prog
+    cli = importlib.import_module('crossformer_mm.engine.cli')
+    return cli.run(parser, getattr(loaded, function), options)
 
 
 if __name__ == '__main__':

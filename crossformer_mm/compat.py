@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
+from torch.utils.data import DataLoader
 
 # What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -113,3 +114,12 @@ def is_build_frame(frame: FrameType) -> bool:
 def without_data() -> AbstractContextManager:
     """Inside it tensors have shapes and no values: nothing is computed, and no memory taken for new ones."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End the worker processes that a loader keeps between epochs.
+
+    Left to the garbage collector, each of them can block the process for five seconds.
+    """
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()

@@ -191,10 +191,6 @@ OTHERS = [
     ('convert_checkpoint good.pth', f'{NOWHERE}/out.pth'),
     ('convert_checkpoint good.pth', 'mine.pth'),
     ('doctor', '--fast'),
-    ('dist_run', 'sleep'),
-    ('dist_run', 'train'),
-    ('dist_run train narrow.py', 'none'),
-    ('dist_run test narrow.py good.pth', '0'),
     ('demo', 'classifier'),
     ('demo', '--fast'),
 ]

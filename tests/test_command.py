@@ -36,7 +36,7 @@ def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_unknown_command_is_one_line(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word, '--help']) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'error: {word}: no such command; {hint}')
+    assert line.startswith(f'error: unknown command {word}; {hint}')
 
 
 def test_a_command_runs_on_a_config_by_its_name(

@@ -1,8 +1,10 @@
 """Every private name that the package uses: a test fails, with the name, when another package changes it."""
 
+import psutil
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossformer_mm import compat
@@ -104,3 +106,14 @@ def test_without_data_nothing_is_computed() -> None:
         product = torch.ones(10**6, 10**6, 3) @ weight  # 12 TB
     assert product.shape == (10**6, 10**6, 5)
     assert not compat.is_dense(product)
+
+
+def test_workers_that_a_loader_keeps_are_ended() -> None:
+    """By ``DataLoader._iterator`` and its ``_shutdown_workers``, if torch has not renamed them."""
+    loader = DataLoader(range(2), num_workers=1, persistent_workers=True)
+    compat.end_workers(loader)
+    next(iter(loader))
+    workers = [process for process in psutil.Process().children() if process.is_running()]
+    compat.end_workers(loader)
+    assert len(workers) == 1
+    assert not workers[0].is_running()

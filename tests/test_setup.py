@@ -1,9 +1,7 @@
 """The set-up: what it refuses before downloading, and how it resumes. Python and pip are stand-ins here."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -15,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = sorted(path.name for path in (ROOT / 'requirements').glob('*.txt'))
 COMMANDS = """
-as awk basename bash c++ cat cp cut df dirname env flock grep gzip ld mkdir mktemp mv nproc rm sed sha256sum
-sleep tail tar
+as awk basename bash c++ cat cp df dirname env flock grep gzip ld mkdir mktemp mv nproc rm sed sha256sum
+sleep tar
 """
-STEPS = ['build', 'mmcv', 'toolboxes', 'project']
+STEPS = ['torch', 'mmcv', 'toolboxes', 'project']
 
 # Stand for mmcv's: they exit with 0 when compiled as they would be one by one.
 SOURCES = {
@@ -50,7 +48,7 @@ case "$*" in
       *" -e "*) step=project ;;
       *--only-binary*) step=mmcv ;;
       *test.txt*) step=toolboxes ;;
-      *) step=build && grep ^torch== "$last" > "$venv/torch" ;;
+      *) step=torch && grep ^torch== "$last" > "$venv/torch" ;;
     esac
     if [[ $step == mmcv ]]; then
       for place in "$@"; do for file in "$place" "$place"/*.whl; do
@@ -161,8 +159,6 @@ def once(*steps: str) -> list[str]:
 
 
 OLD_PYTHON = '#!/usr/bin/env bash\n[[ $1 == --version ]] && echo "Python 3.8.18"\n'
-NO_VENV = f'#!/usr/bin/env bash\n[[ "$*" != *ensurepip* ]] && exec {sys.executable} "$@"\n'
-OLD_COMPILER = '#!/usr/bin/env bash\n[[ "$*" != *c++17* ]]\n'
 NO_HEADERS = '#!/usr/bin/env bash\n[[ "$(cat)" != *Python.h* ]]\n'
 FULL_DISK = '#!/usr/bin/env bash\necho header; echo /dev/vda 9999999 9999999 204800 99% /\n'
 
@@ -170,16 +166,14 @@ FULL_DISK = '#!/usr/bin/env bash\necho header; echo /dev/vda 9999999 9999999 204
 @pytest.mark.parametrize(
     ('command', 'text', 'complaint', 'remedy'),
     [
-        ('python3', OLD_PYTHON, 'no Python 3.10 to 3.14 (python3 is Python 3.8.18)', 'PYTHON='),
+        ('python3', OLD_PYTHON, 'no Python 3.10 to 3.14 (python3 is Python 3.8.18)', 'in PYTHON'),
         ('python3', 'not a program', '(python3 is no Python)', 'apt-get install python3 '),
-        ('python3', NO_VENV, 'python3 cannot make virtual environments', '-venv'),
-        ('c++', None, 'no C++ compiler (c++)', 'apt-get install build-essential'),
-        ('c++', OLD_COMPILER, 'c++ does not compile C++17', 'newer compiler'),
-        ('c++', NO_HEADERS, 'no Python.h in', '-dev'),
-        ('df', FULL_DISK, '200 MB free in', 'another disk'),
+        ('c++', None, 'c++ does not compile C++17', 'install build-essential python3-dev'),
+        ('c++', NO_HEADERS, 'c++ does not compile C++17', 'install build-essential python3-dev'),
+        ('df', FULL_DISK, '0 GB free in', 'another disk'),
     ],
 )
-def test_what_is_missing_is_said_in_one_line_before_any_download(
+def test_missing_requirements_are_reported_before_any_download(
     clone: Path, command: str, text: str | None, complaint: str, remedy: str
 ) -> None:
     write_command(clone, command, text or '')
@@ -207,35 +201,21 @@ def test_a_named_python_is_the_only_one_tried(clone: Path) -> None:
     assert '/nowhere/python is no Python' in err
 
 
-@pytest.mark.parametrize(
-    ('stack', 'folder', 'other'), [('onedl', '.venv', 'mmcv'), ('openmmlab', '.venv-openmmlab', 'onedl_mmcv')]
-)
-def test_the_two_families_are_never_put_side_by_side(
-    clone: Path, stack: str, folder: str, other: str
-) -> None:
-    (clone / folder / 'lib/python3.11/site-packages' / f'{other}-2.1.0.dist-info').mkdir(parents=True)
-    status, out, err = set_up(clone, STACK=stack)
-    assert (status, out) == (1, '')
-    assert err == (
-        f'setup: {folder} already holds {other}, which must not be beside the {stack} family: '
-        f'remove {folder} and call again\n'
-    )
-
-
-def test_an_unknown_stack_is_refused(clone: Path) -> None:
-    assert set_up(clone, STACK='mmcv') == (
-        1,
-        '',
-        'setup: STACK=mmcv is unknown: use onedl or openmmlab\n',
-    )
+@pytest.mark.parametrize('wrong', [{'STACK': 'mmcv'}, {'TORCH': 'latest'}])
+def test_unknown_values_are_refused(clone: Path, wrong: dict[str, str]) -> None:
+    status, _, err = set_up(clone, **wrong)
+    ((name, value),) = wrong.items()
+    assert status == 1
+    assert err.startswith(f'setup: {name}={value} is ')
+    assert installed(clone) == []
 
 
 def test_a_second_call_installs_nothing(clone: Path) -> None:
-    assert set_up(clone)[0] == 0
+    status, out, _ = set_up(clone)
+    assert status == 0
+    assert re.fullmatch(r'setup: all done in \d+:\d\d', out.splitlines()[-1])
     assert installed(clone) == once(*STEPS)
-    started = time.monotonic()
     assert set_up(clone) == (0, '', '')
-    assert time.monotonic() - started < 2
     assert installed(clone) == []
 
 
@@ -255,21 +235,12 @@ def test_a_changed_file_repeats_its_step_and_those_after_it(clone: Path) -> None
         assert installed(clone) == once(*again)
 
 
-def test_a_clone_that_was_moved_is_installed_again(clone: Path) -> None:
-    set_up(clone)
-    moved = clone.rename(clone.parent / 'moved')
-    installed(moved)
-    assert set_up(moved)[0] == 0
-    assert installed(moved) == once(*STEPS)
-
-
 def test_a_failed_step_is_shown_and_is_where_the_next_call_goes_on(clone: Path) -> None:
     done: list[str] = []
     for step in STEPS:
         status, _, err = set_up(clone, PIP_FAILS_AT=step)
         assert status == 1
-        assert f'no network for {step}' in err
-        assert 'Call again to go on from here' in err.splitlines()[-1]
+        assert 'failed; call again' in err.splitlines()[-1]
         assert installed(clone) == [*once(*done), f'begin {step}']
         done = [step]
     assert set_up(clone)[0] == 0
@@ -284,33 +255,13 @@ def test_a_set_up_killed_and_called_again_waits_for_what_the_first_left_running(
     status, out, _ = set_up(clone)
     assert status == 0
     assert 'waiting for another set-up of .venv' in out
-    assert installed(clone) == once('build', 'mmcv', 'mmcv', 'toolboxes', 'project')
-
-
-def test_an_interrupt_ends_what_was_started(clone: Path) -> None:
-    process = start(clone, PIP_SECONDS='1.5')
-    wait_for(clone, 'begin build')
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
-    time.sleep(2)
-    assert installed(clone) == ['begin build']
-
-
-def test_two_set_ups_at_a_time_take_turns(clone: Path) -> None:
-    both = [start(clone, PIP_SECONDS='0.3') for _ in range(2)]
-    for process in both:
-        process.communicate(timeout=60)
-    assert [process.returncode for process in both] == [0, 0]
-    assert installed(clone) == once(*STEPS)
+    assert installed(clone) == once('torch', 'mmcv', 'mmcv', 'toolboxes', 'project')
 
 
 def test_a_half_made_virtual_environment_is_made_anew(clone: Path) -> None:
     (clone / '.venv' / 'bin').mkdir(parents=True)
     (clone / '.venv' / 'bin' / 'python').symlink_to('/nowhere/python')
-    status, out, _ = set_up(clone)
-    assert status == 0
-    assert '.venv has no working pip: making it anew' in out
+    assert set_up(clone)[0] == 0
     assert installed(clone) == once(*STEPS)
 
 
@@ -353,7 +304,7 @@ def test_a_wheel_where_the_user_says_is_taken_if_it_works_with_this_torch(clone:
 def test_another_torch_stays_until_one_is_named_again(clone: Path) -> None:
     set_up(clone)
     pinned = (clone / '.venv/torch').read_text()
-    set_up(clone, TORCH='2.12.0', PIP_FAILS_AT='build')
+    set_up(clone, TORCH='2.12.0', PIP_FAILS_AT='torch')
     installed(clone)
     set_up(clone)
     assert (clone / '.venv/torch').read_text() == pinned
@@ -361,15 +312,6 @@ def test_another_torch_stays_until_one_is_named_again(clone: Path) -> None:
     installed(clone)
     assert set_up(clone) == (0, '', '')
     assert (clone / '.venv/torch').read_text() == 'torch==2.12.0\n'
-    assert set_up(clone, TORCH='latest') == (
-        1,
-        '',
-        'setup: TORCH=latest is no version: use one such as 2.12.0\n',
-    )
-
-
-def test_the_time_in_all_is_said_at_the_end(clone: Path) -> None:
-    assert re.fullmatch(r'setup: all done in \d+:\d\d', set_up(clone)[1].splitlines()[-1])
 
 
 def requirements(name: str) -> list[str]:

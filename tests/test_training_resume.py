@@ -3,9 +3,12 @@
 import copy
 import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
@@ -152,3 +155,23 @@ class Nothing(Noisy):
 def test_no_data_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'no batch to train on: .* smaller batches'):
         small_run(tmp_path, 'Iter', dataset=Nothing()).train()
+
+
+def test_a_worker_does_not_outlive_a_run_that_is_killed() -> None:
+    """torch's own would, with a sample to hand over that is larger than the buffer of a pipe."""
+    read, write = os.pipe()
+    if not (run := os.fork()):
+        images = DataLoader([bytes(1 << 20)] * 9, num_workers=1, collate_fn=list)
+        batches = iter(ReplayedLoader(images, seed=5))
+        next(batches)
+        os.write(write, str(psutil.Process().children()[0].pid).encode())
+        signal.pause()
+    worker = psutil.Process(int(os.read(read, 100)))
+    time.sleep(0.5)  # it is at the next sample, which nobody takes
+    os.kill(run, signal.SIGKILL)
+    os.waitpid(run, 0)
+    try:
+        worker.wait(timeout=15)
+    except psutil.TimeoutExpired:
+        worker.kill()
+        raise

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Convert a CrossFormer checkpoint of any origin for today's toolboxes: see --help."""
+"""Convert a CrossFormer checkpoint of any origin for the current toolboxes: see --help."""
 
-from crossformer_mm.engine import cli
-from crossformer_mm.engine.convert import conversion_parser, convert
+from crossformer_mm_command import script
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(conversion_parser(), convert))
+    raise SystemExit(script('convert'))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train with several processes, one a GPU (or a share of the CPU):
+# Train with several processes, one per GPU (without GPUs, they share the CPU):
 #   tools/dist_train.sh CONFIG PROCESSES [options of tools/train.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, and call it on each.
-exec "${PYTHON:-python}" "$(dirname "$0")/dist_run.py" train "$@"
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, and call it on each of them.
+exec "$(dirname "$0")/dist_run.sh" train CONFIG "$@"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Say what of the installation works, and what to do where it does not; status 1 if anything failed."""
+"""Check the installation: what works, and what to do where something does not (exit status 1)."""
 
 import argparse
 import runpy
 from pathlib import Path
 
-# By its path: where the stack is broken, the package itself does not import.
+# By its path, because the package may not be installed, or not be importable where the stack is broken.
 DOCTOR = Path(__file__).resolve().parents[1] / 'crossformer_mm' / 'engine' / 'doctor.py'
 
 if __name__ == '__main__':

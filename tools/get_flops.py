@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Count the parameters and multiply-adds of a config's model, whole and in parts: see --help."""
 
-from crossformer_mm.engine import cli
-from crossformer_mm.engine.flops import flops_parser, print_flops
+from crossformer_mm_command import script
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(flops_parser(), print_flops))
+    raise SystemExit(script('flops'))

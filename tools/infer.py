@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Predict on images with a checkpoint: see --help."""
 
-from crossformer_mm.engine import cli
-from crossformer_mm.engine.infer import infer, inference_parser
+from crossformer_mm_command import script
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(inference_parser(), infer))
+    raise SystemExit(script('infer'))

@@ -2,19 +2,19 @@
 # Install mmcv for the python on the PATH, with operators that compute with the torch there:
 # tools/install_mmcv.sh NAME==VERSION [OPTION_OF_PIP_INSTALL...]
 #
-# A wheel is taken where there is one: in MMCV_FIND_LINKS, where pip looks by itself, or one that was compiled
-# here earlier, in pip's cache. Otherwise one is compiled. Nearly all that compilers do for mmcv's eighty C++ files
-# is to read torch's headers, once for each, so the files become one. Only pybind.cpp stays by itself: it takes as
-# long as all others.
+# A wheel is used if there is one that works: in MMCV_FIND_LINKS, where pip looks by itself, or in pip's cache, from
+# an earlier call. Otherwise mmcv is compiled. Compilers spend nearly all their time reading torch's headers for each
+# of mmcv's eighty C++ files, so these are joined into one; pybind.cpp, which takes as long as all the others
+# together, is compiled beside it.
 set -euo pipefail
 readonly MMCV=$1 NAME=${1%==*} OPTIONS=("${@:2}")
-[[ -e /dev/fd/3 ]] || exec 3>&1 # the screen, where standard output is a log
 
 main() {
   local wheels
   wheels=$(wheel_folder)
   mkdir -p "$wheels"
-  install "$MMCV" --find-links "$wheels" ${MMCV_FIND_LINKS:+--find-links "$MMCV_FIND_LINKS"} && works && return
+  install "$MMCV" --find-links "$wheels" ${MMCV_FIND_LINKS:+--find-links "$MMCV_FIND_LINKS"} 2>/dev/null &&
+    works && return
   [[ -z ${MMCV_FIND_LINKS:-} ]] || say "no wheel of $MMCV in $MMCV_FIND_LINKS works with this torch: compiling one"
   export MAX_JOBS=${MAX_JOBS:-$(compilers_at_a_time)}
   if compile_joined "$wheels"; then
@@ -23,12 +23,12 @@ main() {
   fi
   say "$MMCV does not work compiled as one file: compiling file by file, 8 to 27 minutes on two cores"
   # Not from pip's cache, which offers a wheel whichever torch it was compiled with.
-  python -m pip wheel --no-cache-dir --no-build-isolation --no-deps -w "$wheels" "$MMCV"
+  python -m pip wheel -qq --no-cache-dir --no-build-isolation --no-deps -w "$wheels" "$MMCV"
   install "$wheels"/*.whl
   works
 }
 
-say() { echo "setup: $*" >&3; }
+say() { echo "setup: $*"; }
 
 wheel_folder() { # in pip's cache, for other clones too, named by all that a compiled mmcv depends on
   local cache compiler python
@@ -41,9 +41,9 @@ print(torch.__version__, sys.implementation.cache_tag, platform.machine(),
   echo "$cache/mmcv/${1//[^[:alnum:].=+-]/_}"
 }
 
-install() { # REQUIREMENT OPTION...: in place of what is there, which may have been for another torch
-  python -m pip uninstall -y "$NAME"
-  python -m pip install --only-binary "$NAME" "${OPTIONS[@]}" "$@"
+install() { # REQUIREMENT OPTION...: in place of what is there, which may be for another torch
+  python -m pip uninstall -qq -y "$NAME"
+  python -m pip install -qq --only-binary "$NAME" "${OPTIONS[@]}" "$@"
 }
 
 works() {
@@ -60,11 +60,11 @@ compilers_at_a_time() { # as many as there are cores, and 2.5 GB of memory for e
 compile_joined() { # FOLDER: leave the wheel there
   local work
   work=$(mktemp -d)
-  python -m pip download --no-build-isolation --no-deps --no-binary "$NAME" -d "$work" "$MMCV" || exit
+  python -m pip download -qq --no-build-isolation --no-deps --no-binary "$NAME" -d "$work" "$MMCV" || exit
   mkdir "$work/source" &&
     tar -xzf "$work"/*.tar.gz --strip-components 1 -C "$work/source" &&
     (cd "$work/source/mmcv/ops/csrc/pytorch" && join) &&
-    CFLAGS="${CFLAGS:-} -g0" python -m pip wheel --no-build-isolation --no-deps -w "$1" "$work/source" &&
+    CFLAGS="${CFLAGS:-} -g0" python -m pip wheel -qq --no-build-isolation --no-deps -w "$1" "$work/source" &&
     rm -rf "$work"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Evaluate a checkpoint: see --help."""
 
-from crossformer_mm.engine import cli, test
+from crossformer_mm_command import script
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(test.evaluation_parser(), test.evaluate))
+    raise SystemExit(script('test'))

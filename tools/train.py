@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Train a model on COCO-format data or label maps: see --help, and configs/ for what there is."""
+"""Train a model on COCO-format data or label maps: see --help."""
 
-from crossformer_mm.engine import cli, train
+from crossformer_mm_command import script
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(train.training_parser(), train.train))
+    raise SystemExit(script('train'))

@@ -1,14 +1,22 @@
 """What every command line of the project does alike: exit statuses, one-line errors, ``--debug``."""
 
 import argparse
+import atexit
+import logging
+import multiprocessing
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from ..utils.errors import UserError
+
+OTHERS_WAIT = 3.0  # seconds that processes other than a machine's first wait before they print an error
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,22 +39,65 @@ def run(
         ``main``'s status; that of a :class:`UserError`, whose message goes to stderr in one line (with
         ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
         one line, to which the interrupt's own message adds.
+
+    One of several processes of a run exits by :func:`exit_immediately`. Errors that they all have are printed
+    by the first of them alone, since the launcher ends the others while they wait.
     """
+    parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, message))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
     options = parser.parse_args(argv)
+    status = 1  # if Python itself reports an error
+    if getattr(options, 'launcher', 'none') != 'none' and 'RANK' in os.environ:
+        atexit.register(lambda: exit_immediately(status))
     try:
         with _sigterm_raises():
-            status = main(options)
-            return status if isinstance(status, int) else 0
+            result = main(options)
+            status = result if isinstance(result, int) else 0
     except UserError as error:
         if options.debug:
             raise
+        _wait_for_first()
         print(f'error: {error}', file=sys.stderr)
-        return error.status
+        status = 1
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)
-        print(*[word, *stop.args], sep='; ', file=sys.stderr)
-        return status
+        if _is_first():
+            print(*[word, *stop.args], sep='; ', file=sys.stderr)
+    return status
+
+
+def _is_first() -> bool:
+    """Whether this process is the first of a run on this machine, or the only one."""
+    return os.environ.get('LOCAL_RANK', '0') == '0'
+
+
+def _wait_for_first() -> None:
+    if not _is_first():
+        time.sleep(OTHERS_WAIT)
+
+
+def exit_immediately(status: int) -> NoReturn:
+    """Exit without finalising the interpreter, which can abort a process that used gloo.
+
+    DistributedDataParallel keeps the process group alive after ``destroy_process_group``. A gloo thread that
+    releases tensors while the interpreter finalises then asks for the GIL, is ended by Python, and takes the
+    process with it: "terminate called without an active exception" (SIGABRT), after a run without an error.
+
+    To be registered with ``atexit`` before the run: the exit functions that the run registers, such as those
+    of logging services, still come first. What Python would do after them is done here: log files and
+    streams are flushed, and worker processes are terminated.
+
+    Args:
+        status: The exit status.
+    """
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+    finally:
+        os._exit(status)
 
 
 @contextmanager

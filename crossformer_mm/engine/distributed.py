@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 
 from ..data.datasets import replace_sync_bn
-from ..utils.errors import LostProcessError, UserError
+from ..utils.errors import UserError
 
 # The variable by which a launcher numbers its processes, and the program that starts them.
 LAUNCHERS = {
@@ -79,7 +79,7 @@ def process_group(cfg: Config) -> Iterator[None]:
         cfg: The config, with its ``launcher``.
 
     Raises:
-        LostProcessError: Another process ended.
+        UserError: Another process ended.
     """
     if cfg.launcher == 'none':
         yield
@@ -93,13 +93,15 @@ def process_group(cfg: Config) -> Iterator[None]:
         else:
             init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
         yield
+        if (
+            on_cpus
+        ):  # after an error, the group stays until the error has been printed: its end is one for the others
+            torch.distributed.destroy_process_group()
     except RuntimeError as error:
         if not lost_process(error):
             raise
-        raise LostProcessError('another process ended, and this one with it; see its error') from error
+        raise UserError('another process ended, and this one with it; see its error') from error
     finally:
-        if on_cpus and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
         signal.signal(signal.SIGTERM, handler)
 
 
@@ -131,5 +133,5 @@ def on_first_process(function: Callable[[], Result]) -> Result:
     if error:
         raise error
     if message[0] is None:
-        raise SystemExit(UserError.status)
+        raise SystemExit(1)
     return message[0][0]

@@ -1,6 +1,7 @@
 """mmengine's training loops with bit-exact resume."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain, repeat
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..compat import end_workers
 from ..utils.errors import UserError
 from .replay import ReplayedLoader, seed_step
 
@@ -35,6 +37,17 @@ def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> Repl
     return ReplayedLoader(loader, runner.seed)
 
 
+@contextmanager
+def workers_ended(runner: Runner) -> Iterator[None]:
+    """End the worker processes of the data loaders after the block, whether or not it raised an error."""
+    try:
+        yield
+    finally:
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                end_workers(loop.dataloader)
+
+
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """``EpochBasedTrainLoop`` that resumes bit-exactly, also in the middle of an epoch.
 
@@ -47,6 +60,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, **kwargs: Any) -> None:
         super().__init__(runner, replayed_loader(runner, dataloader), **kwargs)
         self._skipped = 0  # batches of this epoch that were trained on before the resume
+
+    def run(self) -> nn.Module:
+        """Train to the last epoch."""
+        with workers_ended(self.runner):
+            return super().run()
 
     def run_epoch(self) -> None:
         """One epoch, or the part of it that a checkpoint has left."""
@@ -85,10 +103,8 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.fast_forward_on_resume = False  # onedl's option not to skip, which costs nothing here
         batches = self.dataloader.endless(self.iter)
         self.dataloader_iterator = _Batches(batches, skipped=self.iter)
-        try:
+        with workers_ended(self.runner), closing(batches):
             return super().run()
-        finally:
-            batches.close()  # ends the worker processes
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """One step.

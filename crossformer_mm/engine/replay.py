@@ -5,8 +5,12 @@ same random numbers in the network. No generator's state has to be saved. Those 
 be: prefetching is ahead of the iteration.
 """
 
+import ctypes
 import random
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +19,7 @@ from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 SAMPLE, STEP = 0, 1  # purposes of seeds
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent dies
 
 
 class Draw(NamedTuple):
@@ -134,6 +139,22 @@ class ReplayedDataset(Dataset):
         return getattr(self.dataset, name)
 
 
+def die_with_parent(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
+    """Initialise a worker process that does not outlive a run that is killed.
+
+    torch's workers notice within five seconds that their parent is gone, but one that still has a sample to
+    hand over that is larger than a pipe's buffer (64 KB, such as the masks of an image) then waits forever.
+
+    Args:
+        worker_init_fn: The loader's own initialisation of a worker.
+        worker_id: The worker's number.
+    """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if worker_init_fn is not None:
+        worker_init_fn(worker_id)
+
+
 class ReplayedLoader(DataLoader):
     """A data loader that starts at any iteration, and fetches nothing before the first batch is requested.
 
@@ -150,7 +171,7 @@ class ReplayedLoader(DataLoader):
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
+            worker_init_fn=partial(die_with_parent, loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,

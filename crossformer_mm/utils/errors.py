@@ -1,16 +1,8 @@
-"""Errors that the user can fix, and their exit status."""
+"""The one kind of error that a user can mend, and its exit status."""
 
 
 class UserError(Exception):
-    """Invalid user input. The message names it and the remedy in one line.
+    """What the user gave does not work; the message says, in one line, what it was and what to do.
 
-    The tools print only the message and exit with ``status``. Tracebacks are for bugs of this package.
+    The tools print the message alone and exit with status 1. A traceback is for our own bugs.
     """
-
-    status = 1
-
-
-class LostProcessError(UserError):
-    """Another process of the run ended; its error is the cause."""
-
-    status = 75  # distinguishes it from that error for the launcher
