@@ -1,4 +1,4 @@
-"""What every command line of the project does alike: exit statuses, one-line errors, ``--debug``."""
+"""Shared command-line behaviour: exit statuses, one-line errors, ``--debug``."""
 
 import argparse
 import atexit
@@ -20,7 +20,7 @@ OTHERS_WAIT = 3.0  # seconds that processes other than a machine's first wait be
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which goes the way of Ctrl-C: whatever ends orderly after the one does after the other."""
+    """Raised on SIGTERM, and handled like Ctrl-C."""
 
 
 def run(
@@ -30,18 +30,17 @@ def run(
 ) -> int:
     """Parse ``argv``, call ``main`` with the options, and return the exit status.
 
+    A process of a distributed run exits by :func:`exit_immediately`. An error that all of them raise is
+    printed once, by the first: the launcher ends the others while they wait.
+
     Args:
-        parser: The tool's options; ``--debug`` is added to them.
-        main: The tool; may return an exit status, anything else means success.
-        argv: The words of the command line, by default the process's own.
+        parser: The options of the command; ``--debug`` is added to them.
+        main: The command; may return an exit status, anything else means success.
+        argv: The arguments, by default those of this process.
 
     Returns:
-        ``main``'s status; that of a :class:`UserError`, whose message goes to stderr in one line (with
-        ``--debug``, it is raised with its traceback instead); 130 after Ctrl-C and 143 after SIGTERM, with
-        one line, to which the interrupt's own message adds.
-
-    One of several processes of a run exits by :func:`exit_immediately`. Errors that they all have are printed
-    by the first of them alone, since the launcher ends the others while they wait.
+        ``main``'s status; 1 after a :class:`UserError`, which is printed to stderr as one line (raised with its
+        traceback if ``--debug`` is given); 130 after Ctrl-C and 143 after SIGTERM, which are one line too.
     """
     parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, message))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
@@ -102,7 +101,7 @@ def exit_immediately(status: int) -> NoReturn:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Raise :class:`Terminated` on SIGTERM, meanwhile."""
+    """Raise :class:`Terminated` on SIGTERM inside the block."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return

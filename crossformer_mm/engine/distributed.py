@@ -93,9 +93,8 @@ def process_group(cfg: Config) -> Iterator[None]:
         else:
             init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
         yield
-        if (
-            on_cpus
-        ):  # after an error, the group stays until the error has been printed: its end is one for the others
+        # Not after an error, which must be printed before the others lose their connections.
+        if on_cpus:
             torch.distributed.destroy_process_group()
     except RuntimeError as error:
         if not lost_process(error):
@@ -120,7 +119,7 @@ def on_first_process(function: Callable[[], Result]) -> Result:
         What it returned.
 
     Raises:
-        UserError: Raised by ``function``, in the first process; the others exit without a message.
+        UserError: Raised by ``function`` in the first process; the others then stop too.
     """
     message: list = [None]
     error = None
@@ -133,5 +132,5 @@ def on_first_process(function: Callable[[], Result]) -> Result:
     if error:
         raise error
     if message[0] is None:
-        raise SystemExit(1)
+        raise UserError('the first process has stopped; see its error')
     return message[0][0]
