@@ -27,7 +27,7 @@ from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
 from crossformer_mm.utils.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 CLASSES = ('circle', 'rectangle', 'triangle')
 SHARPER = 8
 ANY_BYTES = ('葡萄.png', os.fsdecode(b'latin-\xe9.png'))

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from detection_batch import batch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
-from test_configs import batch
 from torch import nn
 
 from crossformer_mm.engine.mixed_precision import BFloat16OptimWrapper

@@ -24,7 +24,7 @@ from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.hooks.agreement import running_statistics
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 TOOLS = TESTS.parent / 'tools'
 VAL = 'annotations/instances_val2017.json'
 SEED = 'randomness.seed=1'

@@ -7,7 +7,7 @@ import pytest
 
 from crossformer_mm_command import COMMANDS, main
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 
 
 @pytest.mark.parametrize('words', [[], ['-h'], ['--help']])

@@ -10,7 +10,7 @@ import pytest
 
 from crossformer_mm.engine import doctor
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'doctor.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'doctor.py'
 
 
 def consult(*folders: Path, words: Sequence[str | Path] = (TOOL,)) -> tuple[int, str]:

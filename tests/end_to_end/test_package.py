@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import setuptools
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml')
 DISTRIBUTIONS = {'cv2': 'opencv-python', 'PIL': 'pillow'}  # where their names differ
 FAMILY = {'mmcv', 'mmengine', 'mmdet', 'mmseg'}  # which an extra brings

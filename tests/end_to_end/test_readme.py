@@ -29,7 +29,7 @@ from torch import nn
 from crossformer_mm import CrossFormer
 from crossformer_mm.data.datasets import set_num_classes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / 'README.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
 TEXTS = {page: page.read_text(encoding='utf-8') for page in PAGES}

@@ -23,7 +23,7 @@ from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.utils.errors import UserError
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 VAL = 'annotations/instances_val2017.json'
 TRAIN = 'annotations/instances_train2017.json'
 

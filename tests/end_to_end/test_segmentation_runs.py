@@ -19,7 +19,7 @@ from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.distributed import sync_bn_warnings
 from crossformer_mm.engine.infer import infer, inference_parser
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 UNLABELLED = 9
 
 

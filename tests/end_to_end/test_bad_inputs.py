@@ -18,7 +18,7 @@ from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.data.shapes import CLASSES, write_coco
 from crossformer_mm.utils.errors import UserError
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 NOWHERE = '/proc/nowhere'  # a folder that root cannot make either
 
 # With {} for what does not work; all else works.

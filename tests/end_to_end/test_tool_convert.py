@@ -17,7 +17,7 @@ from crossformer_mm.checkpoint import load_backbone
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.convert import conversion_parser, convert
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'convert_checkpoint.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
 
 
 @pytest.fixture

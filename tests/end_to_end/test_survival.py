@@ -28,7 +28,7 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 
-TOOLS = Path(__file__).parents[1] / 'tools'
+TOOLS = Path(__file__).parents[2] / 'tools'
 TRAIN = 'annotations/instances_train2017.json'
 EACH_ITERATION = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=1')
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = sorted(path.name for path in (ROOT / 'requirements').glob('*.txt'))
 COMMANDS = """
 as awk basename bash c++ cat cp df dirname env flock grep gzip ld mkdir mktemp mv nproc rm sed sha256sum

@@ -38,7 +38,7 @@ from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import sha256_of
 
 WIDTHS = [32, 64, 128, 256]
-OLD_NAMES = json.loads((Path(__file__).parent / 'data' / 'old_toolbox_names.json').read_text())['names']
+OLD_NAMES = json.loads((Path(__file__).parents[1] / 'data' / 'old_toolbox_names.json').read_text())['names']
 COLOURS = [[220, 20, 60], [119, 11, 32]]
 
 

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, groups_of
+from detection_batch import batch
 from mmdet.registry import DATASETS, MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 
 from crossformer_mm.data.classes import read_classes, set_classes
 from crossformer_mm.data.options import DataOptions, set_data_paths
@@ -137,30 +135,6 @@ def test_config_runs_from_any_folder(name: str, tmp_path: Path, monkeypatch: pyt
     leaf.write_text(f'_base_ = "{CONFIGS}/{name}.py"\n')
     monkeypatch.chdir(tmp_path)
     assert f'crossformer_{Config.fromfile("mine.py").model.backbone.arch}' in name
-
-
-def batch(counts: tuple[int, ...]) -> dict:
-    """Images of 64×80 with so many square objects each, as MMDetection's pipeline hands them over."""
-    samples, images = [], []
-    for count in counts:
-        boxes = torch.tensor([[8.0 * i, 8.0, 8.0 * i + 24, 40.0] for i in range(count)]).reshape(-1, 4)
-        masks = torch.zeros(count, 64, 80, dtype=torch.uint8)
-        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
-            mask[top:bottom, left:right] = 1
-        samples.append(sample(boxes, masks))
-        images.append(torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8))
-    return {'inputs': images, 'data_samples': samples}
-
-
-def sample(boxes: torch.Tensor, masks: torch.Tensor) -> DetDataSample:
-    truth = InstanceData(
-        bboxes=boxes,
-        labels=torch.arange(len(boxes)) % 3,
-        masks=BitmapMasks(masks.numpy(), 64, 80),
-    )
-    meta = {'img_shape': (64, 80), 'ori_shape': (64, 80), 'scale_factor': (1.0, 1.0), 'img_id': 0}
-    ignored = InstanceData(bboxes=boxes[:0])
-    return DetDataSample(gt_instances=truth, ignored_instances=ignored, metainfo=meta)
 
 
 @pytest.mark.parametrize(
