@@ -23,10 +23,10 @@ for name in {names!r}:
 @pytest.mark.parametrize(
     ('registry', 'absent'),
     [
-        ('mmdet.registry', ('mmseg',)),
-        ('mmseg.registry', ('mmdet',)),
+        pytest.param('mmdet.registry', ('mmseg',), marks=pytest.mark.slow),
+        pytest.param('mmseg.registry', ('mmdet',), marks=pytest.mark.slow),
         ('mmengine.registry', ('mmdet', 'mmseg', 'mmcv', 'cv2')),
-        ('mmdet.registry', ()),
+        pytest.param('mmdet.registry', (), marks=pytest.mark.slow),
     ],
 )
 def test_every_name_builds(registry, absent, tmp_path):

@@ -39,8 +39,8 @@ def run(
         argv: The arguments, by default those of this process.
 
     Returns:
-        ``main``'s status; 1 after a :class:`UserError`, which is printed to stderr as one line, or raised
-        with its traceback if ``--debug`` is given; 130 after Ctrl-C and 143 after SIGTERM, also with one line.
+        ``main``'s status; 1 after a :class:`UserError`, printed to stderr as one line, or raised with its
+        traceback if ``--debug`` is given; 130 after Ctrl-C and 143 after SIGTERM, also with one line.
     """
     parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, message))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')

@@ -204,6 +204,7 @@ def test_resuming_from_weights_alone(
     assert '--pretrained FILE for the backbone' in message
 
 
+@pytest.mark.slow
 def test_the_testing_tool_prints_the_numbers(trained: Path, narrow: Path, coco_root: Path) -> None:
     words = [narrow, trained / 'best_coco_bbox_mAP_epoch_1.pth', '--data-root', coco_root]
     done = subprocess.run(
@@ -316,7 +317,9 @@ def test_broken_data_is_refused_before_anything_is_written(
     assert re.search(message, refusal(capsys, status, work_dir))
 
 
-@pytest.mark.parametrize(('workers', 'content'), [(0, b'no image'), (1, b'no image'), (1, b'')])
+@pytest.mark.parametrize(
+    ('workers', 'content'), [pytest.param(0, b'no image', marks=pytest.mark.slow), (1, b'no image'), (1, b'')]
+)
 def test_an_unreadable_image_stops_the_run_with_its_name(
     narrow: Path,
     own_root: Path,

@@ -42,7 +42,11 @@ def test_a_trace_is_saved_and_loaded(model: CrossFormer) -> None:
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('dynamo', [False, True], ids=['from a trace', 'from an exported program'])
+@pytest.mark.parametrize(
+    'dynamo',
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=['from a trace', 'from an exported program'],
+)
 @pytest.mark.parametrize('layout', ONE_FAST)
 def test_onnx(layout: str, dynamo: bool, tmp_path: Path) -> None:
     model = narrow_network(long_distance=layout, out_indices=(0, 1)).eval()
@@ -125,8 +129,9 @@ def test_gradients_of_gradients(model: CrossFormer, plain: bool) -> None:
     assert ours[1].abs().max() > 0
 
 
-@pytest.mark.parametrize('plain', [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('layout', ONE_FAST)
+@pytest.mark.slow
+@pytest.mark.parametrize('plain', [False, True])
+@pytest.mark.parametrize('layout', LAYOUTS)
 def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> None:
     torch.manual_seed(0)
     torch.compiler.reset()
