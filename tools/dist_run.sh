@@ -5,8 +5,8 @@ readonly COMMAND=$1 FILES=(${2//,/ }) # the words before the number of processes
 shift 2
 readonly PROCESSES=${*:${#FILES[@]}+1:1}
 if [[ ! $PROCESSES =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: tools/dist_$COMMAND.sh ${FILES[*]} PROCESSES [options of tools/$COMMAND.py];" \
-    "'$PROCESSES' is not a number of processes" >&2
+  echo "error: '$PROCESSES' is not a number of processes;" \
+    "usage: tools/dist_$COMMAND.sh ${FILES[*]} PROCESSES [options of tools/$COMMAND.py]" >&2
   exit 2
 fi
 

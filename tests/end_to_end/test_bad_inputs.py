@@ -309,7 +309,7 @@ def test_debug_shows_the_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch
         ('test.py narrow.py gone.pth --data-root data --work-dir work', 'gone.pth'),
         ('infer.py gone.png --config narrow.py --checkpoint good.pth --out out', 'gone.png'),
         ('convert_checkpoint.py gone.pth out.pth', 'gone.pth'),
-        ('dist_train.sh', 'train takes'),
+        ('dist_train.sh', 'usage: tools/dist_train.sh CONFIG PROCESSES'),
         ('dist_test.sh narrow.py good.pth many', 'many'),
     ],
 )
