@@ -14,7 +14,8 @@ class BuildWithConfigs(build_py):
     """Puts the configs and their index into the package, where OpenMMLab's tools look for them."""
 
     def run(self) -> None:
-        """Build."""
+        """Build, without files that an earlier build left behind."""
+        shutil.rmtree(Path(self.build_lib, 'crossformer_mm'), ignore_errors=True)
         super().run()
         if not self.editable_mode:  # a clone has them already, where they are edited
             inside = Path(self.build_lib, 'crossformer_mm', '.mim')

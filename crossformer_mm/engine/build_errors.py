@@ -16,7 +16,7 @@ from ..compat import is_build_frame
 
 _REGISTRIES = [item for item in vars(registry).values() if isinstance(item, Registry)]
 _NEAREST = 3  # names in a message
-_RUNS = ('train', 'val', 'test', 'call_hook')  # methods of Runner in which anything may go wrong
+_RUNS = ('train', 'val', 'test', 'call_hook', 'from_cfg')  # methods of Runner that call all others
 
 
 def build_error(error: Exception, cfg: Config) -> str | None:
@@ -55,7 +55,7 @@ def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
     """Explain an error of a registry by the part of the config that it was to build."""
     part, scope, built = (frame.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
     name, node = _find(cfg, part)
-    if built is None and 'type' in node:
+    if built is None and 'type' in node and isinstance(error, KeyError):
         near = _nearest(node['type'], _names(scope))
         return f'{name}.type={node["type"]}: unknown {scope.name.replace("_", " ")}{near}'
     settings = '' if any(isinstance(v, dict | list) for v in node.values()) else f' ({_listed(node)})'
@@ -81,6 +81,8 @@ def _listed(node: dict) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f'{error.filename}: {error.strerror}'
     text = str(error.args[0] if error.args else '').strip().partition('\n')[0][:300]
     return text if ' ' in text else f'{type(error).__name__} {text}'
 

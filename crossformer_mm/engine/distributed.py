@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.utils.dl_utils import set_multi_processing
 
 from ..data.datasets import replace_sync_bn
 from ..utils.errors import UserError
@@ -91,7 +92,9 @@ def process_group(cfg: Config) -> Iterator[None]:
         if on_cpus:
             torch.distributed.init_process_group('gloo')
         else:
-            init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+            env_cfg = cfg.get('env_cfg', {})
+            set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # as the Runner does, before
+            init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
         yield
         # Not after an error, which must be printed before the others lose their connections.
         if on_cpus:

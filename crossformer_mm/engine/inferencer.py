@@ -109,7 +109,7 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
         The toolbox's data sample of each image, in the image's own pixels.
     """
     data = [inferencer.pipeline(image) for image in images]
-    groups = [data]
+    groups = [data] if data else []
     if is_segmentor(inferencer):  # MMSegmentation refuses a batch of several sizes
         groups = [list(group) for _, group in groupby(data, lambda item: item['inputs'].shape)]
     return [sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))]

@@ -44,7 +44,7 @@ def workers_ended(runner: Runner) -> Iterator[None]:
         yield
     finally:
         for loop in (runner.train_loop, runner.val_loop):
-            if loop is not None:
+            if isinstance(getattr(loop, 'dataloader', None), DataLoader):
                 end_workers(loop.dataloader)
 
 

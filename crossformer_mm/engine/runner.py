@@ -4,16 +4,20 @@ import argparse
 import errno
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from ..checkpoint.reader import Checkpoint
 from ..data.classes import classes_of, read_classes, set_classes
 from ..data.datasets import LOADERS
 from ..data.label_check import LabelReport
@@ -116,73 +120,144 @@ def read_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     return on_first_process(lambda: check_labels(cfg, loaders))
 
 
-@contextmanager
-def running(cfg: Config) -> Iterator[None]:
-    """Run with other processes, and say in one line what stops the run, where the user can do something.
+@dataclass
+class Run:
+    """A training or an evaluation while it is prepared.
 
-    A work folder that the run has made is removed again if it stops before anything was done.
+    Attributes:
+        cfg: Its config.
+        training: Whether it is a training.
+        checkpoint: Where it resumes; kept open until it has been loaded.
+        runner: MMEngine's runner, once it is built.
+        started: Whether the first step has begun, with everything built and loaded.
+    """
+
+    cfg: Config
+    training: bool
+    checkpoint: Checkpoint | None = None
+    runner: Runner | None = None
+    started: bool = False
+
+    def build(self, labels: Sequence[LabelReport], warnings: Sequence[str]) -> Runner:
+        """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
+        self.runner = runner = Runner.from_cfg(self.cfg)
+        runner.register_hook(_StartHook(self))
+        if classes := classes_of(self.cfg):
+            runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+        for report in labels:
+            runner.logger.info(report.summary())
+            warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
+        for warning in warnings:
+            runner.logger.warning(warning)
+        return runner
+
+
+class _StartHook(Hook):
+    priority = 'VERY_HIGH'
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def before_train(self, runner: Runner) -> None:
+        self.run.started = True
+        self.run.checkpoint = None
+
+    def before_test(self, runner: Runner) -> None:
+        self.run.started = True
+
+
+@contextmanager
+def running(cfg: Config, training: bool) -> Iterator[Run]:
+    """Join the other processes of a run, and explain in one line what stops it, if the user can fix it.
+
+    What a run has written to its work folder is removed again if it stops before its first step.
 
     Args:
         cfg: The config of the run.
+        training: Whether it is a training.
+
+    Yields:
+        The run, to be built.
 
     Raises:
         UserError: With the remedy.
     """
     raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said once
-    folder = Path(cfg.work_dir)
-    existing = {*folder.iterdir()} if folder.is_dir() else set()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    run, work_folder = Run(cfg, training), _WorkFolder(cfg)
     try:
         with process_group(cfg), unreadable_images_named(cfg):
-            yield
+            yield run
     except KeyboardInterrupt as stop:
-        if not any(folder.glob('*.pth')):
+        if not training:
+            raise
+        if not any(path for folder in checkpoint_folders(cfg) for path in folder.glob('*.pth')):
             raise type(stop)('there is no checkpoint yet') from None
         raise type(stop)(f'--resume continues from the last checkpoint in {cfg.work_dir}') from None
     except Exception as error:
-        explained = _explain(error, cfg)
+        explained = _explain(error, run)
         if explained is None:
             raise
-        if is_main_process() and folder.is_dir():
-            _clean_up(folder, existing, made)
+        if not run.started and is_main_process():
+            work_folder.restore(run.runner)
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
 
 
-def _explain(error: Exception, cfg: Config) -> UserError | None:
+def checkpoint_folders(cfg: Config) -> list[Path]:
+    """Where a training writes checkpoints: the work folder, and the checkpoint hook's ``out_dir``."""
+    folders = [Path(cfg.work_dir)]
+    if out_dir := (cfg.default_hooks.get('checkpoint') or {}).get('out_dir'):
+        folders.append(Path(out_dir, folders[0].name))
+    return folders
+
+
+def _explain(error: Exception, run: Run) -> UserError | None:
     if isinstance(error, UserError):
         return error
+    loader = 'train_dataloader' if run.training else 'test_dataloader'
     if ran_out_of_memory(error):
-        return UserError(memory_advice(cfg, error))
+        reason = f'out of memory ({error})'
+        advice = f'{reason}; use fewer worker processes ({loader}.num_workers) or smaller images'
+        return UserError(memory_advice(run.cfg, error) if run.training else advice)
     if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker'):
         reason = str(error).partition('. ')[0]
-        return UserError(
-            f'{reason}; if memory ran out, use fewer: --cfg-options train_dataloader.num_workers=1'
-        )
+        return UserError(f'{reason}; if memory ran out, use fewer: --cfg-options {loader}.num_workers=1')
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return UserError(
-            f'{error.filename or cfg.work_dir}: cannot be written ({error.strerror}); the checkpoints are'
-            ' intact: free some space and continue with --resume'
-        )
-    explained = build_error(error, cfg)
+        intact = '; the checkpoints are intact: continue with --resume' if run.training else ''
+        reason = f'{error.filename or run.cfg.work_dir}: cannot be written ({error.strerror})'
+        return UserError(f'{reason}; free some space{intact}')
+    explained = None if run.started else build_error(error, run.cfg)
     return UserError(explained) if explained else None
 
 
-def _clean_up(folder: Path, existing: Collection[Path], made: Sequence[Path]) -> None:
-    """Remove the log of a run that stopped before its first checkpoint, and the folders made for it."""
-    new = [path for path in folder.iterdir() if path not in existing]
-    if any(path.suffix == '.pth' for path in new):
-        return
-    for path in new:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    for path in made:
-        if any(path.iterdir()):
-            return
-        path.rmdir()
+class _WorkFolder:
+    """What a work folder contains before a run, to undo what a run wrote that could not start."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.folder = Path(cfg.work_dir)
+        self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
+        self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        self.config = self.folder / Path(cfg.filename).name
+        self.old_config = self.config.read_bytes() if self.config.is_file() else None
+
+    def restore(self, runner: Runner | None) -> None:
+        """Remove the log folder, which MMEngine names after the time, and the copy of the config."""
+        with suppress(OSError):
+            if runner and self.old_config is not None:
+                self.config.write_bytes(self.old_config)
+            elif runner:
+                self.config.unlink(missing_ok=True)
+        for handler in MMLogger.get_current_instance().handlers:
+            folder = Path(getattr(handler, 'baseFilename', self.folder)).parent
+            if folder.parent == self.folder.absolute() and self.folder / folder.name not in self.existing:
+                shutil.rmtree(folder, ignore_errors=True)
+        for path in {*self.folder.glob('[0-9]*_[0-9]*')} - self.existing:
+            with suppress(OSError):  # not empty: of another run
+                path.rmdir()
+        with suppress(OSError):
+            for path in self.made:
+                path.rmdir()
 
 
 def network_of(runner: Runner) -> nn.Module:
@@ -191,14 +266,3 @@ def network_of(runner: Runner) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
-
-
-def log_start(runner: Runner, cfg: Config, labels: Sequence[LabelReport], warnings: Sequence[str]) -> None:
-    """Log the classes, what label maps hold, and what is easily overlooked."""
-    if classes := classes_of(cfg):
-        runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
-    for report in labels:
-        runner.logger.info(report.summary())
-        warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
-    for warning in warnings:
-        runner.logger.warning(warning)

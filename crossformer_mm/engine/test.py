@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 
 from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
@@ -21,7 +20,6 @@ from .runner import (
     CLASSES_NAMED,
     add_run_options,
     apply_classes,
-    log_start,
     network_of,
     read_labels,
     run_config,
@@ -74,13 +72,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     install_reader()
     cfg = evaluation_config(options)
     checkpoint = open_checkpoint(options.checkpoint)
-    with running(cfg):
+    with running(cfg, training=False) as run:
         apply_classes(cfg, LOADERS, annotated=not options.format_only)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = sync_bn_warnings(cfg)
-        runner = Runner.from_cfg(cfg)
-        log_start(runner, cfg, labels, warnings)
+        runner = run.build(labels, warnings)
         load_model(network_of(runner), checkpoint)
         return runner.test()
 

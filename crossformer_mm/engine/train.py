@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from ..checkpoint.load import check_model
 from ..checkpoint.reader import Checkpoint, open_checkpoint
@@ -14,7 +13,15 @@ from ..checkpoint.resume import install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
 from .distributed import sync_bn_warnings
 from .mixed_precision import bfloat16_is_fast
-from .runner import add_run_options, apply_classes, log_start, network_of, read_labels, run_config, running
+from .runner import (
+    add_run_options,
+    apply_classes,
+    checkpoint_folders,
+    network_of,
+    read_labels,
+    run_config,
+    running,
+)
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 
@@ -77,15 +84,14 @@ def train(options: argparse.Namespace) -> None:
     """
     install_reader()
     cfg = training_config(options)
-    with running(cfg):
-        checkpoint, resume_warnings = find_resume(cfg)
+    with running(cfg, training=True) as run:
+        run.checkpoint, resume_warnings = find_resume(cfg)
         apply_classes(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
-        runner = Runner.from_cfg(cfg)
-        log_start(runner, cfg, labels, warnings)
-        if checkpoint:
-            check_model(network_of(runner), checkpoint)
+        runner = run.build(labels, warnings)
+        if run.checkpoint:
+            check_model(network_of(runner), run.checkpoint)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
@@ -244,14 +250,6 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     # mmengine restores the seed too, but only after it has built the sampler with another one.
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
     return checkpoint, warnings
-
-
-def checkpoint_folders(cfg: Config) -> list[Path]:
-    """Where a training writes checkpoints: the work folder, and the checkpoint hook's ``out_dir``."""
-    folders = [Path(cfg.work_dir)]
-    if out_dir := (cfg.default_hooks.get('checkpoint') or {}).get('out_dir'):
-        folders.append(Path(out_dir, folders[0].name))
-    return folders
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:

@@ -251,13 +251,17 @@ def count_confusions(evaluation: COCOeval) -> np.ndarray:
         ``(classes + 1, classes + 1)``: the true class by row, the predicted one by column, in the order of
         the evaluation. The last column counts missed objects, the last row detections without an object.
     """
-    matching = COCOeval(evaluation.cocoGt, evaluation.cocoDt, evaluation.params.iouType)
-    matching.params.useCats = 0
-    matching.params.iouThrs = np.array([_IOU_THR])
-    matching.params.areaRng = matching.params.areaRng[:1]  # objects of all sizes
-    with contextlib.redirect_stdout(io.StringIO()):
-        matching.evaluate()
     indices = {category: index for index, category in enumerate(evaluation.params.catIds)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        annotations = [a for a in evaluation.cocoGt.dataset['annotations'] if a['category_id'] in indices]
+        truth.dataset = {**evaluation.cocoGt.dataset, 'annotations': annotations}
+        truth.createIndex()
+        matching = COCOeval(truth, evaluation.cocoDt, evaluation.params.iouType)
+        matching.params.useCats = 0
+        matching.params.iouThrs = np.array([_IOU_THR])
+        matching.params.areaRng = matching.params.areaRng[:1]  # objects of all sizes
+        matching.evaluate()
     counts = np.zeros((len(indices) + 1, len(indices) + 1), int)
     for image in filter(None, matching.evalImgs):
         for true, predicted in _pairs(matching, image):

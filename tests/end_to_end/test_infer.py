@@ -181,15 +181,16 @@ def test_bfloat16_is_used_and_close(folder: Path) -> None:
     assert half.pred_instances.bboxes.dtype == torch.float32
 
 
+@pytest.mark.parametrize('size', [1, 3])
 def test_a_file_that_is_no_image_is_named_and_the_others_done(
-    tool: Callable[..., int], coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tool: Callable[..., int], coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int
 ) -> None:
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'text.jpg').write_text('no image')
     (tmp_path / 'nothing.png').touch()
     image = next((coco_root / 'val2017').iterdir())
     words = [*(tmp_path / name for name in ('gone.png', 'empty', 'text.jpg', 'nothing.png')), image]
-    assert tool(*words, '--batch-size', '3') == 1
+    assert tool(*words, '--batch-size', str(size)) == 1
     content = read(tmp_path / 'out')
     assert [record['file'] for record in content['images']] == [str(image)]
     reasons = {Path(record['file']).name: record['reason'] for record in content['skipped']}

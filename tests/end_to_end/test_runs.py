@@ -14,6 +14,9 @@ import cv2
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -387,3 +390,74 @@ def test_no_data_in_place(tmp_path: Path, narrow: Path) -> None:
     assert 'error: no data at data/coco/annotations/instances_train2017.json' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not any(tmp_path.iterdir())
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@HOOKS.register_module(force=True)
+class WritingHook(Hook):
+    """Writes files of others into the work folder when it is built, as a run beside this one would."""
+
+    def __init__(self, folder: str) -> None:
+        other = Path(folder, '20200101_000000')
+        other.mkdir()
+        (other / 'other.log').write_text('of another run\n')
+        Path(folder, 'notes.txt').write_text('mine\n')
+
+
+def test_a_run_that_cannot_start_leaves_a_work_folder_as_it_was(
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for what others wrote meanwhile."""
+    shutil.copytree(trained, tmp_path / 'work')
+    before = listing(tmp_path / 'work')
+    cfg = Config.fromfile(narrow)
+    cfg.custom_hooks.append({'type': 'WritingHook', 'folder': str(tmp_path / 'work')})
+    cfg.optim_wrapper.optimizer.type = 'SGDD'
+    cfg.dump(tmp_path / 'narrow.py')
+    assert train(tmp_path / 'narrow.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work') == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith('unknown type; did you mean SGD or ASGD?')
+    after = listing(tmp_path / 'work')
+    assert after.pop('notes.txt') == b'mine\n'
+    assert after.pop('20200101_000000/other.log') == b'of another run\n'
+    assert after == before
+
+
+@HOOKS.register_module(force=True)
+class BrokenHook(Hook):
+    """Has a bug in what it does before a checkpoint."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        raise AttributeError('a bug')
+
+
+def test_a_bug_during_a_run_keeps_its_traceback_and_the_log(
+    narrow: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(narrow)
+    cfg.custom_hooks.append({'type': 'BrokenHook'})
+    cfg.dump(tmp_path / 'narrow.py')
+    with pytest.raises(AttributeError, match='a bug'):
+        train(tmp_path / 'narrow.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work')
+    assert 'Epoch(train)' in log_of(tmp_path / 'work')
+
+
+def test_an_evaluation_that_runs_out_of_memory_gets_advice_of_its_own(
+    trained: Path,
+    narrow: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError('out of memory')
+
+    monkeypatch.setattr('crossformer_mm.evaluation.coco_report.CocoReport.process', fail)
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    assert evaluate(narrow, trained / 'epoch_1.pth', *words) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert 'test_dataloader.num_workers' in last
+    assert '--batch-size' not in last

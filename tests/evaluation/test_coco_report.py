@@ -173,3 +173,10 @@ def test_curves_are_those_of_pycocotools() -> None:
     np.testing.assert_array_equal(fig.get_xdata(), np.linspace(0, 1, 101))
     np.testing.assert_allclose(fig.get_ydata(), [1] * 51 + [0] * 50)
     np.testing.assert_allclose(overall.get_ydata(), [0.7] * 51 + [0] * 50)
+
+
+def test_confusions_of_chosen_classes_leave_out_the_objects_of_others() -> None:
+    """A nut takes no fig's detection, and counts as background that nothing was found in."""
+    evaluation = evaluation_of([box(1, 8, 0), box(1, 8, 200)], [box(1, 9, 0, score=0.9)])
+    evaluation.params.catIds = [9]
+    np.testing.assert_array_equal(count_confusions(evaluation), [[0, 0], [1, 0]])
