@@ -63,7 +63,7 @@ def test_the_folder_holds_what_is_tested() -> None:
 def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
     text = (CONFIGS / f'{name}.py').read_text()
     assert text.startswith(('"""Mask R-CNN with', '"""RetinaNet with', '"""Cascade Mask R-CNN with'))
-    assert f'\n    python tools/train.py configs/{name}.py --pretrained FILE\n"""' in text
+    assert f'\n    crossformer train {name} --pretrained FILE\n"""' in text
 
 
 @pytest.mark.parametrize('name', DETECTORS)

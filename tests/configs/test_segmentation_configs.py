@@ -72,7 +72,7 @@ def test_the_folder_holds_what_is_tested() -> None:
 def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
     text = (CONFIGS / f'{name}.py').read_text()
     assert text.startswith('"""Semantic FPN with' if name in SEMANTIC_FPN else '"""UPerNet with')
-    assert f'\n    python tools/train.py configs/{name}.py --pretrained FILE\n"""' in text
+    assert f'\n    crossformer train {name} --pretrained FILE\n"""' in text
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
