@@ -71,7 +71,7 @@ def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def flat_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``mask_rcnn_crossformer_s.py`` in one file without bases, which is quicker to read."""
+    """``mask_rcnn_crossformer_s.py`` as a single file without base configs, which is quicker to read."""
     path = tmp_path_factory.mktemp('flat') / 'mask_rcnn_crossformer_s.py'
     Config.fromfile(CONFIGS / path.name).dump(path)
     return path

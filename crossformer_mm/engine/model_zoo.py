@@ -96,10 +96,10 @@ def write_model_zoo(options: argparse.Namespace) -> None:
     """Count all models, and replace the page and the index.
 
     Args:
-        options: What :func:`model_zoo_parser` parsed.
+        options: The options parsed by :func:`model_zoo_parser`.
 
     Raises:
-        UserError: The folder holds no configs, one of them does not work, or a file cannot be written.
+        UserError: The folder holds no configs, one of them is invalid, or a file cannot be written.
     """
     for option, path in (('--out', options.out), ('--index', options.index)):
         if not path.parent.is_dir():
@@ -142,7 +142,7 @@ class Model:
         name: The config's name.
 
     Raises:
-        UserError: The config does not work.
+        UserError: The config is invalid.
     """
 
     def __init__(self, configs: Path, name: str) -> None:

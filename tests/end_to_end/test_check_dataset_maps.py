@@ -23,7 +23,7 @@ IMAGES, MAPS = 'images/training', 'annotations/training'
 
 @pytest.fixture(scope='module')
 def config_file(config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentor's config in one file without bases, which is quicker to read."""
+    """A segmentor's config as a single file without base configs, which is quicker to read."""
     path = tmp_path_factory.mktemp('config') / 'fpn_crossformer_s.py'
     config(path.stem).dump(path)
     return path
