@@ -144,7 +144,7 @@ class _CocoCheck:
             self.first = self.first or file
             if file.classes != self.first.classes:
                 what = f'not those of {self.first.path}, or in another order'
-                findings.add(Problem('other categories', what))
+                findings.add(Problem('different categories', what))
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
         faults = _decode(sizes, findings, self.options)

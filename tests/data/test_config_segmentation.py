@@ -224,7 +224,7 @@ def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(
-        f'no data at {root}/gone; put the data there, or point elsewhere with --data-root'
+        f'no data at {root}/gone; put the data there, or set other paths with --data-root'
     )
     assert 'annotations/validation' in message
 
@@ -284,10 +284,10 @@ def test_a_count() -> None:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'a\n\nb\n', 'line 2 is empty; each line names the class of a label'),
+        (b'a\n\nb\n', 'line 2 is empty; each line must be the name of one class'),
         (b'a\nb\na\n', 'line 3 repeats "a"'),
         (b'\xff\xfe\x00', 'neither a text file with one class name per line nor a number'),
-        (b'', 'give 2 to 255 classes; the background is one of them'),
+        (b'', 'give 2 to 255 classes, including the background'),
         (b'only\n', 'give 2 to 255 classes'),
         ('\n'.join(map(str, range(256))).encode(), 'give 2 to 255 classes'),
     ],

@@ -179,9 +179,9 @@ def test_summary_has_a_line_for_each_class(inspect: Callable[..., LabelReport], 
         '      1   75.000%       2  sky',
         '      2    0.000%       0  road',
         '      3    0.000%       0  ?[2J',
-        '      9   12.500%       1  no class',
+        '      9   12.500%       1  not a class',
     ]
     instances = inspect(THREE, np.arange(1000, 1100, dtype=np.uint16))
     *_, last, more = instances.summary().splitlines()
     assert last.split()[0] == '1019'
-    assert more.split(maxsplit=1) == ['…', '80 more values that are no class']
+    assert more.split(maxsplit=1) == ['…', '80 more values outside the classes']

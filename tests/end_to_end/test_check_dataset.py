@@ -69,11 +69,11 @@ def test_all_problems_are_listed_at_once(
     assert sorted(line for line in said.splitlines() if line.startswith(('error', 'warning'))) == [
         'error: annotations of unknown categories: 1',
         'error: boxes of negative size: 1',
-        'error: broken masks: 1',
+        'error: different categories: 1',
         'error: images of another size: 1',
         'error: images that are missing: 1',
         'error: images that cannot be read: 1',
-        'error: other categories: 1',
+        'error: invalid masks: 1',
         'warning: boxes that reach outside: 1',
         'warning: categories without objects: 1',
         'warning: images listed twice: 1',

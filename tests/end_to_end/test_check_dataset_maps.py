@@ -108,13 +108,13 @@ def test_all_problems_are_listed_at_once(root: Path, check: Callable[..., tuple[
         'error: images without a label map: 1',
         'error: label maps of another size: 1',
         'error: label maps that cannot be used: 2',
-        'error: label maps with values that are no class: 2',
+        'error: label maps with values outside the classes: 2',
         'error: label maps without an image: 1',
         'warning: images that are in the training set too: 1',
     ]
     assert '00000005.jpg cannot be decoded' in said
     assert '00000004.png is not a label map but a colour image' in said
-    assert said.count('ignore_label can name another value') == 1, 'once for all of a kind'
+    assert said.count('ignore_label can set a value') == 1, 'once for all of a kind'
     assert said.endswith('\n10 errors\n')
 
 
@@ -154,7 +154,7 @@ def test_an_empty_folder_does_not_hide_the_others(root: Path, check: Callable[..
 
 
 def test_samples_have_the_colours_of_their_classes(tmp_path: Path) -> None:
-    """Left to right: the first class, the second, what is ignored and what is no class."""
+    """Left to right: the first class, the second, ignored pixels, and pixels outside the classes."""
     values = np.repeat(np.uint8([[0, 1, 255, 9]]), 40, axis=1).repeat(160, axis=0)
     cv2.imwrite(str(tmp_path / 'map.png'), values)
     cv2.imwrite(str(tmp_path / 'image.png'), np.full((160, 160, 3), 200, np.uint8))
