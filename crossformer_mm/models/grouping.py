@@ -8,8 +8,8 @@ the tokens of a window whose positions are equal modulo I. Short distance attent
 distance attention (CrossFormer, section 3.2) has I > 1 and two published layouts: ``'map'``, where the window
 is the whole axis, and ``'window'``, where it is G·I tokens.
 
-Nothing is padded: groups at the bottom and right edges hold fewer tokens than the others. They are the groups
-of the papers' padded layout without the padding, to which no token attends.
+Nothing is padded: groups at the bottom and right edges have fewer tokens than the others. They equal the
+groups of the papers' padded layout, because no token attends to padding.
 """
 
 from collections.abc import Iterator, Sequence

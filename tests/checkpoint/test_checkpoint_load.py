@@ -161,7 +161,7 @@ def test_every_arch_is_recognised_by_its_tensors(arch: str) -> None:
 
 def test_other_sizes_are_described_and_missing_stages_named() -> None:
     assert recognise_arch(CrossFormer(NARROW).state_dict()) == NARROW_NAME
-    with pytest.raises(UserError, match='only the stages 1, 2 of a CrossFormer, of 4'):
+    with pytest.raises(UserError, match='only the stages 1, 2 of the 4 of a CrossFormer'):
         recognise_arch(CrossFormer(NARROW, out_indices=(1,)).state_dict())
 
 
@@ -209,7 +209,7 @@ def test_another_layout_than_the_models_is_a_warning(
         load_model(detector(narrow), path)
         (counts,) = [line for line in logged if 'tensors matched' in line]
         warnings = [line for line in logged if 'was trained with' in line]
-        assert f'of another shape; long_distance {layout} (the config in the file' in counts
+        assert f"of another shape; long_distance {layout} (the file's config" in counts
         assert len(warnings) == (ours != layout)
         assert not warnings or warnings[0].endswith(f'model.backbone.long_distance={layout}')
         logged.clear()

@@ -29,7 +29,7 @@ def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out:
         qkv: Laid out as 3 × h × d, in the order of the groups.
         table: (h, 2R' − 1, 2S' − 1), as for :func:`..attention.pair_biases`, in the dtype of ``qkv``.
         blocks: The groups.
-        out: For the result.
+        out: Receives the result.
     """
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
         biases = _biases(table, block)
