@@ -5,7 +5,7 @@
 # A working wheel is used if there is one: in MMCV_FIND_LINKS, where pip is configured to look, or from an earlier call
 # in pip's cache. Otherwise mmcv is compiled. Compilers spend nearly all their time reading torch's headers for each
 # of mmcv's eighty C++ files, so these are joined into one; pybind.cpp, which takes as long as all the others
-# together, is compiled beside it.
+# together, is compiled at the same time.
 set -euo pipefail
 readonly MMCV=$1 NAME=${1%==*} OPTIONS=("${@:2}")
 

@@ -183,7 +183,7 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
 
     Args:
         out: The folder for the pictures.
-        name: What their names begin with.
+        name: Prefix of their names.
         file: An annotation file with objects.
         images: Its readable images, with their records.
         seed: Seed for choosing among those with objects.
@@ -244,7 +244,7 @@ def draw_labels(
 
     Args:
         out: The folder for the pictures.
-        name: What their names begin with.
+        name: Prefix of their names.
         folder: The files and the rule for their values.
         labels: The report on the label maps.
         pairs: Readable images with label maps of the same size.

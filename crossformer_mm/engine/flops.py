@@ -23,9 +23,9 @@ MAX_PIXELS = 8192 * 8192
 RULE = (
     'What is counted: the multiply-adds of convolutions, linear layers and the two products of attention, for'
     f' one image of the given size. A two-stage model classifies {PROPOSALS} proposals and predicts {MASKS}'
-    ' masks in each of its stages. An auxiliary head, which only training uses, is listed but not included in the'
-    " whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing are not"
-    ' counted.'
+    ' masks in each of its stages. An auxiliary head, which only training uses, is listed but not included in'
+    " the whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing are"
+    ' not counted.'
 )
 # Height and width of the image for which papers count, by a config's default scope.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024)}

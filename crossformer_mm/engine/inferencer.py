@@ -37,7 +37,7 @@ def open_inferencer(
 
     Args:
         config: A config file.
-        checkpoint: A checkpoint of the whole model.
+        checkpoint: A checkpoint of the complete model.
         device: Such as ``'cpu'`` or ``'cuda:1'``; by default a GPU, if there is one.
         bf16: Compute in bfloat16 autocast; boxes stay in float32.
         cfg_options: Settings to change in the config, as ``KEY=VALUE``.

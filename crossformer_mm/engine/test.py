@@ -55,7 +55,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--tta', action='store_true', help='segmentation: test at several scales, with and without flipping'
     )
-    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions next to the ground truth')
     return parser
 
 

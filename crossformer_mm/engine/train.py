@@ -232,7 +232,7 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
         raise UserError(
             f'--resume {path}: contains weights without a training state (no {", ".join(missing)});'
             ' to start a new training from them, use --pretrained FILE for the backbone or'
-            ' --cfg-options load_from=FILE for the whole model'
+            ' --cfg-options load_from=FILE for the complete model'
         )
     for unit in ('epoch', 'iter'):
         if checkpoint['meta'].get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf')):

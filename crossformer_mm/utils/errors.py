@@ -1,4 +1,4 @@
-"""The error for invalid user input."""
+"""The error for invalid input."""
 
 
 class UserError(Exception):

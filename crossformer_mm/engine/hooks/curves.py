@@ -38,7 +38,7 @@ class CurvesHook(Hook):
             plot_curves(Path(runner.work_dir, 'curves.png'), train, val)
 
     def after_train(self, runner: Runner) -> None:
-        """Draw the whole training."""
+        """Draw the complete training."""
         self.after_val_epoch(runner)
 
 
