@@ -1,4 +1,4 @@
-"""Pointing a segmentor at images and label maps: classes, heads and what is ignored follow."""
+"""Setting a segmentor's images and label maps: classes, heads and the ignored value are adapted."""
 
 import copy
 from collections.abc import Callable
@@ -152,7 +152,7 @@ def test_another_value_for_unlabelled_pixels_is_refused(cfg: Config, names: str,
     cfg.model.auxiliary_head.loss_decode = [{'type': 'DiceLoss', 'ignore_index': 255}]
     cfg.merge_from_dict({setting: 0})
     set_data_paths(cfg, DataOptions(data_root='elsewhere'))  # no option for label maps: the setting stands
-    with pytest.raises(UserError, match=f'^{setting}=0: .* by --ignore-label$'):
+    with pytest.raises(UserError, match=f'^{setting}=0: .* with --ignore-label$'):
         set_data_paths(cfg, DataOptions(classes=names))
 
 
@@ -206,7 +206,7 @@ def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Pa
 def test_datasets_with_a_numbering_of_their_own(cfg: Config, names: str, change: dict, kind: str) -> None:
     cfg.val_dataloader.dataset.update(change)
     set_data_paths(cfg, DataOptions(data_root='elsewhere'))
-    with pytest.raises(UserError, match=f'two folders of images and label maps; {kind} has a layout'):
+    with pytest.raises(UserError, match=f'two folders of images and label maps; {kind} has a fixed layout'):
         set_data_paths(cfg, DataOptions(classes=names))
 
 
