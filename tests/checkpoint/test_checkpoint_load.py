@@ -1,4 +1,4 @@
-"""Loading: every shape of file gives the reference outputs, and nothing loads in part."""
+"""Loading: every kind of file gives the reference outputs, and no file is loaded partially."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def released_t(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What mmengine's current logger is told."""
+    """The messages of mmengine's current logger."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -165,7 +165,7 @@ def test_other_sizes_are_described_and_missing_stages_named() -> None:
         recognise_arch(CrossFormer(NARROW, out_indices=(1,)).state_dict())
 
 
-# --- whole models --------------------------------------------------------------------------------------
+# --- complete models --------------------------------------------------------------------------------------
 
 
 def detector(cfg: Config) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Pointing a config at data: paths, classes and heads follow, and disagreement is named."""
+"""Setting a config's data: paths, classes and heads are adapted, and contradictions are reported."""
 
 import json
 import shutil
@@ -110,7 +110,7 @@ def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
 
 
 def other_kind(folder: Path) -> Config:
-    """A config with data that are neither COCO's nor label maps."""
+    """A config with data that is neither COCO-format nor label maps."""
     dataset = {'type': 'VideoDataset', 'data_root': str(folder), 'data_prefix': {'video': 'clips'}}
     return Config({'model': {}, 'train_dataloader': {'dataset': dataset}})
 
@@ -175,7 +175,7 @@ def test_validation_with_other_classes(
 
 @pytest.fixture
 def chooser(cfg: Config, coco_root: Path) -> Callable[..., Config]:
-    """A function that gives the config, on the generated data, and the training set its ``metainfo``."""
+    """A function that returns the config with the generated data and a ``metainfo`` for the training set."""
 
     def choose(**meta: object) -> Config:
         set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
@@ -241,7 +241,7 @@ def test_datasets_of_a_config_that_choose_different_classes(chooser: Callable[..
 
 @DATASETS.register_module(force=True)
 class Circles(CocoDataset):
-    """COCO data with classes of its own, as MMDetection's documentation adds a dataset."""
+    """COCO data with its own classes, defined as in MMDetection's documentation."""
 
     METAINFO = {'classes': ('circle',), 'palette': [(9, 9, 9)]}  # noqa: RUF012
 

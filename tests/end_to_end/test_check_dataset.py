@@ -1,4 +1,4 @@
-"""``crossformer check`` on COCO data: every kind of problem is found, and none hides the others."""
+"""``crossformer check`` on COCO data: every kind of problem is found, and no problem hides another."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ def test_numbers_that_cannot_be(
 def test_a_sample_of_the_images(
     flat_config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those beyond it may be broken too, and are not drawn."""
+    """Images outside the sample may be damaged and are not drawn."""
     for path in (own_root / 'train2017').iterdir():
         path.write_bytes(b'no image')
     check(flat_config, '--data-root', own_root, '--sample', '2', '--out', tmp_path / 'out')

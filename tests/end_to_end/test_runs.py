@@ -1,4 +1,4 @@
-"""Training, evaluation and resuming on tiny data, and every way that they refuse to start."""
+"""Training, evaluation and resuming on tiny data, and invalid inputs for them."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ TRAIN = 'annotations/instances_train2017.json'
 
 @pytest.fixture(scope='module')
 def narrow(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow config as a file; its network is too young to be sure of anything, so all scores count."""
+    """A narrow config as a file; all scores count, since its network is hardly trained."""
     cfg = narrow_config('mask_rcnn_crossformer_pp_s')
     cfg.train_cfg.max_epochs = 1
     cfg.model.test_cfg.rcnn.score_thr = 0.0
@@ -85,7 +85,7 @@ def test_evaluation_agrees_with_pycocotools(
 
 
 def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
-    """What pycocotools says of the files."""
+    """The metrics that pycocotools computes from the files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
         evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)

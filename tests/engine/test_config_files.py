@@ -1,4 +1,4 @@
-"""This project's own configs by their names, copied, and inherited without a clone."""
+"""This project's own configs: found by name, copied, and inherited without a clone."""
 
 from pathlib import Path
 

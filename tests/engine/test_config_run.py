@@ -47,7 +47,7 @@ def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
 
 
 def test_auto_scaling_reckons_with_accumulation(train_with: Callable[..., Config]) -> None:
-    """mmengine multiplies by the images of an iteration over these: 4 × 2 over 16 is 2 over 4."""
+    """mmengine scales by the ratio of the images of an iteration to the base: 4 × 2 / 16 = 2 / 4."""
     assert train_with('--auto-scale-lr', '--accumulate', '4').auto_scale_lr.base_batch_size == 4
 
 

@@ -1,4 +1,4 @@
-"""Evaluating segmentation: the numbers, the files that are written, and what is refused."""
+"""Evaluating segmentation: the metrics, the files that are written, and invalid input."""
 
 from collections.abc import Callable
 from pathlib import Path
