@@ -91,37 +91,37 @@ def resolve_stand_ins(value: Any) -> Any:
     Tensors are shared. Dicts lose the attributes that a pickle may have set on them, except a state dict's
     ``_metadata``.
     """
-    return _settle(value, {})
+    return _resolve(value, {})
 
 
-def _settle(value: Any, seen: dict[int, Any]) -> Any:
+def _resolve(value: Any, seen: dict[int, Any]) -> Any:
     if id(value) in seen:  # a pickle may contain cycles, or share objects exponentially often
         return seen[id(value)]
     if isinstance(value, dict):
-        return _settle_dict(value, seen)
+        return _resolve_dict(value, seen)
     if type(value) is list:
-        seen[id(value)] = settled = []
-        settled.extend(_settle(item, seen) for item in value)
+        seen[id(value)] = resolved = []
+        resolved.extend(_resolve(item, seen) for item in value)
     elif type(value) is tuple:
-        settled = tuple(_settle(item, seen) for item in value)
+        resolved = tuple(_resolve(item, seen) for item in value)
     elif isinstance(value, InertArray):
-        settled = value.array
+        resolved = value.array
     elif isinstance(value, InertHistory):
-        settled = _history(_settle(vars(value), seen))
+        resolved = _history(_resolve(vars(value), seen))
     else:
         return value
-    seen[id(value)] = settled
-    return settled
+    seen[id(value)] = resolved
+    return resolved
 
 
-def _settle_dict(value: dict, seen: dict[int, Any]) -> dict:
-    seen[id(value)] = settled = type(value)()
+def _resolve_dict(value: dict, seen: dict[int, Any]) -> dict:
+    seen[id(value)] = resolved = type(value)()
     for key, item in dict.items(value):  # not value.items(), which a pickle may have replaced
-        settled[_settle(key, seen)] = _settle(item, seen)
+        resolved[_resolve(key, seen)] = _resolve(item, seen)
     metadata = getattr(value, '__dict__', {}).get('_metadata')
     if isinstance(metadata, dict):
-        settled._metadata = _settle(metadata, seen)
-    return settled
+        resolved._metadata = _resolve(metadata, seen)
+    return resolved
 
 
 def _history(attributes: dict[str, Any]) -> HistoryBuffer:

@@ -213,18 +213,18 @@ def _check_repeated(
     for value, count in Counter(record[field] for record in records).items():
         if count > 1:
             times = 'two' if count == 2 else count
-            report(Problem(kind, f'{times} {name} have the {field} "{_cut(value)}"', fatal))
+            report(Problem(kind, f'{times} {name} have the {field} "{_truncate(value)}"', fatal))
 
 
 def _check_unused(categories: list[Record], annotations: list[Record], report: Report) -> None:
     used = {annotation['category_id'] for annotation in annotations}
     for category in categories:
         if category['id'] not in used:
-            what = f'no annotation has the category "{_cut(category["name"])}"'
+            what = f'no annotation has the category "{_truncate(category["name"])}"'
             report(Problem('categories without objects', what, fatal=False))
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return f'{text!r:.80}'.strip('\'"')
 
 

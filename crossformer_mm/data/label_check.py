@@ -156,7 +156,7 @@ def inspect_labels(
         pixels=dict(sorted(pixels.items())),
         maps_with=maps_with,
         sound=sound,
-        problems=[*problems, *_indistinct(pixels, folder, rule)],
+        problems=[*problems, *_nothing_to_learn(pixels, folder, rule)],
         warnings=list(_warnings(pixels, rule)) if pixels else [],
     )
 
@@ -198,16 +198,16 @@ def _unknown_values(path: Path, counts: Mapping[int, int], rule: LabelRule) -> I
     if values:
         first = int(rule.reduce_zero_label)
         last = first + len(rule.classes) - 1
-        held = f'the value {values[0]}, which is'
+        values_text = f'the value {values[0]}, which is'
         if values[1:]:
-            held = f'the values {shorten(map(str, values))}, which are'
+            values_text = f'the values {shorten(map(str, values))}, which are'
         classes = f'{len(rule.classes)} classes ({first} to {last})'
-        what = f'{path} contains {held} none of the {classes} and not ignored'
-        remedy = f'ignore_label can set a value to ignore besides {IGNORED}; {_causes(rule)}'
+        what = f'{path} contains {values_text} none of the {classes} and not ignored'
+        remedy = f'ignore_label can set a value to ignore besides {IGNORED}; {_common_causes(rule)}'
         yield Problem('label maps with values outside the classes', what, remedy=remedy)
 
 
-def _indistinct(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
+def _nothing_to_learn(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
     """The problem of maps with valid values that leave nothing to learn."""
     if not pixels or any(rule.name_of(value) is None for value in pixels):
         return
@@ -215,10 +215,10 @@ def _indistinct(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) 
         return
     values = ' and '.join(map(str, sorted(pixels)))
     what = f'{folder}: the label maps contain only {values}: nothing to learn'
-    yield Problem('nothing to learn', what, remedy=_causes(rule))
+    yield Problem('nothing to learn', what, remedy=_common_causes(rule))
 
 
-def _causes(rule: LabelRule) -> str:
+def _common_causes(rule: LabelRule) -> str:
     state = 'on' if rule.reduce_zero_label else 'off'
     return (
         'common causes are masks of 0 and 255, where the classes should be 0, 1, 2, …, and a wrong'

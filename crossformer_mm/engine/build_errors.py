@@ -33,7 +33,7 @@ def build_error(error: Exception, cfg: Config) -> str | None:
     frame = next(filter(_builds, _frames(error)), None)
     if frame is None:
         return None
-    text = _of_part(error, frame, cfg) if is_build_frame(frame) else _of_method(error, frame, cfg)
+    text = _explain_part(error, frame, cfg) if is_build_frame(frame) else _explain_method(error, frame, cfg)
     return ' '.join(f'{cfg.filename}: {text}'.split())
 
 
@@ -51,7 +51,7 @@ def _builds(frame: FrameType) -> bool:
     return is_build_frame(frame) or (of_runner and frame.f_code.co_name not in _RUNS)
 
 
-def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
+def _explain_part(error: Exception, frame: FrameType, cfg: Config) -> str:
     """Explain an error raised by a registry: name the part of the config that it was building."""
     part, scope, built = (frame.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
     name, node = _find(cfg, part)
@@ -62,7 +62,7 @@ def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
     return f'{name}{settings}: {_reason(error)}{_near_argument(error, built)}'
 
 
-def _of_method(error: Exception, frame: FrameType, cfg: Config) -> str:
+def _explain_method(error: Exception, frame: FrameType, cfg: Config) -> str:
     """Explain an error raised in one of Runner's own methods: name the argument that it was called with."""
     arguments = [name for name in inspect.getargs(frame.f_code).args if name != 'self']
     if not arguments or frame.f_code.co_name == '__init__':

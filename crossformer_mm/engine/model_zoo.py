@@ -150,10 +150,10 @@ class Model:
         self.name = name
         self.is_detector = name.startswith(DETECTORS)
         self.published = PUBLISHED.get(name)
-        self.counted = self.comparable = _count_whole(cfg)
+        self.counted = self.comparable = _count_total(cfg)
         if self.published and self.published.large_groups:
             cfg.model.backbone.update(GROUPS['large'])
-            self.comparable = _count_whole(cfg)
+            self.comparable = _count_total(cfg)
 
     def row(self) -> str:
         """The line of the page's table."""
@@ -206,7 +206,7 @@ class Model:
         return results
 
 
-def _count_whole(cfg: Config) -> Part:
+def _count_total(cfg: Config) -> Part:
     return count(build_model(cfg), *usual_shape(cfg))[-1]
 
 

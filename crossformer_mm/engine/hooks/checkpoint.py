@@ -25,7 +25,7 @@ class AtomicFileBackend(LocalBackend):
     """mmengine's backend for local files, with atomic writes."""
 
     def __init__(self) -> None:
-        self._held: dict[Path, int] | None = None  # postponed removals: files and their inodes
+        self._postponed: dict[Path, int] | None = None  # postponed removals: files and their inodes
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes; an existing file is replaced only when the new one is completely on disk.
@@ -44,20 +44,20 @@ class AtomicFileBackend(LocalBackend):
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file; inside :meth:`removals_last`, the removal is postponed."""
-        if self._held is None:
+        if self._postponed is None:
             super().remove(filepath)
         else:
-            self._held[Path(filepath)] = Path(filepath).stat().st_ino
+            self._postponed[Path(filepath)] = Path(filepath).stat().st_ino
 
     @contextmanager
     def removals_last(self) -> Iterator[None]:
         """Postpone removals until the end of the block; after an error, nothing is removed."""
-        self._held = held = {}
+        self._postponed = postponed = {}
         try:
             yield
         finally:
-            self._held = None
-        for path, inode in held.items():
+            self._postponed = None
+        for path, inode in postponed.items():
             if path.stat().st_ino == inode:  # not replaced since
                 path.unlink()
 

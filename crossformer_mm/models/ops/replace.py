@@ -106,7 +106,7 @@ def _is_plain_weight(weight: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> 
     )
 
 
-def _cells_know(conv: nn.Conv2d) -> bool:
+def _cells_support(conv: nn.Conv2d) -> bool:
     """Whether a kernel is as wide as an even stride or a multiple of twice the stride, and centred on it."""
     (k, k2), (s, s2) = conv.kernel_size, conv.stride
     return (
@@ -123,5 +123,5 @@ KNOWN_SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.LayerNorm: lambda layer: len(layer.normalized_shape) == 1,
     nn.GELU: lambda layer: layer.approximate == 'none',
     nn.Dropout: lambda layer: not (layer.training and layer.p),
-    nn.Conv2d: _cells_know,
+    nn.Conv2d: _cells_support,
 }
