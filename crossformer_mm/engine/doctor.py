@@ -159,7 +159,7 @@ def check_operators() -> Findings:
         command = [sys.executable, '-c', OPERATORS, device]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         if done.returncode == 0:
-            yield OK, f'nms and roi_align compute on {device}'
+            yield OK, f'nms and roi_align work on {device}'
             continue
         killed = done.returncode < 0
         reason = signal.Signals(-done.returncode).name if killed else done.stderr.strip().rpartition('\n')[2]
