@@ -1,10 +1,10 @@
-# Every target sets up what it needs first; once that is done, it costs a second.
-# STACK=openmmlab runs any of them on the other family, in a virtual environment of its own.
+# Every target runs the set-up first, which takes a second once it is complete.
+# STACK=openmmlab runs any of them on the other family, in a separate virtual environment.
 STACK ?= onedl
 VENV := $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
 PYTHON_IN_VENV := $(VENV)/bin/python
 
-# Two processes of one thread each: networks this small gain nothing from a second thread.
+# Two processes with one thread each: networks this small gain nothing from a second thread.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs
 demo-seg: setup ## the same with Semantic FPN and label maps, into work_dirs/demo-seg/
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn
 
-demo-short: setup ## both demos for a few iterations, to see that they run
+demo-short: setup ## both demos for a few iterations, as a smoke test
 	$(PYTHON_IN_VENV) tools/demo.py --short
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn --short
 
@@ -41,5 +41,5 @@ lint: setup ## ruff's lint and format
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
 
-bench: setup ## measure CrossFormer-S beside Swin-T: time and memory
+bench: setup ## compare time and memory of CrossFormer-S with those of Swin-T
 	$(PYTHON_IN_VENV) tools/benchmark.py s --against swin_t --mode inference train --size 512x640 --rounds 5

@@ -1,4 +1,4 @@
-"""The command ``crossformer``. Outside the package, which cannot be imported where the stack is broken."""
+"""The command ``crossformer``, outside the package, which cannot be imported if the stack is broken."""
 
 import argparse
 import difflib
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-# For each command: what it does, its module in crossformer_mm.engine, and there its parser and its function.
+# For each command: its description, its module in crossformer_mm.engine, and the parser and function there.
 COMMANDS = {
     'train': ('train a model', 'train', 'training_parser', 'train'),
     'test': ('evaluate a checkpoint', 'test', 'evaluation_parser', 'evaluate'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
-    'check': ('list all that is wrong with a data set', 'check', 'check_parser', 'check_dataset'),
+    'check': ('list all problems of a dataset', 'check', 'check_parser', 'check_dataset'),
     'flops': ('count parameters and multiply-adds', 'flops', 'flops_parser', 'print_flops'),
     'configs': ('list the configs, or copy one', 'configs', 'configs_parser', 'show_configs'),
     'doctor': ('check the installation', 'doctor', '', ''),
@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        words: Its name and its options, by default the process's own.
+        words: Its name and its options, by default those of the process.
 
     Returns:
         The exit status.
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def script(name: str) -> int:
-    """Run a command as a script of ``tools/``, with the process's options; returns the exit status."""
+    """Run a command for a script in ``tools/``, with the options of the process; returns the exit status."""
     return run(name, sys.argv[1:], Path(sys.argv[0]).name)
 
 
@@ -54,7 +54,7 @@ def run(name: str, options: Sequence[str], prog: str) -> int:
     Args:
         name: One of :data:`COMMANDS`.
         options: Its options.
-        prog: What its help calls it.
+        prog: The program's name in its help.
 
     Returns:
         The exit status.

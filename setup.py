@@ -1,4 +1,4 @@
-"""Package metadata: ranges that should work; requirements/ pins what was tested."""
+"""Package metadata, with version ranges that should work; requirements/ pins the tested versions."""
 
 import runpy
 import shutil
@@ -11,13 +11,13 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithConfigs(build_py):
-    """Puts the configs and their index into the package, where OpenMMLab's tools look for them."""
+    """Copies the configs and their index into the package, where OpenMMLab's tools look for them."""
 
     def run(self) -> None:
         """Build, without files that an earlier build left behind."""
         shutil.rmtree(Path(self.build_lib, 'crossformer_mm'), ignore_errors=True)
         super().run()
-        if not self.editable_mode:  # a clone has them already, where they are edited
+        if not self.editable_mode:  # an editable installation uses those of the clone
             inside = Path(self.build_lib, 'crossformer_mm', '.mim')
             shutil.rmtree(inside, ignore_errors=True)
             shutil.copytree(
@@ -47,9 +47,9 @@ setup(
     entry_points={'console_scripts': ['crossformer = crossformer_mm_command:main']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10',
-    # Nothing of mmcv and its toolboxes: the two families would be installed over each other. See the extras.
+    # Neither mmcv nor its toolboxes: the two families would overwrite each other. See the extras.
     install_requires=[
-        'torch>=2.6',  # the first whose safe unpickling can be asked what it refuses
+        'torch>=2.6',  # older releases do not report what their safe unpickler refuses
         'numpy>=1.26',
         'matplotlib',
         'opencv-python',  # both families ask for this build of OpenCV
@@ -72,7 +72,7 @@ setup(
             'mmengine>=0.10.7,<1',
             'mmdet>=3.3,<4',
             'mmsegmentation>=1.2.2,<2',
-            'ftfy',  # mmsegmentation imports both without asking for them
+            'ftfy',  # mmsegmentation imports this and regex without requiring them
             'regex',
         ],
     },

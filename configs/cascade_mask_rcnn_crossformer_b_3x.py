@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/cascade_mask_rcnn_crossformer_b_3x.py --pretrained FILE
+    crossformer train cascade_mask_rcnn_crossformer_b_3x --pretrained FILE
 """
 
 _base_ = './cascade_mask_rcnn_crossformer_s_3x.py'

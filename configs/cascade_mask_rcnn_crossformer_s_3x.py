@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 88.0 M parameters, 769.7 G multiply-adds, box AP 52.2, mask AP 45.2.
 The multiply-adds fit large groups; here they are standard.
 
-    python tools/train.py configs/cascade_mask_rcnn_crossformer_s_3x.py --pretrained FILE
+    crossformer train cascade_mask_rcnn_crossformer_s_3x --pretrained FILE
 """
 
 _base_ = [

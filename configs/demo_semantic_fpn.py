@@ -1,6 +1,6 @@
 """Semantic FPN with a narrow CrossFormer on generated shapes, from scratch, in minutes on two cores.
 
-For 480 images of about 120×120 and 1500 iterations, which this makes, trains on and evaluates:
+1500 iterations on 480 images of about 120×120. To generate them, train and evaluate:
 
     python tools/demo.py semantic_fpn
 """
@@ -11,9 +11,9 @@ _base_ = [
     './_base_/segmentation_runtime.py',
 ]
 
-# Everything an eighth to a quarter as wide as usual.
+# All parts are an eighth to a quarter of their usual width.
 width = 64
-norm = dict(type='GN', num_groups=8)  # from scratch, with four images a step
+norm = dict(type='GN', num_groups=8)  # BN would need pretrained statistics or larger batches
 crop_size = (112, 112)
 model = dict(
     data_preprocessor=dict(size=crop_size),
@@ -41,7 +41,7 @@ train_dataloader = dict(
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
 
-randomness = dict(seed=0)  # its score is checked: not by chance
+randomness = dict(seed=0)  # the demo checks the score, which must not depend on chance
 max_iters = 1500
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
 val_cfg = dict(type='ValLoop')

@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 55.6 M parameters, 320.1 G multiply-adds, mIoU 48.0.
 The multiply-adds fit large groups; the authors' config has standard ones, as here.
 
-    python tools/train.py configs/fpn_crossformer_b.py --pretrained FILE
+    crossformer train fpn_crossformer_b --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

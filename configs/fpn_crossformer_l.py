@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 95.4 M parameters, 482.7 G multiply-adds, mIoU 49.1,
 with large groups, as here.
 
-    python tools/train.py configs/fpn_crossformer_l.py --pretrained FILE
+    crossformer train fpn_crossformer_l --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

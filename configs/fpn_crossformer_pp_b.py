@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 55.6 M parameters, 331.1 G multiply-adds, mIoU 48.6.
 
-    python tools/train.py configs/fpn_crossformer_pp_b.py --pretrained FILE
+    crossformer train fpn_crossformer_pp_b --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/fpn_crossformer_pp_l.py --pretrained FILE
+    crossformer train fpn_crossformer_pp_l --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

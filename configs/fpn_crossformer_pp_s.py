@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 27.1 M parameters, 199.5 G multiply-adds, mIoU 47.4.
 The multiply-adds fit large groups; here they are standard.
 
-    python tools/train.py configs/fpn_crossformer_pp_s.py --pretrained FILE
+    crossformer train fpn_crossformer_pp_s --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

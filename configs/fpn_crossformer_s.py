@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 34.3 M parameters, 209.8 G multiply-adds, mIoU 46.4,
 with large groups, as here.
 
-    python tools/train.py configs/fpn_crossformer_s.py --pretrained FILE
+    crossformer train fpn_crossformer_s --pretrained FILE
 """
 
 _base_ = [

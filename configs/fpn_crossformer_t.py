@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/fpn_crossformer_t.py --pretrained FILE
+    crossformer train fpn_crossformer_t --pretrained FILE
 """
 
 _base_ = './fpn_crossformer_s.py'

@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 71.5 M parameters, 407.9 G multiply-adds, box AP 47.2, mask AP 42.7.
 
-    python tools/train.py configs/mask_rcnn_crossformer_b.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_b --pretrained FILE
 """
 
 _base_ = './mask_rcnn_crossformer_s.py'

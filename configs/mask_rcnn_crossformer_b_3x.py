@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 71.5 M parameters, 398.1 G multiply-adds, box AP 49.8, mask AP 44.5.
 The multiply-adds fit large groups; here they are standard.
 
-    python tools/train.py configs/mask_rcnn_crossformer_b_3x.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_b_3x --pretrained FILE
 """
 
 _base_ = './mask_rcnn_crossformer_s_3x.py'

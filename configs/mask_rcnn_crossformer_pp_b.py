@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 71.5 M parameters, 408.0 G multiply-adds, box AP 47.7, mask AP 43.2.
 
-    python tools/train.py configs/mask_rcnn_crossformer_pp_b.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_pp_b --pretrained FILE
 """
 
 _base_ = './mask_rcnn_crossformer_s.py'

@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 43.0 M parameters, 287.4 G multiply-adds, box AP 46.4, mask AP 42.1.
 
-    python tools/train.py configs/mask_rcnn_crossformer_pp_s.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_pp_s --pretrained FILE
 """
 
 _base_ = './mask_rcnn_crossformer_s.py'

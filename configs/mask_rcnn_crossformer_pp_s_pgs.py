@@ -1,8 +1,8 @@
 """Mask R-CNN with CrossFormer++-S, progressive groups, on COCO 2017, 1x: 12 epochs, 8 × 2 images.
 
-The groups and the layout of the released ++ classifiers. Weights are those of any setting.
+The groups and the layout of the released ++ classifiers. The weights fit any setting.
 
-    python tools/train.py configs/mask_rcnn_crossformer_pp_s_pgs.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_pp_s_pgs --pretrained FILE
 """
 
 _base_ = ['./mask_rcnn_crossformer_pp_s.py', './_base_/groups.py']

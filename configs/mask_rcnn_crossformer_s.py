@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 50.2 M parameters, 301.0 G multiply-adds, box AP 45.4, mask AP 41.4.
 
-    python tools/train.py configs/mask_rcnn_crossformer_s.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_s --pretrained FILE
 """
 
 _base_ = [

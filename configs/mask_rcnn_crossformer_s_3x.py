@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 50.2 M parameters, 291.1 G multiply-adds, box AP 48.7, mask AP 43.9.
 The multiply-adds fit large groups; here they are standard.
 
-    python tools/train.py configs/mask_rcnn_crossformer_s_3x.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_s_3x --pretrained FILE
 """
 
 _base_ = [

@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/mask_rcnn_crossformer_t.py --pretrained FILE
+    crossformer train mask_rcnn_crossformer_t --pretrained FILE
 """
 
 _base_ = './mask_rcnn_crossformer_s.py'

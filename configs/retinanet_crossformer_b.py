@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 62.1 M parameters, 389.0 G multiply-adds, box AP 46.2.
 
-    python tools/train.py configs/retinanet_crossformer_b.py --pretrained FILE
+    crossformer train retinanet_crossformer_b --pretrained FILE
 """
 
 _base_ = './retinanet_crossformer_s.py'

@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 62.2 M parameters, 389.0 G multiply-adds, box AP 46.6.
 
-    python tools/train.py configs/retinanet_crossformer_pp_b.py --pretrained FILE
+    crossformer train retinanet_crossformer_pp_b --pretrained FILE
 """
 
 _base_ = './retinanet_crossformer_s.py'

@@ -1,8 +1,8 @@
 """RetinaNet with CrossFormer++-B, progressive groups, on COCO 2017, 1x: 12 epochs, 8 × 2 images.
 
-The groups and the layout of the released ++ classifiers. Weights are those of any setting.
+The groups and the layout of the released ++ classifiers. The weights fit any setting.
 
-    python tools/train.py configs/retinanet_crossformer_pp_b_pgs.py --pretrained FILE
+    crossformer train retinanet_crossformer_pp_b_pgs --pretrained FILE
 """
 
 _base_ = ['./retinanet_crossformer_pp_b.py', './_base_/groups.py']

@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/retinanet_crossformer_pp_l.py --pretrained FILE
+    crossformer train retinanet_crossformer_pp_l --pretrained FILE
 """
 
 _base_ = './retinanet_crossformer_s.py'

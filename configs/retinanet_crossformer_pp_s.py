@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: box AP 45.1; the parameters and multiply-adds are misprinted there.
 
-    python tools/train.py configs/retinanet_crossformer_pp_s.py --pretrained FILE
+    crossformer train retinanet_crossformer_pp_s --pretrained FILE
 """
 
 _base_ = './retinanet_crossformer_s.py'

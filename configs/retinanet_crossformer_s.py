@@ -2,7 +2,7 @@
 
 Published, from ImageNet weights: 40.8 M parameters, 282.0 G multiply-adds, box AP 44.4.
 
-    python tools/train.py configs/retinanet_crossformer_s.py --pretrained FILE
+    crossformer train retinanet_crossformer_s --pretrained FILE
 """
 
 _base_ = [

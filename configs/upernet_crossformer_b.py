@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 83.6 M parameters, 1089.7 G multiply-adds, mIoU 49.7,
 50.6 at six scales and flipped.
 
-    python tools/train.py configs/upernet_crossformer_b.py --pretrained FILE
+    crossformer train upernet_crossformer_b --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

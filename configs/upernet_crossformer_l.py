@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 125.5 M parameters, 1257.8 G multiply-adds, mIoU 50.4,
 51.4 at six scales and flipped.
 
-    python tools/train.py configs/upernet_crossformer_l.py --pretrained FILE
+    crossformer train upernet_crossformer_l --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 83.7 M parameters, 1089.8 G multiply-adds, mIoU 50.7,
 51.0 at six scales and flipped.
 
-    python tools/train.py configs/upernet_crossformer_pp_b.py --pretrained FILE
+    crossformer train upernet_crossformer_pp_b --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

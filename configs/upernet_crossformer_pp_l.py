@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/upernet_crossformer_pp_l.py --pretrained FILE
+    crossformer train upernet_crossformer_pp_l --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

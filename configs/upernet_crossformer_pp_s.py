@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 53.1 M parameters, 963.5 G multiply-adds, mIoU 49.4,
 50.8 at six scales and flipped.
 
-    python tools/train.py configs/upernet_crossformer_pp_s.py --pretrained FILE
+    crossformer train upernet_crossformer_pp_s --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

@@ -3,7 +3,7 @@
 Published, from ImageNet weights: 62.3 M parameters, 979.5 G multiply-adds, mIoU 47.6,
 48.4 at six scales and flipped.
 
-    python tools/train.py configs/upernet_crossformer_s.py --pretrained FILE
+    crossformer train upernet_crossformer_s --pretrained FILE
 """
 
 _base_ = [

@@ -2,7 +2,7 @@
 
 No published result.
 
-    python tools/train.py configs/upernet_crossformer_t.py --pretrained FILE
+    crossformer train upernet_crossformer_t --pretrained FILE
 """
 
 _base_ = './upernet_crossformer_s.py'

@@ -1,6 +1,6 @@
 """CrossFormer and CrossFormer++ for MMDetection and MMSegmentation.
 
-Importing the package registers everything that a config can name.
+Importing the package registers all types that a config can use.
 """
 
 from .models.crossformer import CrossFormer

@@ -1,6 +1,6 @@
-"""Private and unstable names of other packages, in one place.
+"""Private and unstable names of other packages.
 
-Each has a test in ``tests/test_compat.py`` that fails with the name that was renamed.
+Each has a test in ``tests/test_compat.py`` that reports a renamed one.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 from torch.utils.data import DataLoader
 
-# What scaled_dot_product_attention calls on CPUs where its mask needs no gradient.
+# The operator that scaled_dot_product_attention calls on CPUs if its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def is_ordinary(x: Tensor) -> bool:
-    """Whether ``x`` contains numbers, and does not stand for them in a compiler, mode or transform."""
+    """Whether ``x`` contains numbers, and is not a placeholder in a compiler, mode or transform."""
     return (
         type(x) in (Tensor, nn.Parameter)
         and not torch.compiler.is_compiling()
@@ -31,13 +31,13 @@ def is_ordinary(x: Tensor) -> bool:
 
 
 def is_dense(weight: Tensor | None) -> bool:
-    """Whether ``weight`` is a plain tensor, or stands for one in a compiler."""
+    """Whether ``weight`` is a plain tensor, or a compiler's placeholder for one."""
     stand_in = torch.compiler.is_compiling() and type(weight) is FakeTensor
     return stand_in or type(weight) in (Tensor, nn.Parameter)
 
 
 def is_transformed() -> bool:
-    """Whether a call is traced, exported to ONNX, or in ``torch.func`` or forward-mode differentiation."""
+    """Whether the current call is traced, exported to ONNX, or in ``torch.func`` or forward-mode AD."""
     if torch.compiler.is_compiling():
         return torch.onnx.is_in_onnx_export() or torch._C._functorch.maybe_current_level() is not None
     return (
@@ -48,7 +48,7 @@ def is_transformed() -> bool:
 
 
 def is_batched(x: Tensor) -> bool:
-    """Whether ``x`` stands for a batch under ``vmap``, or ``torch.autograd.grad(is_grads_batched=True)``."""
+    """Whether ``x`` represents a batch in ``vmap`` or ``torch.autograd.grad(is_grads_batched=True)``."""
     return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
@@ -72,13 +72,13 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def autocast_is_on(device: torch.device) -> bool:
-    """Whether autocast is on for a device; false if it has none, for which torch raises an error."""
+    """Whether autocast is on for a device; false for devices without it, where torch raises an error."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Hide computations from dispatch modes and ``torch.jit.trace``, for which the results are constants."""
+    """Hide computations from dispatch modes and ``torch.jit.trace``, so that their results are constants."""
     state = torch._C._get_tracing_state()
     with _disable_current_modes():
         if state is None:
@@ -92,12 +92,12 @@ def unseen() -> Iterator[None]:
 
 
 def sizes(x: Tensor) -> list[int]:
-    """The shape of ``x`` as plain ints; a trace or a compiled program is then specific to this size."""
-    return [len(range(size)) for size in x.shape]  # int() would keep a compiler's symbol
+    """The shape of ``x`` as plain ints, which makes a trace or a compiled program specific to this size."""
+    return [len(range(size)) for size in x.shape]  # int() would return a compiler's symbol
 
 
 def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of the logits over the last axis, from that of their softmax ``weights``."""
+    """The gradient of the logits over the last axis, from the gradient of their softmax ``weights``."""
     return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
@@ -112,14 +112,14 @@ def is_build_frame(frame: FrameType) -> bool:
 
 
 def without_data() -> AbstractContextManager:
-    """Inside it tensors have shapes and no values: nothing is computed, and no memory taken for new ones."""
+    """A context in which new tensors have shapes but no values, so that nothing is computed or allocated."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def end_workers(loader: DataLoader) -> None:
     """End the worker processes that a loader keeps between epochs.
 
-    Left to the garbage collector, each of them can block the process for five seconds.
+    If the garbage collector ends them, each can block the process for five seconds.
     """
     if loader._iterator is not None:
         loader._iterator._shutdown_workers()

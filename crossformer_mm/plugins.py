@@ -1,4 +1,4 @@
-"""Register everything that a config can name.
+"""Register all types that a config can use.
 
 The backbone is registered with both toolboxes, under every name that a config may use. Everything else is
 registered as a function that imports its module only when it is built, so that importing the package is fast
@@ -76,7 +76,7 @@ def published_type(name: str) -> Callable[..., CrossFormer]:
 def toolbox_registry(toolbox: str) -> Registry:
     """The model registry of a toolbox, or an empty one of the same name if it is not installed.
 
-    With it, ``mmseg.CrossFormer`` builds also if only MMDetection is installed.
+    The empty one allows ``mmseg.CrossFormer`` to be built if only MMDetection is installed.
     """
     if find_spec(toolbox) is not None:
         try:

@@ -1,3 +1,3 @@
-"""The version, in a file of its own: setup.py reads it without importing the package's needs."""
+"""The version, in a separate file so that setup.py can read it without importing the dependencies."""
 
 __version__ = '0.1.0'

@@ -1,4 +1,4 @@
-"""Checkpoint files as they are released, made here: the published names, weights by the reference rule."""
+"""Generated checkpoint files in the released formats: published names, weights by the reference rule."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ CLASSES = 10
 
 
 class CfgNode(dict):
-    """What pickle sees of a yacs config: a dict with attributes."""
+    """A stand-in for a yacs config in pickles: a dict with attributes."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(values)
@@ -36,7 +36,7 @@ CfgNode.__module__ = 'yacs.config'
 
 @contextlib.contextmanager
 def yacs() -> Iterator[None]:
-    """A yacs that pickle finds while it writes; nothing finds it while a file is read."""
+    """A fake yacs module, which exists while a file is written, but not while it is read."""
     module = types.ModuleType('yacs.config')
     module.CfgNode = CfgNode
     modules = {'yacs': types.ModuleType('yacs'), 'yacs.config': module}
@@ -54,7 +54,7 @@ def backbone(arch: str | Mapping[str, Any] = NARROW, **options: Any) -> CrossFor
 
 
 def classifier_state(model: CrossFormer, classes: int = CLASSES) -> dict[str, Tensor]:
-    """The tensors of the classifier on a backbone, head by the rule too."""
+    """The tensors of a classifier: the backbone's, and a head by the rule."""
     width = model.out_channels[-1]
     shapes = {
         'norm.weight': (width,),
@@ -67,7 +67,7 @@ def classifier_state(model: CrossFormer, classes: int = CLASSES) -> dict[str, Te
 
 
 def with_derived_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as the oldest releases have them, with two derived buffers a block."""
+    """The tensors as in the oldest releases, with two derived buffers per block."""
     state = OrderedDict(state)
     for name in [name for name in state if name.endswith('attn.qkv.weight')]:
         attention = name.removesuffix('qkv.weight')
@@ -77,7 +77,7 @@ def with_derived_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors with a prefix before their names."""
+    """The tensors with a prefix added to their names."""
     return OrderedDict((prefix + name, tensor) for name, tensor in state.items())
 
 
@@ -106,7 +106,7 @@ def save_old_toolbox(path: Path, state: Mapping[str, Tensor], **meta: Any) -> Pa
 
 
 def save_every_kind(folder: Path, model: CrossFormer) -> dict[str, Path]:
-    """Write files of every kind that hold a backbone."""
+    """Write a file of each kind that contains a backbone."""
     state, classifier = model.state_dict(), classifier_state(model)
     detector = prefixed(state, 'backbone.') | {
         'bbox_head.fc.weight': torch.ones(2, 2),

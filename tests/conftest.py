@@ -1,4 +1,4 @@
-"""What several tests share: a tiny COCO set, and configs narrow enough for seconds on a CPU."""
+"""Shared fixtures: a tiny COCO dataset, and configs that are narrow enough to run in seconds on a CPU."""
 
 import copy
 import functools
@@ -25,18 +25,18 @@ SMALLER = 8  # how much smaller images and crops are in segmentation than the co
 
 
 def pytest_configure() -> None:
-    """Listen to Ctrl-C: a background job is born deaf to it, and so would be tools that tests interrupt."""
+    """Handle Ctrl-C: background jobs, and so the tools that tests interrupt, would otherwise ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def narrow_network(**kwargs: object) -> CrossFormer:
-    """A narrow backbone with every kind of layer, the same at each call."""
+    """A narrow backbone with every kind of layer and the same weights in each call."""
     torch.manual_seed(0)
     return CrossFormer(NARROW, **kwargs)
 
 
 class plain_path(TorchDispatchMode):
-    """Inside it the network runs layer by layer on CPUs too, as on GPUs."""
+    """A context in which the plain layers are used on CPUs, as on GPUs."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return func(*args, **(kwargs or {}))
@@ -45,7 +45,7 @@ class plain_path(TorchDispatchMode):
 def assert_outputs_close(
     ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 1e-5
 ) -> None:
-    """Compare maps to a part of the largest value of each."""
+    """Compare maps, with a tolerance relative to the largest value of each."""
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * b.abs().max().item())
@@ -53,7 +53,7 @@ def assert_outputs_close(
 
 @pytest.fixture(autouse=True)
 def own_visualizer() -> Iterator[None]:
-    """Let each run have the visualiser that it made: mmengine's hooks take the process's newest name."""
+    """Let each run use its own visualiser: mmengine's hooks use the latest one in the process."""
     yield
     classes = [Visualizer]
     for visualizer in classes:
@@ -71,7 +71,7 @@ def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def flat_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``mask_rcnn_crossformer_s.py`` in one file without bases, which is quicker to read."""
+    """``mask_rcnn_crossformer_s.py`` as a single file without base configs, which is quicker to read."""
     path = tmp_path_factory.mktemp('flat') / 'mask_rcnn_crossformer_s.py'
     Config.fromfile(CONFIGS / path.name).dump(path)
     return path

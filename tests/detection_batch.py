@@ -1,4 +1,4 @@
-"""A batch of images with objects, as MMDetection's pipelines hand it over."""
+"""A batch of images with objects, in the format of MMDetection's pipelines."""
 
 import torch
 from mmdet.structures import DetDataSample
@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData
 
 
 def batch(counts: tuple[int, ...]) -> dict:
-    """Images of 64×80 with so many square objects each, as MMDetection's pipeline hands them over."""
+    """Images of 64×80 with the given numbers of square objects, in the format of MMDetection's pipelines."""
     samples, images = [], []
     for count in counts:
         boxes = torch.tensor([[8.0 * i, 8.0, 8.0 * i + 24, 40.0] for i in range(count)]).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""A hook that ends one process of several, for runs that import this file by its name."""
+"""A hook that ends one of several processes, for runs that import this file by its name."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ class FailingHook(Hook):
     """Ends the second process before the second iteration.
 
     Args:
-        how: ``'killed'``, ``'bug'``, or ``'mistake'`` for what a user can mend.
+        how: ``'killed'``, ``'bug'``, or ``'mistake'`` for an error that a user can fix.
     """
 
     def __init__(self, how: str) -> None:

@@ -1,7 +1,7 @@
-"""The reference file's rule: weights and inputs that anyone can make again, and how to compare.
+"""The reference file's rule: reproducible weights and inputs, and comparisons with reference values.
 
-``data/crossformer_reference.json`` holds numbers of the authors' published code, computed in float32 on a
-CPU, in evaluation mode, with every weight made from its own name. See :func:`reference_tensor`.
+``data/crossformer_reference.json`` has results of the authors' published code, computed in float32 on a
+CPU, in evaluation mode, with every weight generated from its name. See :func:`reference_tensor`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Trainings of a few weights, in which data and network draw from every generator there is."""
+"""Trainings of a few weights, in which data and network use all random generators."""
 
 import random
 from pathlib import Path
@@ -22,7 +22,7 @@ SAMPLERS = {'Epoch': DefaultSampler, 'Iter': InfiniteSampler}
 
 
 class Noisy(Dataset):
-    """Numbers that Python's, numpy's and torch's generators augment."""
+    """Numbers with augmentation by Python's, numpy's and torch's generators."""
 
     def __init__(self) -> None:
         self.metainfo: dict[str, Any] = {}
@@ -35,7 +35,7 @@ class Noisy(Dataset):
 
 
 class Dropped(BaseModel):
-    """Two linear layers with dropout between."""
+    """Two linear layers with dropout between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Dropped(BaseModel):
 
 
 class Stopped(Exception):
-    """What a test stops a run with."""
+    """Raised to stop a run."""
 
 
 class StopHook(Hook):

@@ -1,4 +1,4 @@
-"""Every private name that the package uses: a test fails, with the name, when another package changes it."""
+"""Every private name of another package in use has a test that reports when it is renamed."""
 
 import psutil
 import pytest
@@ -109,7 +109,7 @@ def test_without_data_nothing_is_computed() -> None:
 
 
 def test_workers_that_a_loader_keeps_are_ended() -> None:
-    """By ``DataLoader._iterator`` and its ``_shutdown_workers``, if torch has not renamed them."""
+    """This uses ``DataLoader._iterator`` and its ``_shutdown_workers``."""
     loader = DataLoader(range(2), num_workers=1, persistent_workers=True)
     compat.end_workers(loader)
     next(iter(loader))

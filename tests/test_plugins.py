@@ -1,4 +1,4 @@
-"""The backbone answers to every name that a config may use, with either toolbox absent too."""
+"""The backbone is registered under every name that a config may use, also without one of the toolboxes."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""List all that is wrong with a data set, and draw what is in it: see --help."""
+"""List all problems of a dataset, and draw samples of it: see --help."""
 
 from crossformer_mm_command import script
 

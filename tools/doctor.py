@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Check the installation: what works, and what to do where something does not (exit status 1)."""
+"""Check the installation: list what works, and the remedy for each problem (exit status 1)."""
 
 import argparse
 import runpy
 from pathlib import Path
 
-# By its path, because the package may not be installed, or not be importable where the stack is broken.
+# Run by its path, because the package may not be installed, or may not import if the stack is broken.
 DOCTOR = Path(__file__).resolve().parents[1] / 'crossformer_mm' / 'engine' / 'doctor.py'
 
 if __name__ == '__main__':

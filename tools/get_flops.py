@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Count the parameters and multiply-adds of a config's model, whole and in parts: see --help."""
+"""Count the parameters and multiply-adds of a config's model and of its parts: see --help."""
 
 from crossformer_mm_command import script
 

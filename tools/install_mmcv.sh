@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install mmcv for the python on the PATH, with operators that compute with the torch there:
+# Install mmcv for the python on the PATH, with operators that work with its torch:
 # tools/install_mmcv.sh NAME==VERSION [OPTION_OF_PIP_INSTALL...]
 #
-# A wheel is used if there is one that works: in MMCV_FIND_LINKS, where pip looks by itself, or in pip's cache, from
-# an earlier call. Otherwise mmcv is compiled. Compilers spend nearly all their time reading torch's headers for each
+# A working wheel is used if there is one: in MMCV_FIND_LINKS, where pip is configured to look, or from an earlier call
+# in pip's cache. Otherwise mmcv is compiled. Compilers spend nearly all their time reading torch's headers for each
 # of mmcv's eighty C++ files, so these are joined into one; pybind.cpp, which takes as long as all the others
-# together, is compiled beside it.
+# together, is compiled at the same time.
 set -euo pipefail
 readonly MMCV=$1 NAME=${1%==*} OPTIONS=("${@:2}")
 
@@ -30,7 +30,7 @@ main() {
 
 say() { echo "setup: $*"; }
 
-wheel_folder() { # in pip's cache, for other clones too, named by all that a compiled mmcv depends on
+wheel_folder() { # in pip's cache, shared by all clones; the name lists everything that a compiled mmcv depends on
   local cache compiler python
   cache=$(python -m pip cache dir) || cache=$(mktemp -d)
   compiler=$(${CXX:-c++} --version)
@@ -41,7 +41,7 @@ print(torch.__version__, sys.implementation.cache_tag, platform.machine(),
   echo "$cache/mmcv/${1//[^[:alnum:].=+-]/_}"
 }
 
-install() { # REQUIREMENT OPTION...: in place of what is there, which may be for another torch
+install() { # REQUIREMENT OPTION...: replaces an installed mmcv, which may be for another torch
   python -m pip uninstall -qq -y "$NAME"
   python -m pip install -qq --only-binary "$NAME" "${OPTIONS[@]}" "$@"
 }
@@ -68,7 +68,7 @@ compile_joined() { # FOLDER: leave the wheel there
     rm -rf "$work"
 }
 
-join() { # all that setup.py compiles without a GPU; what it compiles for one has other endings or folders
+join() { # all files that setup.py compiles without a GPU; those for GPUs have other suffixes or folders
   local file name opens_std='^using namespace std'
   local same='add|PreCalc|pre_calc_for_bilinear_interpolate|bilinear_interpolate(_gradient)?'
   mv pybind.cpp pybind || return

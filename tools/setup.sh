@@ -6,11 +6,11 @@
 # .venv-openmmlab); PYTHON, the interpreter of the virtual environment; TORCH, a version of torch other than the
 # pinned one; and those of tools/install_mmcv.sh.
 #
-# A step that succeeds leaves a stamp made of the files it depends on. So a second call takes no time, and one
-# after a failure continues with the step that failed.
+# A step that succeeds leaves a stamp with the checksum of the files it depends on. A second call therefore takes no
+# time, and a call after a failure continues with the step that failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-unset PYTHONPATH PYTHONHOME # packages from elsewhere would hide or replace the pinned ones
+unset PYTHONPATH PYTHONHOME # packages from other places would shadow the pinned ones
 
 main() {
   STACK=${STACK:-onedl}

@@ -1,4 +1,4 @@
-"""What every detection run shares: imports, logging, the checkpoints that are kept."""
+"""Runtime settings of all detection configs: imports, logging, which checkpoints are kept."""
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 

@@ -1,4 +1,4 @@
-"""The papers' settings of G and I, and of the layout of long distance attention, for each stage."""
+"""The papers' settings of G and I for each stage, and of the layout of long distance attention."""
 
 standard_groups = dict(group_sizes=[7, 7, 7, 7], intervals=[8, 4, 2, 1])
 large_groups = dict(group_sizes=[14, 14, 7, 7], intervals=[16, 8, 2, 1])

@@ -1,6 +1,6 @@
-"""What every segmentation run shares: imports, logging, the checkpoints that are kept.
+"""Runtime settings of all segmentation configs: imports, logging, which checkpoints are kept.
 
-MMSegmentation's own bases are not inherited: MMEngine finds them in one family of the stack alone.
+MMSegmentation's own base configs are not inherited: MMEngine finds them in only one family of the stack.
 """
 
 default_scope = 'mmseg'

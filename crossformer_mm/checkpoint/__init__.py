@@ -1,7 +1,7 @@
 """Checkpoints: read safely, identify, load strictly, convert.
 
 Modules, lowest level first: ``inert`` (plain data in place of a pickle's objects), ``reader`` (files),
-``names`` (what the tensors are), ``meta`` (what else a file says), ``load`` (into models), ``convert``,
+``names`` (tensor names and archs), ``meta`` (class names and layout), ``load`` (into models), ``convert``,
 ``resume`` (mmengine's own loading).
 """
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of any origin into one that today's toolboxes load strictly."""
+"""Convert a checkpoint of any origin into one that the current toolboxes load strictly."""
 
 import dataclasses
 import json
@@ -40,13 +40,13 @@ STATISTICS = ('.running_mean', '.running_var', '.num_batches_tracked')  # buffer
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a checkpoint becomes.
+    """The result of a conversion.
 
     Attributes:
         to: One of :data:`TARGETS`.
         state: The tensors.
-        meta: Notes and class names, plain values only.
-        report: Lines for the user.
+        meta: Notes and class names, as plain values.
+        report: The lines of the report.
     """
 
     to: str
@@ -58,16 +58,16 @@ class Conversion:
 def plan_conversion(
     checkpoint: Mapping[str, Any], to: str | None = None, *, strict: bool = True, half: bool = False
 ) -> Conversion:
-    """Work out what a checkpoint becomes, without writing anything.
+    """Convert a checkpoint in memory, without writing anything.
 
     Args:
-        checkpoint: What :func:`~.reader.read_checkpoint` returned.
-        to: One of :data:`TARGETS`; None means a backbone for a classifier, otherwise what the file holds.
-        strict: Stop at backbone tensors that the network does not have, instead of dropping them.
+        checkpoint: From :func:`~.reader.read_checkpoint`.
+        to: One of :data:`TARGETS`; None means a backbone for a classifier, otherwise the file's own kind.
+        strict: Refuse backbone tensors that the network does not have, instead of dropping them.
         half: Store float16.
 
     Raises:
-        UserError: It is not a CrossFormer's, is incomplete or not finite, or lacks the heads.
+        UserError: The checkpoint is not of a CrossFormer, is incomplete or not finite, or lacks the heads.
     """
     state = tensors_of(checkpoint)
     kind = model_kind(state)
@@ -80,7 +80,9 @@ def plan_conversion(
     check_finite(kept)
     kept = {name: _stored(tensor, half) for name, tensor in kept.items()}
     if too_large := not_finite(kept):
-        raise UserError(f'values too large for float16 in {shorten(too_large)}; store them as they are')
+        raise UserError(
+            f'values too large for float16 in {shorten(too_large)}; store them in their own dtype'
+        )
     other = [key for key in checkpoint if key not in (*CONTAINERS, 'meta') and key not in state]
     if other:
         dropped['not needed to load weights'] = [str(key) for key in other]
@@ -121,27 +123,27 @@ def convert_checkpoint(
     Args:
         source: The checkpoint, ``.pth`` or ``.safetensors``.
         out: The new file, of either suffix.
-        to: As for :func:`plan_conversion`, like ``strict`` and ``half``.
-        strict: See there.
-        half: See there.
+        to: As for :func:`plan_conversion`.
+        strict: As for :func:`plan_conversion`.
+        half: As for :func:`plan_conversion`.
         digest_in_name: Append the first eight digits of the new file's SHA-256 to its stem.
         overwrite: Replace ``out`` if it exists.
-        verify: Called with the complete file, before it gets its name, and what it became; returns a line for
+        verify: Called with the complete file, before it gets its final name, and its kind; returns a line for
             the report, or raises.
-        dry_run: Report only.
+        dry_run: Only return the report.
 
     Returns:
         The report, in lines.
 
     Raises:
-        UserError: The files do not work, or ``verify`` raised it; nothing was written then.
+        UserError: A file is invalid, or ``verify`` raised it; nothing was written.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
     _check_out(source, out, overwrite or digest_in_name or dry_run)
     checkpoint = open_checkpoint(source)
     with error_context(source):
         conversion = plan_conversion(checkpoint, to, strict=strict, half=half)
-    del checkpoint  # what is dropped is freed
+    del checkpoint  # free the memory of dropped tensors
     digest = sha256_of(source)
     conversion.meta[NOTES] |= {'source': source.name, 'source_sha256': digest}
     lines = [f'in        {_description(source, digest)}', *conversion.report]
@@ -153,7 +155,7 @@ def convert_checkpoint(
         if verify is not None:
             try:
                 lines.append(f'verified  {verify(part, conversion.to)}')
-            except UserError as error:  # the user knows the file by its final name
+            except UserError as error:  # report the file by its final name
                 raise UserError(str(error).replace(str(part), str(out))) from error
 
     written = write_atomically(out, save, digest_in_name=digest_in_name, overwrite=overwrite)
@@ -166,26 +168,26 @@ def _check_out(source: Path, out: Path, may_exist: bool) -> None:
     if not out.parent.is_dir():
         raise UserError(f'{out}: there is no folder {out.parent}; create it first')
     if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f'{out}: is the input itself, which is never overwritten; choose another name')
+        raise UserError(f'{out}: is the input, which is never overwritten; choose another name')
     check_free(out, may_exist)
 
 
 def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) -> dict[str, list[str]]:
-    """Remove the tensors from ``kept`` that the network does not have, and name them.
+    """Remove the tensors from ``kept`` that the network does not have, and return their names by reason.
 
     Raises:
-        UserError: There are some and ``strict`` forbids it, or some are missing or of another shape.
+        UserError: There are such tensors and ``strict`` is set, or tensors are missing or of another shape.
     """
     backbone = kept if to == 'backbone' else strip_prefix(kept, BACKBONE)
     try:
         with torch.device('meta'):  # only shapes are needed
             wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
     except ValueError as error:
-        raise UserError(f'holds no CrossFormer that can be built: {error}') from error
+        raise UserError(f'contains no CrossFormer that can be built: {error}') from error
     found = mismatches(backbone, wanted)
     unexpected = found['unexpected']
     if found['missing'] or found['of another shape'] or (strict and unexpected):
-        hint = '; a conversion that is not strict drops the unexpected ones' if unexpected else ''
+        hint = '; without strict conversion, unexpected ones are dropped' if unexpected else ''
         raise UserError(
             f'looks like arch {describe_arch(arch)}, but does not fit it: {describe(found)}{hint}'
         )
@@ -199,7 +201,7 @@ def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) ->
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
-    """A tensor with a storage of its own: torch would save all of a larger one that it is a view of."""
+    """A tensor with its own storage: for a view, torch would save the complete storage."""
     tensor = tensor.detach()
     if half and tensor.is_floating_point():
         tensor = tensor.half()
@@ -219,7 +221,7 @@ def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:
             meta = {'format': 'pt', SAFETENSORS_META: json.dumps(conversion.meta)}
             save_file(conversion.state, path, meta)
             return
-        with path.open('wb') as file:  # torch.save would write a name given to it into the file
+        with path.open('wb') as file:  # given a path, torch.save would write its name into the file
             state = OrderedDict(conversion.state)
             torch.save({'meta': conversion.meta, 'state_dict': state}, file)
     except (RuntimeError, SafetensorError) as error:  # a full disk

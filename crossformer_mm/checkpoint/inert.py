@@ -1,4 +1,4 @@
-"""Stand-ins for the objects that checkpoints hold besides tensors, so that they are read as plain data.
+"""Stand-ins for the objects that checkpoints contain besides tensors, so that these are read as plain data.
 
 torch's restricted unpickler calls only :data:`STAND_INS` and its own list of tensor builders. Real numpy
 dtypes are not among them: a forged dtype can declare raw bytes to be object pointers.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import HistoryBuffer
 
-PLAIN_DTYPE = re.compile(r'[<>=|]?[?biufcSU]\d*')  # numbers and text, no objects, no structures
+PLAIN_DTYPE = re.compile(r'[<>=|]?[?biufcSU]\d*')  # numbers and text; no objects or structures
 
 
 class InertDtype:
@@ -40,11 +40,11 @@ class InertArray:
 
 
 class InertHistory:
-    """mmengine's ``HistoryBuffer``: its attributes."""
+    """The attributes of mmengine's ``HistoryBuffer``."""
 
 
 def history_method(owner: Any, name: str) -> str:
-    """The name of a method of ``HistoryBuffer``, which pickles them with ``getattr``.
+    """The name of a method of ``HistoryBuffer``, which pickles its methods with ``getattr``.
 
     Raises:
         pickle.UnpicklingError: Another use of ``getattr``.
@@ -60,13 +60,13 @@ def reconstruct_array(*_arguments: Any) -> InertArray:
 
 
 def reconstruct_scalar(dtype: InertDtype, data: bytes) -> bool | int | float | complex | str | bytes:
-    """Numpy's ``scalar``, as a number or text of Python."""
+    """Numpy's ``scalar``: a Python number, string or bytes."""
     (value,) = np.frombuffer(data, dtype.dtype)
     return value.item()
 
 
-# What torch's unpickler uses for a name in the pickle. It only fills dicts of exactly the types dict,
-# OrderedDict and Counter, so that config objects become OrderedDicts.
+# The objects that torch's unpickler uses for names in the pickle. It only fills dicts of exactly the types
+# dict, OrderedDict and Counter, so that config objects become OrderedDicts.
 STAND_INS = [
     (OrderedDict, 'yacs.config.CfgNode'),
     (OrderedDict, 'mmengine.config.config.ConfigDict'),
@@ -86,42 +86,42 @@ STAND_INS = [
 
 
 def resolve_stand_ins(value: Any) -> Any:
-    """Replace the stand-ins in what the unpickler returned by arrays and history buffers.
+    """Replace the stand-ins in the unpickler's result with arrays and history buffers.
 
     Tensors are shared. Dicts lose the attributes that a pickle may have set on them, except a state dict's
     ``_metadata``.
     """
-    return _settle(value, {})
+    return _resolve(value, {})
 
 
-def _settle(value: Any, seen: dict[int, Any]) -> Any:
+def _resolve(value: Any, seen: dict[int, Any]) -> Any:
     if id(value) in seen:  # a pickle may contain cycles, or share objects exponentially often
         return seen[id(value)]
     if isinstance(value, dict):
-        return _settle_dict(value, seen)
+        return _resolve_dict(value, seen)
     if type(value) is list:
-        seen[id(value)] = settled = []
-        settled.extend(_settle(item, seen) for item in value)
+        seen[id(value)] = resolved = []
+        resolved.extend(_resolve(item, seen) for item in value)
     elif type(value) is tuple:
-        settled = tuple(_settle(item, seen) for item in value)
+        resolved = tuple(_resolve(item, seen) for item in value)
     elif isinstance(value, InertArray):
-        settled = value.array
+        resolved = value.array
     elif isinstance(value, InertHistory):
-        settled = _history(_settle(vars(value), seen))
+        resolved = _history(_resolve(vars(value), seen))
     else:
         return value
-    seen[id(value)] = settled
-    return settled
+    seen[id(value)] = resolved
+    return resolved
 
 
-def _settle_dict(value: dict, seen: dict[int, Any]) -> dict:
-    seen[id(value)] = settled = type(value)()
+def _resolve_dict(value: dict, seen: dict[int, Any]) -> dict:
+    seen[id(value)] = resolved = type(value)()
     for key, item in dict.items(value):  # not value.items(), which a pickle may have replaced
-        settled[_settle(key, seen)] = _settle(item, seen)
+        resolved[_resolve(key, seen)] = _resolve(item, seen)
     metadata = getattr(value, '__dict__', {}).get('_metadata')
     if isinstance(metadata, dict):
-        settled._metadata = _settle(metadata, seen)
-    return settled
+        resolved._metadata = _resolve(metadata, seen)
+    return resolved
 
 
 def _history(attributes: dict[str, Any]) -> HistoryBuffer:

@@ -21,11 +21,11 @@ def load_backbone(model: CrossFormer, source: str | Path | Checkpoint) -> None:
     """Load a backbone's weights, all of them or none.
 
     Args:
-        model: Gets the weights.
-        source: The file, or what :func:`~.reader.open_checkpoint` returned for it: a released
-            classification checkpoint, a converted one, or one of a whole detector or segmentor. The
-            classifier's ``norm`` and ``head``, buffers that the network computes itself, and stages that
-            ``model`` does not have are left out.
+        model: The network that gets the weights.
+        source: The file, or the result of :func:`~.reader.open_checkpoint`: a released classification
+            checkpoint, a converted one, or one of a complete detector or segmentor. The classifier's ``norm``
+            and ``head``, buffers that the network computes itself, and stages that ``model`` does not have
+            are ignored.
 
     Raises:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
@@ -55,12 +55,12 @@ class CrossFormerPretrained:
 
 
 def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
-    """Load a checkpoint of a whole detector or segmentor, strictly.
+    """Load a checkpoint of a complete detector or segmentor, strictly.
 
     Args:
-        model: Gets the weights; may be wrapped for distributed training.
-        source: A checkpoint that today's toolboxes wrote, or a converted one: the file, or what
-            :func:`~.reader.open_checkpoint` returned for it.
+        model: The model that gets the weights; may be wrapped for distributed training.
+        source: A checkpoint written by the current toolboxes, or a converted one: the file, or the result of
+            :func:`~.reader.open_checkpoint`.
 
     Returns:
         The checkpoint, with its ``meta``.
@@ -85,7 +85,7 @@ def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """Check that a checkpoint fits a model, without loading or logging anything.
 
     Args:
-        model: The model; stays as it is.
+        model: The model, which is not changed.
         source: As for :func:`load_model`.
 
     Raises:
@@ -119,7 +119,7 @@ def _tensors_for(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Compare a file's tensors with those of a model; the names of those that differ, by how they differ."""
+    """Compare a file's tensors with those of a model; returns the names of mismatches by kind."""
     reshaped = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     return {
         'missing': [name for name in wanted if name not in state],
@@ -129,7 +129,7 @@ def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
 
 
 def describe(mismatches: Mapping[str, list[str]]) -> str:
-    """For an error message: the first names of each kind."""
+    """Format mismatches for an error message, with the first names of each kind."""
     return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in mismatches.items() if names)
 
 
@@ -156,7 +156,7 @@ def _compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> Non
         theirs = layout.layouts[0]
         print_log(
             f'{path}: was trained with long_distance={theirs!r}, but the model has {ours!r}, which computes'
-            ' different outputs from the same weights; to evaluate and predict as trained, set'
+            ' different outputs from the same weights; for the results of the training, set'
             f' model.backbone.long_distance={theirs}',
             logger='current',
             level=logging.WARNING,
@@ -164,7 +164,7 @@ def _compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> Non
 
 
 def _arch_hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Both archs, if they differ."""
+    """A hint with both archs, if they differ."""
     try:
         ours = recognise_arch(wanted)
     except UserError:  # a model of fewer stages, or with another backbone

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its training: the class names, and the layout of long distance attention."""
+"""Information about a checkpoint's training: class names, and the layout of long distance attention."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ..models.crossformer import DERIVED_BUFFERS
 from ..models.grouping import LAYOUTS
 from .names import BACKBONE, model_kind, tensors_of
 
-NOTES = 'crossformer_mm'  # the entry of `meta` in which a converted file keeps what is known about it
+NOTES = 'crossformer_mm'  # the entry of `meta` with the converter's notes
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
 SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
 CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")
@@ -21,7 +21,7 @@ def dataset_meta_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Class names and colours from the ``meta`` of old (``CLASSES``) and new (``dataset_meta``) files.
 
     Returns:
-        ``classes``, a tuple of names, and ``palette``, a list of (red, green, blue), where the file has them.
+        ``classes``, a tuple of names, and ``palette``, a list of (red, green, blue), if the file has them.
     """
     meta = _mapping(checkpoint.get('meta'))
     meta = meta['dataset_meta'] if isinstance(meta.get('dataset_meta'), Mapping) else meta
@@ -37,11 +37,10 @@ def dataset_meta_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ImpliedLayout(NamedTuple):
-    """What a file says about its layout.
+    """The layout of long distance attention that a file was trained with.
 
     Attributes:
-        layouts: Values of ``long_distance`` that it may have been trained with: one, both where they are the
-            same function, none where nothing is known.
+        layouts: Possible values of ``long_distance``: one; both if they compute the same; none if unknown.
         why: The evidence.
     """
 
@@ -53,16 +52,16 @@ class ImpliedLayout(NamedTuple):
 
 
 def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
-    """Work out the layout from the origin of a file, since its tensors are the same in both.
+    """Derive the layout from the origin of a file, since its tensors fit both.
 
     The notes of a converted file come first, then the config in the file, then the names of the tensors;
     ``docs/checkpoints.md`` lists what each implies.
 
     Args:
-        checkpoint: What :func:`~.reader.read_checkpoint` returned. Its configs are searched as text, not run.
+        checkpoint: From :func:`~.reader.read_checkpoint`. Its configs are searched as text, not executed.
 
     Raises:
-        UserError: It holds no tensors.
+        UserError: It contains no tensors.
     """
     meta = _mapping(checkpoint.get('meta'))
     noted = _mapping(meta.get(NOTES)).get('long_distance')
@@ -77,18 +76,19 @@ def _mapping(value: Any) -> Mapping:
 
 
 def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
-    """From ``long_distance``, or from the authors' names.
+    """The layout implied by ``long_distance``, or by the authors' type names.
 
-    Their configs pass ``adaptive_interval`` since December 2023, when their code got layout ``'window'``. Old
-    configs without it are for their earlier code. (New ones are of this package, whose default has changed.)
+    Their configs pass ``adaptive_interval`` since December 2023, when their code changed to layout
+    ``'window'``. Old configs without it are for their earlier code. (New configs are this package's, whose
+    default has changed.)
     """
     settings = set(SETTING.findall(old + new))
     if len(settings) == 1 and settings <= set(LAYOUTS):
-        return ImpliedLayout(tuple(settings), 'set in the config in the file')
+        return ImpliedLayout(tuple(settings), "set in the file's config")
     if CODE_OF_2023.search(old + new):
-        return ImpliedLayout(('window',), "the config in the file is for the authors' code of December 2023")
+        return ImpliedLayout(('window',), "the file's config is for the authors' code of December 2023")
     if PUBLISHED_TYPE.search(old):
-        return ImpliedLayout(('map',), "the config in the file is for the authors' code of 2021")
+        return ImpliedLayout(('map',), "the file's config is for the authors' code of 2021")
     return None
 
 
@@ -99,5 +99,5 @@ def _layout_of_kind(state: Mapping[str, Tensor]) -> ImpliedLayout:
     if is_classifier:
         return ImpliedLayout(LAYOUTS, 'a classifier of 224×224 images, for which they are the same')
     if any(name.endswith(DERIVED_BUFFERS) for name in state):
-        return ImpliedLayout(('map',), "it holds buffers of the authors' code of 2021")
-    return ImpliedLayout((), 'nothing in the file states it')
+        return ImpliedLayout(('map',), "it contains buffers of the authors' code of 2021")
+    return ImpliedLayout((), 'the file does not state it')

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint holds, and what their names and shapes say about the network."""
+"""Find the tensors of a checkpoint, and recognise the model and arch by their names and shapes."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ CONTAINERS = ('state_dict', 'model')  # of the toolboxes; of the classification 
 DISTRIBUTED = 'module.'
 BACKBONE = 'backbone.'
 CLASSIFIER = ('norm.', 'head.')
-AVERAGED = 'ema_'  # what MMCV 1.x's averaging hook registers beside the weights
+AVERAGED = 'ema_'  # prefix of the copies that MMCV 1.x's averaging hook adds
 HEADS = {
     'segmentor': ('decode_head.', 'auxiliary_head.'),
     'detector': ('rpn_head.', 'roi_head.', 'bbox_head.'),
@@ -42,7 +42,7 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a checkpoint of any kind, without the prefix of distributed training.
 
     Raises:
-        UserError: There are none.
+        UserError: It has none.
     """
     inner = next((checkpoint[key] for key in CONTAINERS if _is_state_dict(checkpoint.get(key))), None)
     state = checkpoint if inner is None else inner
@@ -68,13 +68,13 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's tensors in those of a whole model, of a classifier, or of a backbone alone."""
+    """The backbone's tensors among those of a complete model, a classifier or a backbone."""
     inner = strip_prefix(state, BACKBONE) or state
     return {name: tensor for name, tensor in inner.items() if not name.startswith(CLASSIFIER)}
 
 
 def model_kind(state: Mapping[str, Tensor]) -> str:
-    """What the tensors make up: 'segmentor', 'detector', 'classifier' or 'backbone'."""
+    """The kind of model that the tensors belong to: 'segmentor', 'detector', 'classifier' or 'backbone'."""
     for kind, prefixes in HEADS.items():
         if any(name.startswith(prefixes) for name in state):
             return kind
@@ -82,18 +82,18 @@ def model_kind(state: Mapping[str, Tensor]) -> str:
 
 
 def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Choose the tensors that today's model wants.
+    """Select the tensors that a model of the current toolboxes needs.
 
-    MMDetection 2.x and MMSegmentation 0.x name the tensors of the models that CrossFormer was published
-    in (RetinaNet, Mask and Cascade Mask R-CNN, Semantic FPN, UPerNet) as 3.x and 1.x do. Only what their
-    hooks added is dropped.
+    The tensors of the published models with CrossFormer (RetinaNet, Mask and Cascade Mask R-CNN, Semantic
+    FPN, UPerNet) have the same names in MMDetection 2.x and 3.x, and in MMSegmentation 0.x and 1.x. Only the
+    tensors that hooks added are dropped.
 
     Args:
         state: The tensors of a checkpoint, see :func:`tensors_of`.
         to: 'backbone', 'detector' or 'segmentor'.
 
     Returns:
-        The selected tensors, a backbone's without prefix; and the names of the others by the reason.
+        The selected tensors, for a backbone without prefix; and the names of the others by reason.
     """
     kept, dropped = {}, {}
     has_prefix = to != 'backbone' or any(name.startswith(BACKBONE) for name in state)
@@ -118,10 +118,10 @@ def _why_dropped(name: str, to: str, has_prefix: bool) -> str | None:
 
 
 def arch_of(state: Mapping[str, Tensor]) -> Arch:
-    """The size of the CrossFormer that the tensors belong to, alone or in a larger model.
+    """The arch of the CrossFormer that the tensors belong to, which may be part of a larger model.
 
     Raises:
-        UserError: They belong to another network, or stages are missing.
+        UserError: The tensors belong to another network, or stages are missing.
     """
     backbone = backbone_of(state)
     if any(name not in backbone for name in OURS):
@@ -129,7 +129,7 @@ def arch_of(state: Mapping[str, Tensor]) -> Arch:
     heads = [backbone.get(f'layers.{s}.blocks.0.attn.pos.pos3.2.weight') for s in range(STAGES)]
     if any(weight is None for weight in heads):
         present = [str(s + 1) for s, weight in enumerate(heads) if weight is not None]
-        raise UserError(f'holds only the stages {", ".join(present)} of a CrossFormer, of {STAGES}')
+        raise UserError(f'holds only the stages {", ".join(present)} of the {STAGES} of a CrossFormer')
     return Arch(
         embed_dims=backbone[OURS[0]].shape[0],
         depths=tuple(_depth(backbone, stage) for stage in range(STAGES)),
@@ -139,16 +139,16 @@ def arch_of(state: Mapping[str, Tensor]) -> Arch:
 
 
 def recognise_arch(state: Mapping[str, Tensor]) -> str:
-    """The arch of a CrossFormer's tensors: its name, or the dict to give as ``arch``, as text.
+    """The arch of a CrossFormer's tensors, as text: its name, or the dict to pass as ``arch``.
 
     Raises:
-        UserError: They belong to another network, or stages are missing.
+        UserError: The tensors belong to another network, or stages are missing.
     """
     return describe_arch(arch_of(state))
 
 
 def describe_arch(arch: Arch) -> str:
-    """The name of a published size, or the dict to give as ``arch`` for another one."""
+    """The name of a published arch, or the dict to pass as ``arch`` for another one."""
     for name, published in ARCHS.items():
         if dataclasses.replace(published, drop_path_rate=arch.drop_path_rate) == arch:
             return name

@@ -42,16 +42,16 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
     namespaces, numpy scalars (read as Python's), arrays of numbers, and mmengine's history buffers.
 
     Args:
-        path: The file; its content decides what it is, not its name.
-        map_location: As in ``torch.load``.
+        path: The file; its format is recognised by content.
+        map_location: As for ``torch.load``.
         mmap: Map a zip file to memory instead of reading it; see :func:`open_checkpoint`.
 
     Returns:
-        What the file holds; for a ``.safetensors`` file, ``state_dict`` and ``meta``.
+        The content of the file; for a ``.safetensors`` file, ``state_dict`` and ``meta``.
 
     Raises:
-        UserError: The file is missing, empty, cut off, not a checkpoint, or its pickle would call or build
-            something else, which the message names.
+        UserError: The file is missing, empty, cut off or not a checkpoint, or its pickle would call or build
+            anything else, which the message names.
     """
     if '://' in str(path):
         raise UserError(f'{path}: is an address, not a file; download it first')
@@ -61,7 +61,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
         if kind == 'safetensors':
             return Checkpoint(_read_safetensors(path, map_location), path)
         content = _read_pickle(path, map_location, mmap and kind == 'stored zip')
-    except Exception as error:  # a damaged or forged pickle can make the unpickler raise anything
+    except Exception as error:  # the unpickler can raise anything for a damaged or forged pickle
         raise UserError(f'{path}: {_reason(error)}') from error
     if not isinstance(content, dict):
         raise UserError(f'{path}: holds a {type(content).__name__}, not a dict of tensors: not a checkpoint')
@@ -72,14 +72,14 @@ _opened: WeakValueDictionary[tuple, Checkpoint] = WeakValueDictionary()
 
 
 def open_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
-    """Read a file with its tensors mapped to memory; once for everyone who uses it at the same time.
+    """Open a file with its tensors mapped to memory, shared by all callers that use it at the same time.
 
-    As long as a caller keeps the result, opening the same, unchanged file again returns it. Use it for
+    As long as a caller keeps the result, opening the same, unchanged file returns it again. Use it for
     tensors that are compared or copied into a model. Do not keep the tensors: overwriting the file in place
     would change them.
 
     Args:
-        source: The file; or a checkpoint that is open already, which is returned.
+        source: The file; or an open checkpoint, which is returned.
 
     Raises:
         UserError: As :func:`read_checkpoint`.
@@ -94,12 +94,12 @@ def open_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
 
 
 def opened_checkpoint(path: str | Path) -> Checkpoint | None:
-    """What :func:`open_checkpoint` returned for this file, if a caller still holds it."""
+    """The result of :func:`open_checkpoint` for this file, if a caller still holds it."""
     return _opened.get(_version_of(path))
 
 
 def _version_of(path: str | Path) -> tuple | None:
-    """A file and the state it is in."""
+    """Identify a file and its version on disk."""
     path = Path(path).expanduser()
     try:
         stat = path.stat()
@@ -110,7 +110,7 @@ def _version_of(path: str | Path) -> tuple | None:
 
 @contextlib.contextmanager
 def error_context(path: str | Path) -> Iterator[None]:
-    """Put a file's name before the user errors that it causes."""
+    """Prefix a :class:`UserError` raised in the block with a file's name."""
     try:
         yield
     except UserError as error:
@@ -128,9 +128,9 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def _only_stand_ins() -> Iterator[None]:
-    """Let torch's unpickler use our stand-ins, and nothing that other code in the process has allowed.
+    """Let torch's unpickler use only our stand-ins, and nothing that other code in the process has allowed.
 
-    torch keeps one list for the whole process, so that only one thread at a time may change it.
+    torch has one list per process, so only one thread at a time may change it.
     """
     with _lock:
         before = torch.serialization.get_safe_globals()
@@ -150,7 +150,7 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _format_of(path: Path) -> str:
-    """'zip', 'stored zip' (nothing in it is compressed), 'pickle' or 'safetensors'."""
+    """'zip', 'stored zip' (without compression), 'pickle' or 'safetensors'."""
     try:
         with path.open('rb') as file:
             head = file.read(16)
@@ -167,8 +167,8 @@ def _format_of(path: Path) -> str:
     if head.startswith(b'\x80'):
         return 'pickle'
     raise UserError(
-        f'{path}: is not a checkpoint, it starts with {head!r}; it may be a web page or another text that '
-        'was saved under this name'
+        f'{path}: is not a checkpoint, it starts with {head!r}; it may be a web page or another text '
+        'saved under this name'
     )
 
 
@@ -180,7 +180,7 @@ def _zip_format(path: Path) -> str:
         raise UserError(f'{path}: is cut off or damaged ({error}); {SAME_AGAIN}') from error
     names = [entry.filename.partition('/')[2] for entry in entries]
     if 'constants.pkl' in names:
-        raise UserError(f'{path}: is a TorchScript program, not a checkpoint; give the weights')
+        raise UserError(f'{path}: is a TorchScript program, not a checkpoint; give a file with its weights')
     if 'data.pkl' not in names:
         raise UserError(f'{path}: is a zip archive without data.pkl, not a checkpoint; unpack it')
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -191,7 +191,7 @@ def damaged_entry(path: Path) -> str | None:
     """The first entry of a zip file whose checksum is wrong, which torch itself does not check.
 
     Returns:
-        Its name; None for intact files, and for older formats, which have no checksums.
+        Its name; None for intact files and for older formats, which have no checksums.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -200,7 +200,7 @@ def damaged_entry(path: Path) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """One line for what stopped the unpickler, from torch's several."""
+    """The reason for an unpickling error, in one line instead of torch's several."""
     text = str(error)
     refused = re.search(r'GLOBAL (\S+)', text)
     if isinstance(error, pickle.UnpicklingError) and refused:

@@ -1,4 +1,4 @@
-"""Let mmengine read local checkpoints safely, and find the one to resume from."""
+"""Let mmengine read local checkpoints safely, and find the checkpoint to resume from."""
 
 import copy
 from collections.abc import Iterable
@@ -8,26 +8,26 @@ from typing import Any
 from ..utils.errors import UserError
 from .reader import Checkpoint, damaged_entry, open_checkpoint, opened_checkpoint, read_checkpoint
 
-RESUMABLE = ('optimizer', 'message_hub')  # parts of a training's state, which weights alone lack
-LOCAL = ''  # mmengine's scheme of paths without a prefix
+RESUMABLE = ('optimizer', 'message_hub')  # parts of a training state, which files with only weights lack
+LOCAL = ''  # mmengine's scheme for paths without a prefix
 
 
 def install_reader() -> None:
     """Let ``load_from``, ``resume`` and the toolboxes' inferencers read local files safely.
 
     mmengine's own loader fails on its own checkpoints with torch ≥ 2.6 (open-mmlab), or falls back
-    to full unpickling (onedl). This holds for the whole process; calling it twice does no harm.
+    to full unpickling (onedl). This affects the whole process; repeated calls have no further effect.
     """
-    from mmengine.runner import CheckpointLoader  # needs OpenCV, which the backbone does without
+    from mmengine.runner import CheckpointLoader  # needs OpenCV, which the backbone does not
 
     CheckpointLoader.register_scheme(prefixes=LOCAL, loader=load_from_local, force=True)
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint for mmengine, or copy the one that is open, see :func:`~.reader.open_checkpoint`.
+    """Read a checkpoint for mmengine, or copy an open one (see :func:`~.reader.open_checkpoint`).
 
-    The old toolboxes' ``meta['config']``, a config in Python, is left out: mmengine would execute
-    it on resuming.
+    The old toolboxes' ``meta['config']``, a config in Python, is removed: mmengine would execute it when
+    resuming.
 
     Raises:
         UserError: As :func:`~.reader.read_checkpoint`.
@@ -40,19 +40,19 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, list[str]]:
-    """Find the checkpoint to resume from: among the intact ones, the one with the latest iteration.
+    """Find the checkpoint to resume from: the intact one with the latest iteration.
 
     Args:
-        folders: Where a training writes its checkpoints; they need not exist.
+        folders: The folders with a training's checkpoints; they need not exist.
 
     Returns:
-        The checkpoint, open, None if there is none at all; and a line for each damaged file, which names it.
+        The open checkpoint, or None if there are no checkpoints; and a line for each damaged file.
 
     Raises:
         UserError: There are checkpoints, but none of them is intact.
     """
     complaints: list[str] = []
-    found: list[tuple[int, Path]] = []  # not the checkpoints themselves: each holds the whole log
+    found: list[tuple[int, Path]] = []  # not the open checkpoints: each contains the log
     for path in (path for folder in folders for path in sorted(Path(folder).glob('*.pth'))):
         try:
             checkpoint = open_checkpoint(path)
@@ -68,12 +68,12 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
         complaints.append(f'{path}: is damaged (wrong checksum of {damaged})')
     if complaints:
         raise UserError(
-            f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or start in another'
+            f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or use another'
             ' work folder'
         )
     return None, []
 
 
 def missing_parts(checkpoint: Checkpoint) -> list[str]:
-    """The parts of a training's state that a checkpoint lacks."""
+    """The parts of a training state that a checkpoint lacks."""
     return [part for part in RESUMABLE if part not in checkpoint]

@@ -1,1 +1,1 @@
-"""Datasets: where a config's data lies, what its classes are, and whether the files are sound."""
+"""Datasets: the paths of a config's data, its classes, and checks of its files."""

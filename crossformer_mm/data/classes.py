@@ -1,7 +1,7 @@
-"""Read the classes of a run's data, and make everything in the config that depends on them agree.
+"""Read the classes of a run's data, and set everything in the config that depends on them.
 
-The classes of COCO data are those of the annotation file, unless the config or the dataset's class chooses
-some of them; those of label maps are given by option or known to the dataset's class.
+The classes of COCO data are those of the annotation file, unless the config or the dataset's class selects
+some of them; those of label maps are given by an option or defined by the dataset's class.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,11 +42,10 @@ def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> t
         objects: Whether the run needs annotations; a prediction for COCO's test server does not.
 
     Returns:
-        The class names in the order of labels, or None if the data are neither COCO's nor label maps.
+        The class names in the order of labels, or None if the data is neither COCO-format nor label maps.
 
     Raises:
-        UserError: Files or folders are missing or invalid, nothing says what the classes are, or two places
-            disagree about them.
+        UserError: Files or folders are missing or invalid, or the classes are not defined or contradictory.
     """
     if any(coco_datasets(cfg, *loaders)):
         return _read_coco_classes(cfg, loaders, objects)
@@ -64,7 +63,7 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
     Args:
         cfg: The config, changed in place: COCO datasets get names and colours, evaluators the annotation
             files of their datasets, and heads ``num_classes``.
-        classes: What :func:`read_classes` returned; None changes nothing.
+        classes: From :func:`read_classes`; None changes nothing.
     """
     if classes is None:
         return
@@ -82,7 +81,7 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
 
 
 def classes_of(cfg: Config) -> tuple[str, ...]:
-    """The class names that a config has once :func:`set_classes` has set them; none if the data say none."""
+    """The class names of a config after :func:`set_classes`; empty if it has none."""
     datasets = [*coco_datasets(cfg, *LOADERS), *map_datasets(cfg, *LOADERS)]
     return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
 
@@ -104,7 +103,7 @@ def _read_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool) -> tu
 
 
 def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
-    """The classes that all datasets choose that choose any; None if none does."""
+    """The classes that the datasets select, which must agree; None if no dataset selects any."""
     chosen = {
         meta['classes'] if isinstance(meta['classes'], str) else tuple(meta['classes'])
         for meta in metas
@@ -115,7 +114,7 @@ def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
             raise UserError(f"metainfo.classes='{classes}': give a tuple of names, such as ('{classes}',)")
     if len(chosen) > 1:
         raise UserError(
-            'metainfo.classes: the datasets of the config choose different classes,'
+            'metainfo.classes: the datasets of the config select different classes,'
             f' {" and ".join(map(str, chosen))}'
         )
     return chosen.pop() if chosen else None
@@ -125,21 +124,21 @@ def _check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> Non
     for name in chosen:
         if name not in file.classes:
             raise UserError(
-                f'{file.path} has no category "{name}", which metainfo.classes of the config chooses;'
-                ' name categories of the file, or leave metainfo out to take all'
+                f'{file.path} has no category "{name}", which metainfo.classes of the config selects;'
+                ' name categories of the file, or omit metainfo to use all of them'
             )
     in_order = tuple(name for name in file.classes if name in chosen)
-    if in_order != chosen:  # MMDetection would give a class the number of another
+    if in_order != chosen:  # MMDetection would confuse the classes
         raise UserError(
             f'metainfo.classes={chosen}: MMDetection numbers classes in the order of {file.path};'
             f' write {in_order}'
         )
     if objects and not file.labelled & set(chosen):
-        raise UserError(f'{file.path} has no objects of the classes that metainfo.classes chooses: {chosen}')
+        raise UserError(f'{file.path} has no objects of the classes in metainfo.classes: {chosen}')
 
 
 def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
-    """The classes, if all files have the same in the same order, which is the order of labels."""
+    """The classes in the order of labels; all files must list the same ones in the same order."""
     first = files[0]
     for other in files[1:]:
         if other.classes != first.classes:
@@ -172,16 +171,16 @@ def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[
 
 
 def _check_class_weights(model: ConfigDict, count: int) -> None:
-    """Torch raises only in the first step, with a traceback, when the work folder has been made."""
+    """Check ``class_weight`` of the losses: torch would raise an error only in the first training step."""
     for head in _listed(model.get('decode_head')) + _listed(model.get('auxiliary_head')):
         for loss in _listed(head.get('loss_decode')):
             weights = loss.get(
                 'class_weight'
-            )  # may be a file's name; with sigmoids, not always one per class
+            )  # may be a file name; with sigmoids, not always one weight per class
             if isinstance(weights, list | tuple) and len(weights) != count and not loss.get('use_sigmoid'):
                 raise UserError(
                     f'class_weight of {loss.type}: {len(weights)} numbers for {count} classes;'
-                    ' give one per class, in the order of labels'
+                    ' give one number per class, in the order of labels'
                 )
 
 

@@ -1,8 +1,8 @@
 """Read and check COCO annotation files.
 
-The toolboxes do not check them: an unlisted category, a missing field or a wrong name shows up hours later as
-a traceback from deep inside, or as an mAP of 0. A training stops at the first fatal problem; ``crossformer
-check`` lists all problems, found by the same checks.
+The toolboxes do not check them: an unknown category, a missing field or a wrong name shows up hours later as
+an obscure traceback, or as an mAP of 0. Training stops at the first fatal problem; ``crossformer check``
+lists all problems, found by the same checks.
 """
 
 import json
@@ -25,15 +25,15 @@ _FIELDS = {
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'),
 }
-_LARGEST_ID = 2**53  # pycocotools stores ids as floats, which are exact up to there
-_LONGEST_SIDE, _MOST_PIXELS = 2**20, 2**30  # of an image that OpenCV reads
+_LARGEST_ID = 2**53  # pycocotools stores ids as floats, which are exact up to this number
+_LONGEST_SIDE, _MOST_PIXELS = 2**20, 2**30  # OpenCV's limits for an image
 _LEFT_OUT = 'objects that training leaves out'
-_ROUNDING = 1.0  # pixels that a box may reach outside, as boxes that count from 1 do
+_ROUNDING = 1.0  # pixels that a box may extend over the edge, as with coordinates that start at 1
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The valid records of an annotation file, as JSON has them."""
+    """The valid records of an annotation file, as in its JSON."""
 
     path: Path
     images: list[Record]
@@ -65,12 +65,12 @@ def read_coco(
     Args:
         path: The JSON file.
         masks: Whether every annotation must have a ``segmentation``.
-        objects: Whether there must be annotations: COCO's test-dev comes without.
+        objects: Whether there must be annotations; COCO's test-dev has none.
         report: Called with each problem; by default, the first fatal one is raised.
 
     Returns:
-        The records without fatal problems: all fields are there, of the right type, and refer to others
-        that exist.
+        The records without fatal problems: all fields exist, have the right type, and refer to existing
+        records.
 
     Raises:
         UserError: The file is missing or is not a JSON object; without ``report``, also if it is not a valid
@@ -86,14 +86,14 @@ def read_coco(
     content = _load_json(path)
     images = _valid_records(content, 'images', _image_problems, report)
     categories = _valid_records(content, 'categories', _category_problems, report)
-    _check_repeated('categories of one name', 'categories', 'name', categories, True, report)
+    _check_repeated('categories of the same name', 'categories', 'name', categories, True, report)
     _check_repeated('images listed twice', 'images', 'file_name', images, False, report)
     if not objects and not content.get('annotations'):
         return CocoFile(path, images, categories, [])
     checks = _AnnotationChecks(images, categories, masks)
     annotations = _valid_records(content, 'annotations', checks.problems, report)
     if annotations and checks.left_out == len(annotations):
-        what = f'none of the {len(annotations)} objects has an area in its image'
+        what = f'none of the {len(annotations)} objects covers a part of its image'
         report(Problem('nothing to learn', what))
     _check_unused(categories, annotations, report)
     return CocoFile(path, images, categories, annotations)
@@ -104,28 +104,28 @@ def check_images(file: CocoFile, folder: str | Path) -> None:
 
     Args:
         file: From :func:`read_coco`.
-        folder: What its image names are relative to.
+        folder: The folder that its image names are relative to.
 
     Raises:
-        UserError: Images are missing; the message names the first and counts them.
+        UserError: Images are missing; the message has the first one and their number.
     """
     missing = missing_images(file.image_names, folder)
     if missing:
         raise UserError(
-            f'{Path(folder, missing[0])} is listed in {file.path} and does not exist'
-            f' ({len(missing)} of {len(file.images)} images are missing); check the folder of the images'
+            f'{Path(folder, missing[0])} is listed in {file.path} but does not exist'
+            f' ({len(missing)} of {len(file.images)} images are missing); check the image folder'
         )
 
 
 def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
-    """Look for images by listing folders, not by opening files.
+    """Find missing images by listing folders, not by opening files.
 
     Args:
-        names: Relative to the folder.
+        names: Paths relative to the folder.
         folder: The folder.
 
     Returns:
-        Those that do not exist, in order.
+        The names of missing images, in order.
 
     Raises:
         UserError: A folder cannot be listed.
@@ -136,10 +136,10 @@ def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
 
 
 def _list_folder(folder: Path) -> set[str]:
-    if not os.path.isdir(folder):  # noqa: PTH112 # unlike Path's, it accepts any name
+    if not os.path.isdir(folder):  # noqa: PTH112 # accepts any name, unlike Path.is_dir
         return set()
     try:
-        return set(os.listdir(folder))  # noqa: PTH208 # without a Path for each of many files
+        return set(os.listdir(folder))  # noqa: PTH208 # faster than Path objects for many files
     except OSError as error:
         raise UserError(f'{folder} cannot be listed: {error.strerror}') from error
 
@@ -156,7 +156,7 @@ def _load_json(path: Path) -> Record:
     if not isinstance(content, dict):
         raise UserError(
             f'{path} is not a valid COCO annotation file:'
-            f' a {type(content).__name__} at the top instead of images, annotations, …'
+            f' its top level is a {type(content).__name__} instead of an object with images, annotations, …'
         )
     return content
 
@@ -164,10 +164,10 @@ def _load_json(path: Path) -> Record:
 def _valid_records(
     content: Record, name: str, problems_of: Callable[[Record], Iterator[Problem]], report: Report
 ) -> list[Record]:
-    """Report the problems of one of the file's three lists; its records without a fatal one."""
+    """Report the problems of one of the file's three lists; returns its records without fatal problems."""
     records = content.get(name)
     if not isinstance(records, list) or not records:
-        hint = '; only predictions that are not evaluated need none' if name == 'annotations' else ''
+        hint = '; only prediction without evaluation works without' if name == 'annotations' else ''
         report(Problem('no records', f'"{name}" is empty, missing or not a list{hint}'))
         return []
     valid, ids = [], set()
@@ -189,7 +189,7 @@ def _form_problem(name: str, index: int, record: Any) -> Problem | None:
     if missing:
         return Problem(f'{name} without a field', f'{where} has no "{missing[0]}"')
     key = record['id']
-    # the evaluation writes annotation ids into arrays
+    # the evaluation stores annotation ids in arrays
     if not _is_id(key) or (name == 'annotations' and isinstance(key, str)):
         return Problem(f'{name} without a usable id', f'{where} has the id {key!r:.60}')
     return None
@@ -200,9 +200,9 @@ def _is_id(value: Any) -> bool:
 
 
 def _id_problem(name: str, key: int | str, ids: set[int | str]) -> Problem | None:
-    """Remembers the id in ``ids``."""
+    """The problem of a repeated id, if it is one; the id is added to ``ids``."""
     if key in ids:
-        return Problem(f'{name} of one id', f'the id {key!r:.60} occurs more than once in "{name}"')
+        return Problem(f'{name} with a repeated id', f'the id {key!r:.60} occurs more than once in "{name}"')
     ids.add(key)
     return None
 
@@ -213,18 +213,18 @@ def _check_repeated(
     for value, count in Counter(record[field] for record in records).items():
         if count > 1:
             times = 'two' if count == 2 else count
-            report(Problem(kind, f'{times} {name} have the {field} "{_cut(value)}"', fatal))
+            report(Problem(kind, f'{times} {name} have the {field} "{_truncate(value)}"', fatal))
 
 
 def _check_unused(categories: list[Record], annotations: list[Record], report: Report) -> None:
     used = {annotation['category_id'] for annotation in annotations}
     for category in categories:
         if category['id'] not in used:
-            what = f'no annotation has the category "{_cut(category["name"])}"'
+            what = f'no annotation has the category "{_truncate(category["name"])}"'
             report(Problem('categories without objects', what, fatal=False))
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return f'{text!r:.80}'.strip('\'"')
 
 
@@ -247,7 +247,7 @@ def _category_problems(category: Record) -> Iterator[Problem]:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a file can be named so and a log can hold it: JSON also has unpaired surrogates."""
+    """Whether a value is a string that can be a file name and be logged: JSON allows unpaired surrogates."""
     if not isinstance(value, str) or not value or '\0' in value:
         return False
     try:
@@ -261,7 +261,7 @@ class _AnnotationChecks:
     """Checks annotations against images and categories.
 
     Attributes:
-        left_out: How many objects so far the toolboxes would leave out of training.
+        left_out: The number of objects so far that the toolboxes would leave out of training.
     """
 
     def __init__(self, images: list[Record], categories: list[Record], masks: bool) -> None:
@@ -289,14 +289,14 @@ class _AnnotationChecks:
             yield Problem('iscrowd neither 0 nor 1', f'{where} has the iscrowd {annotation["iscrowd"]!r:.60}')
         fault = mask_fault(annotation.get('segmentation'), image['height'], image['width'])
         if self.masks and fault:
-            yield Problem('broken masks', f'{where} has {fault}')
+            yield Problem('invalid masks', f'{where} has {fault}')
         box_problem = _box_problem(where, annotation, image)
         if box_problem:
             self.left_out += box_problem.kind == _LEFT_OUT
             yield box_problem
         if annotation['id'] == 0:
-            # pycocotools stores the id of the object that a prediction matches, and 0 for none
-            what = f'{where}: pycocotools never counts this object as found'
+            # pycocotools stores the id of the object that matches a prediction, or 0 for no match
+            what = f'{where}: pycocotools never counts this object as detected'
             yield Problem('an id of 0', what, fatal=False)
 
 

@@ -1,7 +1,7 @@
-"""Check the ``segmentation`` of a COCO annotation without drawing it.
+"""Check the ``segmentation`` of a COCO annotation without rasterising it.
 
-pycocotools does not check its input: it takes a polygon of two points for a box, ignores the last of an odd
-number of coordinates, and writes past its memory for run lengths that do not add up to the image.
+pycocotools does not check its input: it reads a polygon of two points as a box, ignores the last of an odd
+number of coordinates, and overruns its memory if run lengths do not add up to the size of the image.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_LONGEST = 6  # characters of 5 bits in one run length
+_LONGEST = 6  # most characters, of 5 bits each, in one run length
 
 
 def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
@@ -17,11 +17,11 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
 
     Args:
         segmentation: A list of polygons, or a dict with run lengths (RLE), compressed or not.
-        height: Of the image, in pixels.
-        width: Of the image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
-        The fault, worded to follow "has"; None if there is none.
+        The fault, phrased to follow "has"; None for a valid mask.
     """
     if isinstance(segmentation, list) and segmentation:
         faults = (_polygon_fault(polygon, max(height, width)) for polygon in segmentation)
@@ -37,13 +37,13 @@ def is_number(value: Any) -> bool:
 
 
 def numbers_fault(values: list[Any]) -> str | None:
-    """Describe why JSON values are not all finite numbers; fast enough for every box and polygon of a file.
+    """Describe why JSON values are not all finite numbers; fast enough for all boxes and polygons of a file.
 
     Args:
-        values: From JSON.
+        values: The values.
 
     Returns:
-        The fault; None if all are finite numbers and so is their sum.
+        The fault; None if all values are finite numbers and their sum is finite.
     """
     if not {int, float}.issuperset(map(type, values)):
         wrong = next(value for value in values if type(value) not in (int, float))
@@ -56,11 +56,11 @@ def numbers_fault(values: list[Any]) -> str | None:
 
 
 def is_far(low: float, high: float, side: int) -> bool:
-    """Whether coordinates are so far outside the image that they cannot be meant, and cost memory to draw.
+    """Whether coordinates are so far outside the image that they must be wrong, and costly to rasterise.
 
     Args:
-        low: The least coordinate.
-        high: The largest.
+        low: The smallest coordinate.
+        high: The largest coordinate.
         side: The image's longer side, in pixels.
     """
     return low < -side or high > 2 * side
@@ -97,13 +97,13 @@ def _run_length_fault(rle: dict[str, Any], height: int, width: int) -> str | Non
 def _decompress(text: str) -> list[int] | None:
     """Decode COCO's compressed run lengths, 5 bits in each character; None if the text is invalid.
 
-    The first character of a number has its lowest bits, and a sixth bit says that more follow. From the
-    fourth number on, each is the difference to the one before the last.
+    The first character of a number has its lowest bits; a sixth bit is set if more characters follow. From
+    the fourth number on, each is stored as the difference from the number two before it.
     """
     if not text.isascii():
         return None
     codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
-    last = (codes & 32) == 0  # of its number
+    last = (codes & 32) == 0  # last character of its number
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
         return None
     ends = np.flatnonzero(last) + 1

@@ -24,7 +24,7 @@ def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
         part: The part to build, with its ``type``.
 
     Raises:
-        UserError: It does not build.
+        UserError: The part cannot be built.
     """
     with building(cfg):
         return MODELS.build(part)
@@ -32,27 +32,27 @@ def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
 
 @contextmanager
 def building(cfg: Config) -> Iterator[None]:
-    """Turn what the toolboxes raise at an unknown type or argument into one line that names the config.
+    """Turn the toolboxes' errors for an unknown type or argument into one line that names the config.
 
     Args:
         cfg: The config whose model is built inside the context.
 
     Raises:
-        UserError: The model does not build.
+        UserError: The model cannot be built.
     """
     try:
         yield
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         reason = str(error.args[0] if error.args else error).strip().partition('\n')[0]
-        raise UserError(f'{cfg.filename}: its model does not build: {reason}') from error
+        raise UserError(f'{cfg.filename}: the model cannot be built: {reason}') from error
 
 
 def datasets_of(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
     """The configs of all datasets of some :data:`LOADERS`, wrappers such as ``RepeatDataset`` included.
 
     Args:
-        cfg: The config; changes to what is yielded change it.
-        *loaders: The data loaders; those that the config lacks are skipped.
+        cfg: The config; what is yielded are parts of it, not copies.
+        *loaders: The data loaders; missing ones are skipped.
     """
     waiting = [(cfg.get(loader) or {}).get('dataset') for loader in loaders]
     while waiting:
@@ -64,17 +64,17 @@ def datasets_of(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
 
 
 def coco_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
-    """Those of :func:`datasets_of` that read COCO's annotation format, subclasses of CocoDataset included."""
+    """The datasets of :func:`datasets_of` that read COCO's format: CocoDataset and its subclasses."""
     return (dataset for dataset in datasets_of(cfg, *loaders) if _coco_base(dataset_class(cfg, dataset)))
 
 
 def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
-    """Those of :func:`datasets_of` that read label maps."""
+    """The datasets of :func:`datasets_of` that read label maps."""
     return (d for d in datasets_of(cfg, *loaders) if 'seg_map_path' in d.get('data_prefix', {}))
 
 
 def dataset_class(cfg: Config, dataset: ConfigDict) -> Any:
-    """What the registry of the config's toolbox has under a dataset's ``type``; None for an unknown one."""
+    """The class registered under a dataset's ``type`` in the config's toolbox; None if it is unknown."""
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         return registry.get(str(dataset.get('type')))
 
@@ -85,7 +85,7 @@ def dataset_class_name(dataset: ConfigDict) -> str:
 
 
 def _coco_base(kind: Any) -> Any:
-    """MMDetection's CocoDataset, if ``kind`` is one that reads its format; toolboxes have others below it."""
+    """MMDetection's CocoDataset, if ``kind`` is a subclass that reads its format (not all do)."""
     for base in getattr(kind, '__mro__', ()):
         if (base.__module__, base.__name__) == ('mmdet.datasets.coco', 'CocoDataset'):
             own = (kind.load_data_list, kind.parse_data_info)
@@ -94,10 +94,10 @@ def _coco_base(kind: Any) -> Any:
 
 
 def dataset_meta(cfg: Config, dataset: ConfigDict) -> dict[str, Any]:
-    """``classes`` and ``palette`` of a dataset: those that its config sets, over those of its class.
+    """``classes`` and ``palette`` of a dataset; those in its config override those of its class.
 
     Args:
-        cfg: The config that the dataset is in.
+        cfg: The config that contains the dataset.
         dataset: The dataset's config.
     """
     own = dict(dataset.get('metainfo') or {})
@@ -136,7 +136,7 @@ def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
     """The configs of the evaluators that read an annotation file.
 
     Args:
-        cfg: The config; changes to what is returned change it.
+        cfg: The config; what is returned are parts of it, not copies.
         split: ``'val'`` or ``'test'``.
     """
     evaluators = cfg.get(f'{split}_evaluator') or []
@@ -145,12 +145,12 @@ def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
 
 
 def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], bool] = Path.is_dir) -> None:
-    """Check that data exist, and name everything that is missing in one message.
+    """Check that files or folders exist, and list all missing ones in one message.
 
     Args:
         paths: The files or folders.
-        remedy: How to say where else they are.
-        is_there: Whether a path is what is wanted; a folder by default.
+        remedy: How to set other paths, for the message.
+        is_there: Whether a path exists; by default, whether it is a folder.
 
     Raises:
         UserError: Some are missing.
@@ -178,7 +178,7 @@ def without_annotations(steps: list[Any]) -> list[Any]:
 
 
 def set_num_classes(model: Any, count: int) -> None:
-    """Set ``num_classes`` in every head, in place, except an RPN's, which tells objects from background.
+    """Set ``num_classes`` in every head, in place, except an RPN's, which does not classify objects.
 
     Args:
         model: The model's config or a part of it; heads may be in lists.
@@ -196,7 +196,7 @@ def set_num_classes(model: Any, count: int) -> None:
 
 
 def replace_sync_bn(part: Any) -> int:
-    """Replace SyncBN with BN in a part of a model's config, in place; return how often it was there."""
+    """Replace SyncBN with BN in a part of a model's config, in place; returns the number of replacements."""
     if isinstance(part, dict):
         found = part.get('type') in ('SyncBN', 'MMSyncBN')
         if found:
@@ -206,7 +206,7 @@ def replace_sync_bn(part: Any) -> int:
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colours that are easy to tell apart, RGB from 0 to 255; the first ones are the same for every count."""
+    """Distinct colours, RGB from 0 to 255; the first ones are the same for every count."""
     golden = 0.618034  # steps of the golden ratio spread hues evenly, however many there are
     colours = (colorsys.hsv_to_rgb(i * golden % 1, 0.85, (0.95, 0.65)[i % 2]) for i in range(count))
     return [tuple(round(255 * channel) for channel in colour) for colour in colours]

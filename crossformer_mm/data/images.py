@@ -1,4 +1,4 @@
-"""Read images as training does, check that they decode, and find those that two datasets share."""
+"""Read images as training does, check that they decode, and find images that two datasets share."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read an image as training does: rotated as its EXIF data says, 8 bits, without transparency.
 
     Args:
-        path: Any file that OpenCV reads; its content counts, not its name.
+        path: Any file that OpenCV reads; the format is recognised by content.
 
     Returns:
         BGR, ``(H, W, 3)``, uint8.
 
     Raises:
-        NoImageError: There is no such file, or no image in it.
+        NoImageError: The file does not exist, or is not an image.
     """
     if not Path(path).exists():
         raise NoImageError('no such file')
-    try:  # imread crashes on names that are not UTF-8; mapping reads no more of other files than a header
+    try:  # imread crashes on names that are not UTF-8; with mmap, only the header of other files is read
         image = cv2.imdecode(np.memmap(path, np.uint8, 'r'), cv2.IMREAD_COLOR)
     except (OSError, ValueError, cv2.error) as error:  # no access, empty, too many pixels
         raise NoImageError('cannot be read as an image') from error
@@ -44,33 +44,35 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
-    """Find the size that an image has when it is loaded.
+    """Find the size of an image as it is loaded, that is, after rotation.
 
     Args:
         path: The image.
-        decode: Decode it to the end instead of trusting its header. Pillow raises an error on truncated
-            files, where OpenCV, which training uses, leaves the missing part grey.
+        decode: Decode it completely instead of trusting its header. Pillow raises an error for truncated
+            files, while OpenCV, which training uses, leaves the missing part grey.
 
     Returns:
         Height and width in pixels.
 
     Raises:
-        NoImageError: There is no such file, or neither Pillow nor OpenCV reads it.
-        Exception: With ``decode``, whatever Pillow raises on broken files.
+        NoImageError: The file does not exist, or neither Pillow nor OpenCV can read it.
+        Exception: With ``decode``, whatever Pillow raises for damaged files.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
             is_jpeg = image.format in ('JPEG', 'MPO')
-            # Pillow would have to decode files of other formats to find their EXIF data
+            # for other formats, Pillow would have to decode the file to find its EXIF data
             turned = is_jpeg and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             if decode:
                 if is_jpeg:
-                    image.draft(None, (width // 8, height // 8))  # reads all of it, computes little
+                    image.draft(
+                        None, (width // 8, height // 8)
+                    )  # reads the complete file, with little computation
                 image.load()
             return (width, height) if turned else (height, width)
     except Image.DecompressionBombError:
-        pass  # aerial images are no attack
+        pass  # a very large image, such as an aerial one, is not an attack
     except PILLOW_ERRORS:
         if decode:
             raise
@@ -78,18 +80,18 @@ def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
 
 
 def image_fault(path: Path, size: tuple[int, int]) -> str | None:
-    """Decode an image to the end.
+    """Check that an image decodes completely and has the annotated size.
 
     Args:
         path: The file.
-        size: The height and width that the annotations give.
+        size: The annotated height and width.
 
     Returns:
-        What is wrong with it; None if nothing is.
+        The fault; None for a valid image.
     """
     try:
         found = image_size(path, decode=True)
-    except Exception as error:  # decoders raise anything on broken files
+    except Exception as error:  # decoders can raise anything for damaged files
         return f'{path} cannot be decoded: {str(error).partition(chr(10))[0]:.80}'
     if found != size:
         return f'{path} has {found[1]}×{found[0]} pixels, its annotations say {size[1]}×{size[0]}'
@@ -101,23 +103,23 @@ def image_faults(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Ite
 
     Args:
         paths: The files.
-        sizes: The height and width of each that the annotations give.
+        sizes: The annotated height and width of each.
 
     Yields:
-        What :func:`image_fault` returns, for each.
+        The result of :func:`image_fault` for each image.
     """
     return map_in_threads(image_fault, paths, sizes, description='decode images')
 
 
 def shared_images(first: Sequence[Path], second: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Find files of equal content. Only files of equal length are read.
+    """Find files of equal content in two sets. Only files of equal length are read.
 
     Args:
         first: Existing files.
-        second: More of them.
+        second: Other existing files.
 
     Yields:
-        Pairs of one file of each.
+        Pairs of one file from each set.
     """
     lengths = {path.stat().st_size for path in second}
     known = defaultdict(list)

@@ -1,7 +1,7 @@
-"""Check the label maps of a segmentation dataset before they spoil a training.
+"""Check the label maps of a segmentation dataset before training.
 
-The toolboxes do not check them: a value outside the classes stops a GPU with an assertion, and classes that
-are numbered otherwise than expected show up as an mIoU near 0.
+The toolboxes do not check them: a value outside the classes causes a CUDA assertion, and classes that are
+numbered differently than expected show up as an mIoU near 0.
 """
 
 from collections import Counter
@@ -20,18 +20,18 @@ from .label_files import Pair, read_label_map
 from .problems import Problem
 
 IGNORED = 255  # the label that MMSegmentation's losses, metrics and padding ignore
-MAPS_READ = 20_000  # of a larger set, this many evenly spaced ones are read
-_OTHERS = 20  # values in the table that are not a class
+MAPS_READ = 20_000  # of a larger set, only this many evenly spaced maps are read
+_OTHERS = 20  # at most this many values outside the classes are listed in the table
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """What the values of label maps mean.
+    """The meaning of the values in label maps.
 
     Attributes:
-        classes: The names, by label.
+        classes: Class names in the order of labels.
         reduce_zero_label: Whether 0 is ignored and the first class is 1.
-        label_map: Replaces labels after that; those that become :data:`IGNORED` are left out.
+        label_map: Replacements of labels after that; labels that become :data:`IGNORED` are ignored.
     """
 
     classes: tuple[str, ...]
@@ -39,13 +39,13 @@ class LabelRule:
     label_map: Mapping[int, int] = field(default_factory=dict)
 
     def label_of(self, value: int) -> int:
-        """The label that MMSegmentation's ``LoadAnnotations`` makes of a value in a file.
+        """Convert a value in a file to a label, as MMSegmentation's ``LoadAnnotations`` does.
 
         Args:
-            value: In a file.
+            value: The value.
 
         Returns:
-            The index of a class, :data:`IGNORED`, or another number.
+            The index of a class, :data:`IGNORED`, or a number outside the classes.
         """
         if self.reduce_zero_label and value <= IGNORED:
             value = IGNORED if value in (0, IGNORED) else value - 1
@@ -65,18 +65,18 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a folder of label maps contains.
+    """The content of a folder of label maps.
 
     Attributes:
         folder: The folder.
-        rule: What the values mean.
+        rule: The meaning of the values.
         maps: The number of label maps.
-        maps_read: How many of them were read.
-        pixels: The number of pixels of each value in those, in ascending order of the values.
-        maps_with: In how many of them each value occurs.
-        sound: The pairs that were read and are of one size, with that height and width.
-        problems: What would stop a training.
-        warnings: What is probably a mistake.
+        maps_read: The number of label maps that were read.
+        pixels: The number of pixels with each value in these maps, in ascending order of the values.
+        maps_with: The number of these maps in which each value occurs.
+        sound: The valid pairs: those that were read and have equal sizes, with their height and width.
+        problems: Problems that stop a training.
+        warnings: Probable mistakes.
     """
 
     folder: Path
@@ -90,10 +90,10 @@ class LabelReport:
     warnings: Sequence[Problem]
 
     def summary(self) -> str:
-        """Describe how much was read, with a table: a line for each class and each other value that occurs.
+        """Describe the maps in a table with one line per class and per other value that occurs.
 
         Returns:
-            Several lines: value, share of the pixels, number of maps and class.
+            Several lines, with value, share of the pixels, number of maps and class.
         """
         rule = self.rule
         read = 'read' if self.maps_read == self.maps else f'{self.maps_read} evenly spaced ones read'
@@ -105,15 +105,15 @@ class LabelReport:
         values = set(filter(rule.is_class, range(IGNORED + 1))) | self.pixels.keys()
         for value in sorted(values - set(others[_OTHERS:])):
             share, maps = self.pixels.get(value, 0) / total, self.maps_with.get(value, 0)
-            name = printable(rule.name_of(value) or 'no class')
+            name = printable(rule.name_of(value) or 'not a class')
             lines.append(f'{value:>7}{share:>10.3%}{maps:>8}  {name}')
         if others[_OTHERS:]:
-            lines.append(f'{"…":>7}{len(others) - _OTHERS:>18} more values that are no class')
+            lines.append(f'{"…":>7}{len(others) - _OTHERS:>18} more values outside the classes')
         return '\n'.join(lines)
 
 
 class _Examined(NamedTuple):
-    """What was found in one pair."""
+    """The findings for one pair."""
 
     problems: list[Problem]
     counts: Mapping[int, int] = {}
@@ -128,13 +128,13 @@ def inspect_labels(
     """Compare images with label maps, and count the values that occur, with a progress bar.
 
     Args:
-        pairs: Images and their maps, which exist.
-        folder: Where the maps are.
-        rule: What their values mean.
-        maps_read: How many maps are read at most, None for all; only the sizes of the others are checked.
+        pairs: Existing images and label maps.
+        folder: The folder of the maps.
+        rule: The meaning of their values.
+        maps_read: The largest number of maps to read; None for all. Only the sizes of the others are checked.
 
     Returns:
-        What was found.
+        The report.
     """
     step = max(1, -(-len(pairs) // maps_read)) if maps_read else 1
     pixels, maps_with = Counter(), Counter()
@@ -156,7 +156,7 @@ def inspect_labels(
         pixels=dict(sorted(pixels.items())),
         maps_with=maps_with,
         sound=sound,
-        problems=[*problems, *_indistinct(pixels, folder, rule)],
+        problems=[*problems, *_nothing_to_learn(pixels, folder, rule)],
         warnings=list(_warnings(pixels, rule)) if pixels else [],
     )
 
@@ -180,12 +180,12 @@ def _examine(pair: Pair, rule: LabelRule, read: bool) -> _Examined:
     if size == map_size:
         return _Examined(problems, counts, map_size if read else None)
     sizes = [f'{width}×{height}' for height, width in (size, map_size)]
-    what = f'{image} has {sizes[0]} pixels and its label map {label_map} {sizes[1]}; they must be equal'
+    what = f'{image} has {sizes[0]} pixels and its label map {label_map} has {sizes[1]}; they must be equal'
     return _Examined([Problem('label maps of another size', what), *problems], counts)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
-    if values.dtype == np.uint8:  # bincount needs no sorting
+    if values.dtype == np.uint8:  # bincount is faster than unique, which sorts
         counts = np.bincount(values.ravel())
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     found, counts = np.unique(values, return_counts=True)
@@ -193,32 +193,32 @@ def _count(values: np.ndarray) -> dict[int, int]:
 
 
 def _unknown_values(path: Path, counts: Mapping[int, int], rule: LabelRule) -> Iterator[Problem]:
-    """The values of a map that are neither classes nor ignored."""
+    """The problem of values in a map that are neither classes nor ignored."""
     values = [value for value in counts if rule.name_of(value) is None]
     if values:
         first = int(rule.reduce_zero_label)
         last = first + len(rule.classes) - 1
-        held = f'the value {values[0]}, which is'
+        values_text = f'the value {values[0]}, which is'
         if values[1:]:
-            held = f'the values {shorten(map(str, values))}, which are'
+            values_text = f'the values {shorten(map(str, values))}, which are'
         classes = f'{len(rule.classes)} classes ({first} to {last})'
-        what = f'{path} contains {held} none of the {classes} and not ignored'
-        remedy = f'ignore_label can name another value to ignore than {IGNORED}; {_causes(rule)}'
-        yield Problem('label maps with values that are no class', what, remedy=remedy)
+        what = f'{path} contains {values_text} none of the {classes} and not ignored'
+        remedy = f'ignore_label can set a value to ignore besides {IGNORED}; {_common_causes(rule)}'
+        yield Problem('label maps with values outside the classes', what, remedy=remedy)
 
 
-def _indistinct(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
-    """Whether there is nothing to learn from maps in which every value has a meaning."""
+def _nothing_to_learn(pixels: Mapping[int, int], folder: str | Path, rule: LabelRule) -> Iterator[Problem]:
+    """The problem of maps with valid values that leave nothing to learn."""
     if not pixels or any(rule.name_of(value) is None for value in pixels):
         return
     if any(map(rule.is_class, pixels)) and set(pixels) != {0, IGNORED}:
         return
     values = ' and '.join(map(str, sorted(pixels)))
     what = f'{folder}: the label maps contain only {values}: nothing to learn'
-    yield Problem('nothing to learn', what, remedy=_causes(rule))
+    yield Problem('nothing to learn', what, remedy=_common_causes(rule))
 
 
-def _causes(rule: LabelRule) -> str:
+def _common_causes(rule: LabelRule) -> str:
     state = 'on' if rule.reduce_zero_label else 'off'
     return (
         'common causes are masks of 0 and 255, where the classes should be 0, 1, 2, …, and a wrong'

@@ -1,4 +1,4 @@
-"""Label maps as files: pairs with images, reading them as training does, and writing predictions."""
+"""Label map files: pair them with images, read them as training does, and write predictions."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ Pair = tuple[Path, Path]
 
 
 def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
-    """List images with the label maps of the same names, whatever their file types.
+    """List images with the label maps of the same names, of any file types.
 
     Args:
-        images: The folder of images; subfolders count.
+        images: The folder of images, including its subfolders.
         maps: The folder of label maps, with the same subfolders.
 
     Returns:
-        The pairs, sorted. A missing map is named as a PNG file.
+        The pairs, sorted. For a missing map, the path of a PNG file.
     """
     known = {path.with_suffix(''): path for path in reversed(_files_in(maps))}
     pairs = []
@@ -40,12 +40,12 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
 def unpaired(
     pairs: Sequence[Pair], maps: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES
 ) -> list[Problem]:
-    """Find files without a counterpart, or without one of their own.
+    """Find images and label maps without a counterpart, and images that share one.
 
     Args:
         pairs: Images and the maps that they need.
         maps: The folder of label maps.
-        suffixes: What the names of label maps end in; other files there are ignored.
+        suffixes: The suffixes of label maps; other files in the folder are ignored.
 
     Returns:
         The problems.
@@ -70,7 +70,7 @@ def read_label_map(path: Path) -> np.ndarray:
     """Read a label map as training does.
 
     Args:
-        path: A grey image of any depth, or one with a palette, whose indices are read, not its colours.
+        path: A grey image of any depth, or one with a palette, whose indices, not colours, are read.
 
     Returns:
         Integers, ``(H, W)``.
@@ -96,7 +96,7 @@ def write_label_map(path: Path, labels: np.ndarray) -> None:
 
     Args:
         path: The file, in an existing folder; it is replaced if it exists.
-        labels: Integers from 0 to 65535, ``(H, W)``; written with 8 bits per pixel if those suffice, else 16.
+        labels: Integers from 0 to 65535, ``(H, W)``; written with 8 bits per pixel if possible, else 16.
 
     Raises:
         UserError: It cannot be written.
@@ -110,28 +110,29 @@ def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:
     """Find the value of each class in the dataset's own label maps.
 
     Args:
-        meta: Of an MMSegmentation dataset: ``classes``; ``reduce_zero_label``, if 0 is unlabelled in the
-            files and class 0 is their 1; ``label_map``, if the classes are a selection of those in the files.
+        meta: The ``metainfo`` of an MMSegmentation dataset: ``classes``; ``reduce_zero_label``, if 0 is
+            unlabelled in the files and class 0 has the value 1; ``label_map``, if the classes are a selection
+            of those in the files.
 
     Returns:
-        ``(classes,)``, to be indexed with a prediction.
+        The values, ``(classes,)``, to be indexed with a prediction.
     """
     values = np.arange(len(meta['classes']))
     for value, label in (meta.get('label_map') or {}).items():
-        if label < len(values):  # classes left out are mapped to the label to ignore
+        if label < len(values):  # classes that are not selected are mapped to the ignored label
             values[label] = value
     return values + bool(meta.get('reduce_zero_label'))
 
 
 def png_name(image: str | Path, folder: str | Path) -> Path:
-    """Name the PNG file for an image.
+    """Choose the name of the PNG file for an image.
 
     Args:
         image: The image's path.
-        folder: What the name is relative to.
+        folder: The folder that the name is relative to.
 
     Returns:
-        The image's path in the folder, ending in ``.png``; its name alone if it is elsewhere.
+        The image's path relative to the folder, ending in ``.png``; only its name if it is not in the folder.
     """
     image, folder = Path(image).absolute(), Path(folder).absolute()
     inside = image.relative_to(folder) if image.is_relative_to(folder) else Path(image.name)
@@ -139,7 +140,7 @@ def png_name(image: str | Path, folder: str | Path) -> Path:
 
 
 def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """All files but hidden ones, which other programs leave."""
+    """All files except hidden ones, which other programs create."""
     return sorted(
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)

@@ -1,4 +1,4 @@
-"""Find the images and label maps that a dataset reads, and check them before a run."""
+"""Find and check the images and label maps that a dataset reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from .problems import Problem
 
 @dataclass(frozen=True)
 class LabelFolder:
-    """Images and label maps of a dataset.
+    """The images and label maps of a dataset.
 
     Attributes:
         maps: The folder of label maps.
-        pairs: Images and the maps that they need, whether these exist or not.
-        rule: What the values of the maps mean.
+        pairs: Images and the paths of their maps, which may not exist.
+        rule: The meaning of the values in the maps.
         colours: RGB of each class, 0 to 255.
-        suffixes: What the names of label maps end in.
+        suffixes: The suffixes of label maps.
     """
 
     maps: Path
@@ -35,17 +35,17 @@ class LabelFolder:
 
 
 def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
-    """Read the label maps that a run learns from or is measured by.
+    """Read and check the label maps that a run uses for training or evaluation.
 
     Args:
         cfg: The config of the run.
         loaders: The data loaders that it uses.
 
     Returns:
-        One report per folder; none if the data are of another kind.
+        One report per folder; none for other kinds of data.
 
     Raises:
-        UserError: Something would keep the run from working; the message names the first case.
+        UserError: A folder has problems that stop the run; the message describes the first.
     """
     reports = []
     for dataset in map_datasets(cfg, *loaders):
@@ -65,7 +65,7 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 
 def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
-    """Find what a dataset reads, exactly as the toolbox does.
+    """Find the files that a dataset reads, exactly as the toolbox does.
 
     Args:
         cfg: The config.

@@ -10,15 +10,15 @@ from .label_files import find_pairs
 
 
 class LabelMapDataset(BaseSegDataset):
-    """Images and label maps of the same names, whatever their file types, with one more value to ignore.
+    """Images and label maps of the same names, of any file types, with one more value that can be ignored.
 
-    MMSegmentation's base class requires one suffix for all images, and wants to be told in the model, the
-    pipeline and the evaluator which label is ignored. Here that label becomes 255 when a map is loaded, which
-    all of them ignore by default.
+    MMSegmentation's base class requires one suffix for all images, and the ignored label to be set in the
+    model, the pipeline and the evaluator. Here that label becomes 255 when a map is loaded, which all of them
+    ignore by default.
 
     Args:
-        ignore_label: A value in the files that stands for unlabelled pixels, besides 255.
-        **options: Of ``BaseSegDataset``; ``metainfo`` has ``classes`` and ``palette``.
+        ignore_label: A value in the files for unlabelled pixels, besides 255.
+        **options: Arguments of ``BaseSegDataset``; ``metainfo`` has ``classes`` and ``palette``.
     """
 
     def __init__(self, ignore_label: int | None = None, **options: Any) -> None:
@@ -26,7 +26,7 @@ class LabelMapDataset(BaseSegDataset):
         super().__init__(**options)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
-        """What ``LoadAnnotations`` replaces, after ``reduce_zero_label``.
+        """The labels that ``LoadAnnotations`` replaces, after ``reduce_zero_label``.
 
         Args:
             new_classes: Unused: the files have no class names to map from.

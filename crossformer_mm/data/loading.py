@@ -1,4 +1,4 @@
-"""Name the image file at which a run stopped."""
+"""Report the image file at which a run stopped."""
 
 import ast
 import re
@@ -14,17 +14,17 @@ from ..utils.errors import UserError
 from .datasets import LOADERS, datasets_of, join_data_root
 
 _LOADER = 'mmcv/transforms/loading.py'
-_UNDECODED = 'failed to load image: '  # how the message of the loader begins
+_UNDECODED = 'failed to load image: '  # the beginning of the loader's message
 
 
 @contextmanager
 def unreadable_images_named(cfg: Config) -> Iterator[None]:
     """Turn the errors of mmcv's loader, from worker processes too, into one line with the file's name.
 
-    A worker process hands an exception on as the text of its traceback, which ends with the message.
+    A worker process passes an exception on as the text of its traceback, which ends with the message.
 
     Args:
-        cfg: The config of the run, whose folders are searched for a file without content.
+        cfg: The config of the run, whose folders are searched for an empty file.
 
     Raises:
         UserError: An image file is missing, cannot be opened or cannot be decoded.

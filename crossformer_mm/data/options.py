@@ -1,4 +1,4 @@
-"""The options of the data: their definitions, what they mean, and what they change in a config."""
+"""The data options: their definitions, and how they change a config."""
 
 import argparse
 from collections.abc import Iterator
@@ -27,26 +27,26 @@ _TWO_FOLDERS = (
     'ADE20KDataset',
     'BaseSegDataset',
     OWN_MAPS,
-)  # datasets with no layout or numbering of their own
+)  # datasets without a fixed layout or numbering
 COCO_ELSEWHERE = (
-    'point elsewhere with --data-root DIR (laid out like COCO:'
+    'set other paths with --data-root DIR (laid out like COCO:'
     ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'
     ' --train-ann FILE, --val-ann FILE, --train-images DIR, --val-images DIR'
 )
 MAPS_ELSEWHERE = (
-    'point elsewhere with --data-root DIR (laid out like ADE20K: images/training,'
+    'set other paths with --data-root DIR (laid out like ADE20K: images/training,'
     ' images/validation, annotations/training, annotations/validation),'
     ' --train-images DIR, --val-images DIR, --train-ann DIR, --val-ann DIR'
 )
 OTHERS_ELSEWHERE = (
-    'point elsewhere with --cfg-options train_dataloader.dataset.data_root=DIR'
+    'set other paths with --cfg-options train_dataloader.dataset.data_root=DIR'
     ' val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
 )
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The options of :func:`add_data_options`; None leaves what the config has."""
+    """The values of the options of :func:`add_data_options`; None keeps the config's setting."""
 
     data_root: str | None = None
     train_ann: str | None = None
@@ -59,29 +59,31 @@ class DataOptions:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the data are, and what the values of label maps mean.
+    """Add the options for the paths of the data and the values of label maps.
 
     Args:
-        parser: The tool's parser, which gets them.
+        parser: The parser of the command.
     """
     data = parser.add_argument_group(
         'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
     )
-    data.add_argument('--data-root', metavar='DIR', help='its folder, laid out like COCO or ADE20K')
+    data.add_argument(
+        '--data-root', metavar='DIR', help='the folder of the data, laid out like COCO or ADE20K'
+    )
     data.add_argument(
         '--train-ann',
         metavar='PATH',
-        help='relative to the data root: for detection the annotation file, which names the classes;'
-        ' for segmentation the folder of label maps, named like the images',
+        help='relative to the data root: for detection, the annotation file, which contains the class names;'
+        ' for segmentation, the folder of label maps, named like the images',
     )
     data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
-    data.add_argument('--train-images', metavar='DIR', help='images, relative to the data root')
+    data.add_argument('--train-images', metavar='DIR', help='folder of images, relative to the data root')
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
     labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
     labels.add_argument(
         '--classes',
         metavar='FILE|N',
-        help='a text file with one class name per line, in the order of labels, or the number of classes',
+        help='a text file with one class name per line in the order of labels, or the number of classes',
     )
     labels.add_argument(
         '--ignore-label', type=int, metavar='N', help='the value of unlabelled pixels, ignored like 255'
@@ -89,24 +91,24 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     labels.add_argument(
         '--reduce-zero-label',
         action=argparse.BooleanOptionalAction,
-        help='0 is unlabelled and the first class is 1 (off with --classes, on for ADE20K itself)',
+        help='0 is unlabelled and the first class is 1 (default: off with --classes, on for ADE20K)',
     )
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
-    """The data options among those that a tool parsed."""
+    """The data options among the parsed options of a command."""
     return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
 def set_data_paths(cfg: Config, options: DataOptions) -> None:
-    """Set where the config's datasets are, and what the values of label maps mean.
+    """Set the paths of the config's datasets, and the meaning of the values in label maps.
 
     Args:
         cfg: The config, changed in place.
-        options: What to set; the paths for validation are those for testing too.
+        options: The settings; the paths for validation are also used for testing.
 
     Raises:
-        UserError: An option does not fit the kind of data that the config reads, or has an invalid value.
+        UserError: An option is not for the kind of data that the config reads, or has an invalid value.
     """
     _check_kind(cfg, options)
     for loader in LOADERS:
@@ -130,15 +132,15 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
                 dataset.data_prefix.img_path = images
         if len(_sources(coco, maps)) < len(before):
             raise UserError(
-                f'{loader} joins {len(coco + maps)} datasets, and --data-root, --train-ann and the like would'
-                ' point several of them to the same data; set the paths of each in the config, or with'
+                f'{loader} combines {len(coco + maps)} datasets, and --data-root, --train-ann etc. would give'
+                ' several of them the same paths; set the paths of each in the config, or with'
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
     _set_labels(cfg, options)
 
 
 def _check_kind(cfg: Config, options: DataOptions) -> None:
-    """An option that would have no effect is an error."""
+    """Raise a :class:`UserError` for options that would have no effect."""
     coco, maps = any(coco_datasets(cfg, *LOADERS)), any(map_datasets(cfg, *LOADERS))
     of_maps = (options.classes, options.ignore_label, options.reduce_zero_label)
     if coco and of_maps != (None, None, None):
@@ -148,20 +150,20 @@ def _check_kind(cfg: Config, options: DataOptions) -> None:
         )
     if options != DataOptions() and not coco and not maps:
         raise UserError(
-            '--data-root, --train-ann and the like are for COCO-format data and label maps;'
+            '--data-root, --train-ann etc. are for COCO-format data and label maps;'
             f' {cfg.filename} reads neither; {OTHERS_ELSEWHERE}'
         )
 
 
 def _sources(coco: list[ConfigDict], maps: list[ConfigDict]) -> set[tuple[str, ...]]:
-    """The different data that datasets read."""
+    """The distinct sources of data that datasets read."""
     return {(annotation_path(d), image_folder(d)) for d in coco} | {tuple(folders_of(d)) for d in maps}
 
 
 def _set_labels(cfg: Config, options: DataOptions) -> None:
-    """Set what the values of label maps mean.
+    """Set the meaning of the values in label maps.
 
-    Whatever value the files have for unlabelled pixels, it is 255 once they are loaded: heads, losses,
+    Unlabelled pixels are 255 once a file is loaded, whatever their value in the file, so that heads, losses,
     metrics and padding keep their defaults.
     """
     names, ignore, reduce = options.classes, options.ignore_label, options.reduce_zero_label
@@ -178,7 +180,7 @@ def _set_labels(cfg: Config, options: DataOptions) -> None:
             _check_ignored(path, part)
             if reduce is not None and isinstance(part.get('reduce_zero_label'), bool):
                 part['reduce_zero_label'] = (
-                    reduce  # toolbox configs repeat in pipelines what the dataset says
+                    reduce  # configs of the toolboxes repeat the dataset's setting in pipelines
                 )
 
 
@@ -189,7 +191,7 @@ def _set_dataset(
     if kind not in _TWO_FOLDERS or dataset.get('ann_file'):
         raise UserError(
             '--classes, --ignore-label and --reduce-zero-label are for two folders of images and label maps;'
-            f' {kind} has a layout and a numbering of its own'
+            f' {kind} has a fixed layout and numbering'
         )
     for suffix in ('img_suffix', 'seg_map_suffix'):
         dataset.pop(suffix, None)
@@ -206,7 +208,7 @@ def _set_dataset(
 
 
 def _dicts(part: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """All dicts in a part of a config, with their names as in ``--cfg-options``."""
+    """All dicts in a part of a config, with their names in the notation of ``--cfg-options``."""
     if isinstance(part, dict):
         yield path, part
     items = (
@@ -222,21 +224,21 @@ def _check_ignored(path: str, part: dict) -> None:
         if isinstance(value, int) and value != IGNORED:
             raise UserError(
                 f'{path}.{key}={value}: with the options for label maps, unlabelled pixels are {IGNORED} once'
-                f' loaded; leave {key} out, and name their value in the files by --ignore-label'
+                f' loaded; remove {key}, and give their value in the files with --ignore-label'
             )
 
 
 def parse_classes(word: str) -> tuple[str, ...]:
-    """The class names that a value of ``--classes`` means.
+    """Parse a value of ``--classes``.
 
     Args:
         word: A text file with one name per line, in the order of labels; or the number of classes.
 
     Returns:
-        The names; for a number, ``'class 0'`` and so on.
+        The class names; for a number, ``'class 0'`` and so on.
 
     Raises:
-        UserError: There is no such file, a line is empty or repeated, or there are too few or too many.
+        UserError: The file does not exist, a line is empty or repeated, or there are too few or too many.
     """
     if word.isdecimal() and not Path(word).is_file():
         names = [f'class {i}' for i in range(min(int(word), IGNORED + 1))]
@@ -251,7 +253,9 @@ def parse_classes(word: str) -> tuple[str, ...]:
     for number, name in enumerate(names, start=1):
         if not name or name in names[: number - 1]:
             what = f'repeats "{name}"' if name else 'is empty'
-            raise UserError(f'--classes {word}: line {number} {what}; each line names the class of a label')
+            raise UserError(
+                f'--classes {word}: line {number} {what}; each line must be the name of one class'
+            )
     if not 2 <= len(names) <= IGNORED:
-        raise UserError(f'--classes {word}: give 2 to {IGNORED} classes; the background is one of them')
+        raise UserError(f'--classes {word}: give 2 to {IGNORED} classes, including the background')
     return tuple(names)

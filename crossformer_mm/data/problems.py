@@ -1,4 +1,4 @@
-"""Problems of a dataset: a single one, and all of them counted by kind."""
+"""Problems of a dataset, and a collection that counts them by kind."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from ..utils.text import printable
 
 
 class Problem(NamedTuple):
-    """Something wrong with a dataset."""
+    """A problem of a dataset."""
 
     kind: str
-    """Problems are counted by it."""
+    """The heading under which problems are counted."""
     what: str
-    """Where it is and the bad value; for an annotation file, without the file's name."""
+    """The location and the bad value; for an annotation file, without the file's name."""
     fatal: bool = True
-    """Whether a training stops at it. The toolboxes accept the others silently."""
+    """Whether it stops a training. The toolboxes accept the other problems silently."""
     remedy: str = ''
     """How to fix all problems of this kind, unless ``what`` makes that clear."""
 
     def line(self) -> str:
-        """The problem and its remedy, for a run that stops at it."""
+        """The problem and its remedy, for the error message of a run."""
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
 
 

@@ -1,6 +1,6 @@
 """A small generated dataset in the layout of COCO or ADE20K: circles, rectangles and triangles on noise.
 
-The demos train on it and the tests read it: nothing to download, and the ground truth is exact.
+The demos and the tests use it, because it needs no download and its ground truth is exact.
 """
 
 import json
@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 CLASSES = ('circle', 'rectangle', 'triangle')
 SPLITS = ('train2017', 'val2017')
 ADE_SPLITS = ('training', 'validation')
-UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES 2
+UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES is 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
 
 
@@ -29,7 +29,7 @@ def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192
         train: Number of training images.
         val: Number of validation images.
         size: Side of the square images, in pixels; objects grow with it.
-        seed: Of the random generator.
+        seed: Seed of the random generator.
 
     Raises:
         ValueError: A number below 1, or a size below 32.
@@ -52,7 +52,7 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
         train: Number of training images.
         val: Number of validation images.
         size: The largest side in pixels; the smallest is four fifths of it.
-        seed: Of the random generator.
+        seed: Seed of the random generator.
 
     Raises:
         ValueError: A number below 1, or a size below 32.
@@ -93,10 +93,10 @@ def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
     """Draw one image with one to six shapes that do not touch each other.
 
-    None hides a part of another, so each outline is the exact ground truth of its object.
+    No shape hides a part of another, so each outline is the exact ground truth of its object.
 
     Args:
-        rng: The source of all random choices.
+        rng: The random generator.
         size: Side of the image in pixels.
 
     Returns:
@@ -130,7 +130,7 @@ def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _bright_colour(rng: np.random.Generator) -> tuple[float, ...]:
-    """A saturated BGR colour, unlike any of the ground."""
+    """A saturated BGR colour, which does not occur on the ground."""
     hsv = (rng.integers(180), rng.integers(170, 256), rng.integers(190, 256))
     return tuple(cv2.cvtColor(np.array([[hsv]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist())
 

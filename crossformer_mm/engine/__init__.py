@@ -1,1 +1,1 @@
-"""The commands, one file each, and the hooks and loops that a training uses."""
+"""The commands, one file each, and the training loops and hooks."""

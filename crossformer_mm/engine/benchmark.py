@@ -52,8 +52,8 @@ GROUPS: dict[str, dict[str, Any]] = {name.removesuffix('_groups'): value for nam
 VARIANTS = (*GROUPS, *LAYOUTS, 'cp', 'compile')
 LONGEST_SIDE = 16384
 WARM_UP_STEPS = 2
-MEMORY_STEPS = 2  # the second has the optimizer's state and the gradients of the first in memory
-# The instructions that matrix products on CPUs are made of, the newest first.
+MEMORY_STEPS = 2  # in the second, the optimizer's state and the gradients of the first are in memory
+# CPU instructions for matrix products, newest first.
 CPU_FEATURES = ('amx_bf16', 'avx512_bf16', 'avx512f', 'avx2', 'asimd', 'sve')
 PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg')
 
@@ -88,7 +88,7 @@ def benchmark_parser() -> argparse.ArgumentParser:
         '--out',
         default='work_dirs/benchmark',
         metavar='STEM',
-        help='writes STEM.json and STEM.png, in place of files of these names (work_dirs/benchmark)',
+        help='write STEM.json and STEM.png; existing files are replaced (work_dirs/benchmark)',
     )
     return parser
 
@@ -97,10 +97,10 @@ def run_benchmark(options: argparse.Namespace) -> None:
     """Measure networks, print tables, and write ``STEM.json`` and ``STEM.png``.
 
     Args:
-        options: What :func:`benchmark_parser` parsed.
+        options: The options parsed by :func:`benchmark_parser`.
 
     Raises:
-        UserError: An option or a network does not work.
+        UserError: An option or a network is invalid.
     """
     networks = list(dict.fromkeys([*options.networks, *([options.against] if options.against else [])]))
     sizes = [_parse_size(size) for size in options.size]
@@ -153,7 +153,7 @@ def _output_files(stem: str) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Setting:
-    """What networks are measured at.
+    """The mode, dtype and input of a measurement.
 
     Attributes:
         mode: ``'inference'``, or ``'train'`` for a step of forward, backward and AdamW.
@@ -191,10 +191,10 @@ def network_settings(network: str) -> dict[str, Any]:
         network: One of :data:`NETWORKS`, and after each ``+`` one of :data:`VARIANTS`.
 
     Returns:
-        The arguments that the network is built with, without the variant ``compile``.
+        The arguments for building the network, without the variant ``compile``.
 
     Raises:
-        UserError: The network or a variant is unknown, or the variants do not go together.
+        UserError: The network or a variant is unknown, or the variants exclude each other.
     """
     name, *variants = network.split('+')
     for word, known, kind in [
@@ -207,7 +207,7 @@ def network_settings(network: str) -> dict[str, Any]:
             raise UserError(f'{network}: unknown {kind} "{word}"; {hint}')
     groups, layouts = ([word for word in variants if word in choices] for choices in (GROUPS, LAYOUTS))
     if len(groups) > 1 or len(layouts) > 1:
-        raise UserError(f'{network}: a network has one setting of groups and one layout; drop the others')
+        raise UserError(f'{network}: give at most one setting of groups and one layout')
     if name in SWINS and (groups or layouts):
         raise UserError(f'{network}: Swin has neither groups nor a layout; use them with {", ".join(ARCHS)}')
     settings = dict(SWINS.get(name, {'arch': name}), with_cp='cp' in variants)
@@ -222,7 +222,7 @@ def build(network: str) -> nn.Module:
         model = CrossFormer(**settings)
     else:
         with quiet_imports():
-            from mmdet.models import SwinTransformer  # the rest works without MMDetection
+            from mmdet.models import SwinTransformer  # only Swin needs MMDetection
         model = SwinTransformer(**settings)
     if 'compile' in network.split('+'):
         model.compile(dynamic=False)
@@ -236,7 +236,7 @@ class Step:
 
     Args:
         network: Its name, see :func:`network_settings`.
-        setting: What to run it at.
+        setting: Mode, dtype and input.
     """
 
     def __init__(self, network: str, setting: Setting) -> None:
@@ -273,16 +273,16 @@ def measure(
 
     Args:
         networks: Their names, see :func:`network_settings`.
-        settings: What to measure them at.
+        settings: Modes, dtypes and inputs.
         rounds: Timed steps of each network; 0 measures no time.
         memory: Whether to measure the peak of memory too.
 
     Returns:
         A record for each setting, as plain data: ``setting``, and under ``networks`` by name ``seconds`` (one
-        value per round), ``multiply_adds`` and ``peak_bytes``, as far as they were measured.
+        value per round), ``multiply_adds`` and ``peak_bytes``, if they were measured.
 
     Raises:
-        UserError: A name does not work, or the memory of a network cannot be measured.
+        UserError: A name is invalid, or the memory of a network cannot be measured.
     """
     steps = len(networks) * ((1 + WARM_UP_STEPS + rounds if rounds else 0) + memory)
     records = []
@@ -303,7 +303,7 @@ def measure(
 def _add_times(
     found: dict[str, dict[str, Any]], setting: Setting, rounds: int, advance: Callable[[], None]
 ) -> None:
-    torch.compiler.reset()  # a network is compiled for this size, and not counted as compiled too often
+    torch.compiler.reset()  # compile for this size only, and reset the count of recompilations
     steps = {network: Step(network, setting) for network in found}
     for network, step in steps.items():
         found[network]['multiply_adds'] = step.count_multiply_adds()
@@ -323,12 +323,12 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Time steps in turn: the first, the second, …, then the first again.
 
-    What slows the machine down for a while then affects all of them, and the ratios within a round hold.
+    A temporary slowdown of the machine then affects all of them, and the ratios within a round stay valid.
 
     Args:
-        steps: What to time, by name. Warm them up before.
+        steps: The functions to time, by name. Warm them up first.
         rounds: How often to run each.
-        after_step: Called after each step, outside its time.
+        after_step: Called after each step; not timed.
         clock: Returns the time in seconds. The default waits for the GPU first.
 
     Returns:
@@ -345,7 +345,7 @@ def time_in_turn(
 
 
 def _peak_memory_of_network(network: str, setting: Setting) -> int:
-    """Call :func:`peak_memory` in a new process: in this one, the allocator keeps what others have freed."""
+    """Call :func:`peak_memory` in a new process, since this one's allocator holds memory that is free."""
     question = json.dumps([torch.get_num_threads(), network, asdict(setting)])
     command = [sys.executable, '-m', __name__, question]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -359,17 +359,17 @@ def peak_memory(step: Callable[[], None], device: str = 'cpu') -> int:
     """Run a step twice and measure how much memory it takes.
 
     Args:
-        step: What to run.
-        device: Where it runs.
+        step: The function to run.
+        device: The device that it runs on.
 
     Returns:
-        The peak of this process's resident memory (on a GPU, of its tensors) above that at the start, in
+        The peak of this process's resident memory (on a GPU, of its tensors) minus that at the start, in
         bytes.
     """
     on_cpu = torch.device(device).type == 'cpu'
-    gc.collect()  # what is freed during the steps would make their peak look lower
+    gc.collect()  # garbage that is freed during the steps would lower the measured peak
     if on_cpu:
-        Path('/proc/self/clear_refs').write_text('5')  # resets the peak of resident memory, nothing else
+        Path('/proc/self/clear_refs').write_text('5')  # resets only the peak of resident memory
         start = _resident_bytes('VmRSS')
     else:
         torch.cuda.reset_peak_memory_stats(device)
@@ -380,12 +380,12 @@ def peak_memory(step: Callable[[], None], device: str = 'cpu') -> int:
 
 
 def _resident_bytes(field: str) -> int:
-    """Linux's figures of this process; the peak that ``getrusage`` knows starts at the parent's."""
+    """A field of this process's ``/proc`` status; ``getrusage`` would include the parent's peak."""
     return int(_colon_fields('/proc/self/status')[field].split()[0]) * 1024
 
 
 def _colon_fields(path: str) -> dict[str, str]:
-    """Names and values of the first paragraph of a file of ``name: value`` lines; none if it is missing."""
+    """The ``name: value`` lines of a file's first paragraph as a dict; empty if the file is missing."""
     if not Path(path).is_file():
         return {}
     lines = Path(path).read_text().partition('\n\n')[0].splitlines()
@@ -418,11 +418,11 @@ def describe_machine(device: str = 'cpu') -> dict[str, Any]:
 
 
 def table(found: Mapping[str, dict[str, Any]], against: str | None = None) -> str:
-    """Lay out what was measured at one setting as a Markdown table.
+    """Format the measurements of one setting as a Markdown table.
 
     Args:
-        found: What was measured, by network.
-        against: The network that the ratios are taken over; None leaves them out.
+        found: The measurements by network.
+        against: The baseline of the ratios; None leaves them out.
 
     Returns:
         The lines of the table.
@@ -440,7 +440,7 @@ def table(found: Mapping[str, dict[str, Any]], against: str | None = None) -> st
 
 
 def _cells(values: dict[str, Any], baseline: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """Headings and texts of one network's row."""
+    """The column headings and cells of one network's row."""
     if 'seconds' in values:
         seconds = np.array(values['seconds'])
         lower, median, upper = np.percentile(seconds, [25, 50, 75])
@@ -458,7 +458,7 @@ def _cells(values: dict[str, Any], baseline: dict[str, Any] | None) -> Iterator[
 
 
 def _write(result: dict[str, Any], data: Path, picture: Path) -> None:
-    """Write a result as JSON and as a picture, and say so."""
+    """Write a result as JSON and as a picture, and print the file names."""
     data.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(data, lambda part: mmengine.dump(result, part, 'json', indent=1), overwrite=True)
     figure = draw(result['records'])
@@ -467,10 +467,10 @@ def _write(result: dict[str, Any], data: Path, picture: Path) -> None:
 
 
 def draw(records: Sequence[dict[str, Any]]) -> Figure:
-    """Draw time and memory, as far as they were measured.
+    """Draw time and memory, if they were measured.
 
     Args:
-        records: What :func:`measure` returned.
+        records: From :func:`measure`.
 
     Returns:
         A panel for each quantity, mode and dtype, with a group of bars for each size.

@@ -27,13 +27,13 @@ def build_error(error: Exception, cfg: Config) -> str | None:
         cfg: The config of the run.
 
     Returns:
-        The setting, its value, the reason and the nearest known names, in one line; None where the error was
-        not raised by building.
+        The setting, its value, the reason and the nearest known names, in one line; None if the error was not
+        raised while building.
     """
     frame = next(filter(_builds, _frames(error)), None)
     if frame is None:
         return None
-    text = _of_part(error, frame, cfg) if is_build_frame(frame) else _of_method(error, frame, cfg)
+    text = _explain_part(error, frame, cfg) if is_build_frame(frame) else _explain_method(error, frame, cfg)
     return ' '.join(f'{cfg.filename}: {text}'.split())
 
 
@@ -51,8 +51,8 @@ def _builds(frame: FrameType) -> bool:
     return is_build_frame(frame) or (of_runner and frame.f_code.co_name not in _RUNS)
 
 
-def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
-    """Explain an error of a registry by the part of the config that it was to build."""
+def _explain_part(error: Exception, frame: FrameType, cfg: Config) -> str:
+    """Explain an error raised by a registry: name the part of the config that it was building."""
     part, scope, built = (frame.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
     name, node = _find(cfg, part)
     if built is None and 'type' in node and isinstance(error, KeyError):
@@ -62,8 +62,8 @@ def _of_part(error: Exception, frame: FrameType, cfg: Config) -> str:
     return f'{name}{settings}: {_reason(error)}{_near_argument(error, built)}'
 
 
-def _of_method(error: Exception, frame: FrameType, cfg: Config) -> str:
-    """Explain an error in one of Runner's own methods by the argument that it was called with."""
+def _explain_method(error: Exception, frame: FrameType, cfg: Config) -> str:
+    """Explain an error raised in one of Runner's own methods: name the argument that it was called with."""
     arguments = [name for name in inspect.getargs(frame.f_code).args if name != 'self']
     if not arguments or frame.f_code.co_name == '__init__':
         return _reason(error)
@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 
 def _near_argument(error: Exception, built: Any) -> str:
-    """The arguments that are most like an unexpected one."""
+    """A hint with the argument names closest to an unexpected one."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     built = getattr(built, 'load', lambda: built)()  # of this package's plugins
     if not found or not callable(built):
@@ -100,7 +100,7 @@ def _near_argument(error: Exception, built: Any) -> str:
 
 
 def _names(scope: Registry) -> set[str]:
-    """The names in a registry, seen from the default scope, and in its parents."""
+    """The names known to a registry and its parents, resolved in the default scope."""
     names: set[str] = set()
     with scope.switch_scope_and_registry(None) as current:
         while current is not None:
@@ -116,7 +116,7 @@ def _nearest(word: Any, known: set[str]) -> str:
 
 
 def _find(cfg: Config, part: Any) -> tuple[str, dict]:
-    """The setting that a part was built from: MMEngine may have added or removed arguments."""
+    """The setting that a part was built from, though MMEngine may have added or removed arguments."""
     if not isinstance(part, dict):
         return repr(part)[:60], {}
     same_type = [(name, node) for name, node in _nodes(cfg) if node.get('type') == part.get('type')]

@@ -1,7 +1,7 @@
-"""``crossformer check``: list all problems of a dataset, and what it contains, before a training.
+"""``crossformer check``: list all problems of a dataset, and summarise its content, before training.
 
-The checks are those that every training and evaluation starts with. Here they do not stop at the first
-problem, and the images are decoded as well.
+These are the checks that every training and evaluation starts with, but they do not stop at the first
+problem, and the images are decoded too.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
-_SAMPLES, _COLUMNS = 12, 4  # images on a sheet, and in a row of it
+_SAMPLES, _COLUMNS = 12, 4  # images per sheet and per row
 _LABEL_DPI = 150  # of a sheet of label maps
 
 
@@ -48,28 +48,28 @@ def check_parser() -> argparse.ArgumentParser:
     add_cfg_options(parser)
     parser.add_argument('--sample', type=int, metavar='N', help='decode only N images of each set')
     parser.add_argument(
-        '--seed', type=int, default=0, help='for choosing the sample and the images to draw (%(default)s)'
+        '--seed', type=int, default=0, help='seed for the sample and for the images to draw (%(default)s)'
     )
     parser.add_argument(
         '--show', type=int, default=5, metavar='N', help='problems to list of each kind (%(default)s)'
     )
     parser.add_argument(
-        '--out', metavar='DIR', type=Path, help='draw classes, box sizes and some images there'
+        '--out', metavar='DIR', type=Path, help='folder for plots of classes and box sizes, and samples'
     )
     return parser
 
 
 def check_dataset(options: argparse.Namespace) -> int:
-    """Check the training and the validation data of a config, and print what was found.
+    """Check the training and validation data of a config, and print the findings.
 
     Args:
-        options: What :func:`check_parser` parsed.
+        options: The options parsed by :func:`check_parser`.
 
     Returns:
         The exit status: 1 if there are errors.
 
     Raises:
-        UserError: The config or an option does not work, or the data are of another kind.
+        UserError: The config or an option is invalid, or the data is neither COCO annotations nor label maps.
     """
     for name in ('sample', 'show'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -106,7 +106,7 @@ def check_dataset(options: argparse.Namespace) -> int:
 def _decode(
     sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
 ) -> dict[Path, str | None]:
-    """Decode images of known height and width, or a sample of them; what is wrong with each of those."""
+    """Decode images of known height and width, or a sample of them; returns the fault of each, or None."""
     paths = list(sizes)
     if options.sample and options.sample < len(paths):
         paths = random.Random(options.seed).sample(paths, options.sample)
@@ -132,7 +132,7 @@ class _CocoCheck:
         self.first: CocoFile | None = None
 
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
-        """Check, print and draw a dataset; its images that are not known to be broken."""
+        """Check, print and draw a dataset; returns its images without known faults."""
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
         print(f'\n{path} with images in {folder}')
         try:
@@ -144,7 +144,7 @@ class _CocoCheck:
             self.first = self.first or file
             if file.classes != self.first.classes:
                 what = f'not those of {self.first.path}, or in another order'
-                findings.add(Problem('other categories', what))
+                findings.add(Problem('different categories', what))
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
         faults = _decode(sizes, findings, self.options)
@@ -156,7 +156,7 @@ class _CocoCheck:
 
 
 def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:
-    """The images that exist, with their records."""
+    """The existing images, with their records."""
     try:
         missing = set(missing_images(file.image_names, folder))
     except UserError as error:
@@ -183,10 +183,10 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
 
     Args:
         out: The folder for the pictures.
-        name: What their names begin with.
+        name: Prefix of their names.
         file: An annotation file with objects.
-        images: Readable images of it, with their records.
-        seed: For choosing among those with objects.
+        images: Its readable images, with their records.
+        seed: Seed for choosing among those with objects.
     """
     counts = Counter(annotation['category_id'] for annotation in file.annotations)
     frequencies = [counts[category['id']] for category in file.categories]
@@ -215,7 +215,7 @@ class _LabelCheck:
         self.options = options
 
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
-        """Check, print and draw a dataset; its images that are not known to be broken."""
+        """Check, print and draw a dataset; returns its images without known faults."""
         try:
             folder = label_folder(self.cfg, dataset)
         except UserError as error:
@@ -240,15 +240,15 @@ class _LabelCheck:
 def draw_labels(
     out: Path, name: str, folder: LabelFolder, labels: LabelReport, pairs: Sequence[Pair], seed: int
 ) -> None:
-    """Draw the frequencies of classes, and some images tinted by their label maps.
+    """Draw the frequencies of classes, and some images with their label maps overlaid.
 
     Args:
         out: The folder for the pictures.
-        name: What their names begin with.
-        folder: The files and what they mean.
-        labels: What was found in them.
-        pairs: Readable images and label maps of their sizes.
-        seed: For choosing among the pairs.
+        name: Prefix of their names.
+        folder: The files and the rule for their values.
+        labels: The report on the label maps.
+        pairs: Readable images with label maps of the same size.
+        seed: Seed for choosing among the pairs.
     """
     total = sum(labels.pixels.values())
     names = [folder.rule.name_of(value) or f'{value}: no class' for value in labels.pixels]
@@ -269,7 +269,7 @@ def draw_labels(
 
 
 def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedImage:
-    """An image and its labels, not larger than they are drawn."""
+    """An image and its labels, reduced to the size at which they are drawn."""
     picture, values = read_picture(image), read_label_map(label_map)
     scale = min(1, SMALL_PANEL * _LABEL_DPI / max(values.shape))
     size = [max(1, round(side * scale)) for side in values.shape[::-1]]

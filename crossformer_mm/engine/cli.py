@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ..utils.errors import UserError
 
-OTHERS_WAIT = 3.0  # seconds that processes other than a machine's first wait before they print an error
+OTHERS_WAIT = 3.0  # seconds that all processes except a machine's first wait before they print an error
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,7 +35,7 @@ def run(
 
     Args:
         parser: The options of the command; ``--debug`` is added to them.
-        main: The command; may return an exit status, anything else means success.
+        main: The command; may return an exit status; any other result means success.
         argv: The arguments, by default those of this process.
 
     Returns:
@@ -82,9 +82,9 @@ def exit_immediately(status: int) -> NoReturn:
     releases tensors while the interpreter finalises then asks for the GIL, is ended by Python, and takes the
     process with it: "terminate called without an active exception" (SIGABRT), after a run without an error.
 
-    To be registered with ``atexit`` before the run: the exit functions that the run registers, such as those
-    of logging services, still come first. What Python would do after them is done here: log files and
-    streams are flushed, and worker processes are terminated.
+    Register it with ``atexit`` before the run, so that exit functions which the run registers, such as those
+    of logging services, are called first. It then does what Python would do after them: it flushes log files
+    and streams, and terminates worker processes.
 
     Args:
         status: The exit status.
@@ -102,7 +102,7 @@ def exit_immediately(status: int) -> NoReturn:
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
     """Raise :class:`Terminated` on SIGTERM inside the block."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     before = signal.signal(signal.SIGTERM, _raise_terminated)

@@ -19,7 +19,7 @@ from ..utils.errors import UserError
 
 CONFIG_HELP = 'a config file, or the name of one that "crossformer configs" lists'
 _PACKAGE = Path(__file__).parents[1]
-# Settings that MMEngine reads from the config beside its Runner's own arguments.
+# Settings that MMEngine reads from the config besides the arguments of its Runner.
 _RUNNER_EXTRAS = (
     *('activation_checkpointing', 'backend_args', 'compile', 'custom_imports'),
     *('efficient_conv_bn_eval', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
@@ -27,7 +27,7 @@ _RUNNER_EXTRAS = (
 
 
 def config_folder() -> Path:
-    """The folder of this project's configs: in a wheel the packaged copy, in a clone ``configs/``."""
+    """The folder of this project's configs: the packaged copy in a wheel, ``configs/`` in a clone."""
     packaged = _PACKAGE / '.mim' / 'configs'
     return packaged if packaged.is_dir() else _PACKAGE.parent / 'configs'
 
@@ -60,10 +60,10 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_config(name: str | Path) -> Path:
-    """Find a config by its path, which comes first, or one of this project's own by its name.
+    """Find a config: an existing file of this path, or else one of this project's own of this name.
 
     Raises:
-        UserError: There is neither.
+        UserError: Neither exists.
     """
     return Path(name) if Path(name).is_file() else own_config(name)
 
@@ -79,7 +79,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
         The config.
 
     Raises:
-        UserError: The file is missing or does not parse, or a setting does not fit it.
+        UserError: The file is missing or does not parse, or a setting does not fit the config.
     """
     path = find_config(path)
     try:
@@ -88,7 +88,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
             if cfg.get('default_scope') in TOOLBOXES:
                 utils = importlib.import_module(f'{cfg.default_scope}.utils')
                 utils.register_all_modules(init_default_scope=False)
-    except Exception as error:  # a config is a program: anything can go wrong in it
+    except Exception as error:  # a config is a program and can raise anything
         raise UserError(f'{path}: cannot load this config: {_one_line(error)}') from error
     settings: dict[str, Any] = {}
     for option in cfg_options:
@@ -103,7 +103,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Silence the notices of toolboxes about optional packages that nothing here uses."""
+    """Silence the toolboxes' notices about optional packages that this project does not use."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()) as output:
         warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
         yield
@@ -118,7 +118,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
-    """Parse one ``KEY=VALUE``, whose first name must be something that a run reads."""
+    """Parse one ``KEY=VALUE``; the first name in KEY must be a setting that a run reads."""
     parsed = argparse.Namespace()
     try:
         DictAction([], 'settings')(None, parsed, [option])
@@ -133,8 +133,8 @@ def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
     if name in cfg:
         raise UserError(
             f'--cfg-options {option}: {name} is a variable of the config file; changing it here would have'
-            ' no effect: set what was made from it (train_dataloader.…)'
+            ' no effect: change the settings that use it (train_dataloader.…)'
         )
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean {close[0]}?' if close else f'{cfg.filename} has no such part'
+    hint = f'did you mean {close[0]}?' if close else f'{cfg.filename} does not have it'
     raise UserError(f'--cfg-options {option}: unknown setting {name}; {hint}')

@@ -1,4 +1,4 @@
-"""``crossformer configs``: list this project's own configs, copy one, or say where it is."""
+"""``crossformer configs``: list this project's own configs, copy one, or print its path."""
 
 import argparse
 import ast
@@ -10,7 +10,7 @@ from .config import config_folder, load_config, own_config
 
 
 def copy_config(name: str) -> Path:
-    """Copy one of this project's own configs into the working folder, in one file without bases.
+    """Copy one of this project's own configs into the working folder, as a single file without base configs.
 
     Args:
         name: Its name.
@@ -19,25 +19,24 @@ def copy_config(name: str) -> Path:
         The new file.
 
     Raises:
-        UserError: There is no such config, it does not work, a file of that name is there, or none can be
-            written.
+        UserError: There is no such config, it is invalid, or the file exists or cannot be written.
     """
     source = own_config(name)
     text = load_config(source).pretty_text
-    heading = f'"""{_title(source)}\n\nFrom crossformer_mm {__version__}, in one file.\n"""\n\n'
+    heading = f'"""{_title(source)}\n\nFrom crossformer_mm {__version__}, as a single file.\n"""\n\n'
     path = Path(source.name)
     try:
         with path.open('x', encoding='utf-8') as file:
             file.write(heading + text)
     except FileExistsError as error:
-        raise UserError(f'{path}: exists, and stays as it is; move it, or go to another folder') from error
+        raise UserError(f'{path}: exists and was not changed; move it, or use another folder') from error
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror})') from error
     return path
 
 
 def _title(path: Path) -> str:
-    """The first line of a config's docstring; none of one that is being edited, and does not parse."""
+    """The first line of a config's docstring; empty if the file does not parse (it may be being edited)."""
     try:
         text = ast.get_docstring(ast.parse(path.read_bytes()))
     except (SyntaxError, ValueError):
@@ -47,25 +46,25 @@ def _title(path: Path) -> str:
 
 def configs_parser() -> argparse.ArgumentParser:
     """The options of ``crossformer configs``."""
-    parser = argparse.ArgumentParser(description="List this project's configs, or do something with one.")
+    parser = argparse.ArgumentParser(description="List this project's configs, copy one, or print its path.")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--copy', metavar='NAME', help='write NAME.py here, one file without bases, to edit')
-    what.add_argument('--path', metavar='NAME', help='print where it is, for the _base_ of your own config')
+    what.add_argument('--copy', metavar='NAME', help='copy it to NAME.py here, as a single file to edit')
+    what.add_argument('--path', metavar='NAME', help='print its path, for the _base_ of your own config')
     return parser
 
 
 def show_configs(options: argparse.Namespace) -> None:
-    """List the configs, copy one, or print where one is.
+    """List the configs, copy one, or print its path.
 
     Args:
-        options: What :func:`configs_parser` parsed.
+        options: The options parsed by :func:`configs_parser`.
 
     Raises:
         UserError: There is no such config, or it cannot be copied.
     """
     if options.copy is not None:
         path = copy_config(options.copy)
-        print(f'wrote {path}; use it by that name: crossformer train {path} …')
+        print(f'wrote {path}; train it with: crossformer train {path} …')
     elif options.path is not None:
         print(own_config(options.path))
     else:

@@ -1,4 +1,4 @@
-"""``tools/convert_checkpoint.py``: its options, and what it does."""
+"""``crossformer convert``: convert a checkpoint."""
 
 import argparse
 from functools import partial
@@ -19,7 +19,7 @@ IMAGE_SIZE = (128, 160)  # height, width
 
 
 def conversion_parser() -> argparse.ArgumentParser:
-    """The options of ``tools/convert_checkpoint.py``."""
+    """The options of the command."""
     options = argparse.ArgumentParser(
         description='Convert a CrossFormer checkpoint of any origin, without running any code in it. '
         'The input is never changed; the output is written atomically.'
@@ -30,15 +30,15 @@ def conversion_parser() -> argparse.ArgumentParser:
         '--to',
         choices=TARGETS,
         help='what to convert it to; a backbone is for init_cfg and --pretrained '
-        '(default: what the file holds if it has heads, otherwise a backbone)',
+        '(default: the same kind of model, or a backbone if the file has no detection or segmentation heads)',
     )
     options.add_argument('--half', action='store_true', help='store float16')
     options.add_argument(
         '--strict',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='stop at backbone tensors that the network does not have, instead of dropping them; '
-        'missing ones always stop the conversion (default: on)',
+        help='fail if there are backbone tensors that the network does not have, instead of dropping them; '
+        'missing tensors are always an error (default: on)',
     )
     options.add_argument(
         '--hash-name',
@@ -51,7 +51,7 @@ def conversion_parser() -> argparse.ArgumentParser:
         metavar='CONFIG',
         help="load the result in this config's model, strictly, and run an image through it",
     )
-    options.add_argument('--dry-run', action='store_true', help='report, and write nothing')
+    options.add_argument('--dry-run', action='store_true', help='only print the report; write nothing')
     return options
 
 
@@ -59,10 +59,10 @@ def convert(options: argparse.Namespace) -> None:
     """Convert a checkpoint and print the report.
 
     Args:
-        options: What :func:`conversion_parser` parsed.
+        options: The options parsed by :func:`conversion_parser`.
 
     Raises:
-        UserError: The files or the config do not work.
+        UserError: A file or the config is invalid.
     """
     report = convert_checkpoint(
         options.source,
@@ -84,10 +84,10 @@ def verify(config: str | Path, path: Path, kind: str) -> str:
     Args:
         config: A config file.
         path: The checkpoint.
-        kind: 'backbone' loads it into the model's backbone only.
+        kind: 'backbone' loads it only into the model's backbone.
 
     Returns:
-        What was done, in a line.
+        A line for the report.
 
     Raises:
         UserError: The config has no such model, the tensors do not fit, or the outputs are not finite.
@@ -95,7 +95,7 @@ def verify(config: str | Path, path: Path, kind: str) -> str:
     cfg = load_config(config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'{cfg.filename} has no model to verify in')
+        raise UserError(f'{cfg.filename} has no model to verify the file with')
     model = build_network(cfg, cfg.model).eval()
     image = torch.randint(256, (3, *IMAGE_SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     if kind == 'backbone':
@@ -117,7 +117,7 @@ def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _predictions(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """The numbers that the model predicts: boxes and scores, or logits."""
+    """The tensors that the model predicts: boxes and scores, or logits."""
     size = {'img_shape': IMAGE_SIZE, 'ori_shape': IMAGE_SIZE, 'scale_factor': (1.0, 1.0)}
     samples = model.test_step({'inputs': [image], 'data_samples': [BaseDataElement(metainfo=size)]})
     values = [value for part in samples[0].values() for value in part.values()]

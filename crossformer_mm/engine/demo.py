@@ -26,7 +26,7 @@ from ..utils.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 SHEET = 8  # images on predictions.png
-SCORE_THR = 0.5  # of objects in the pictures
+SCORE_THR = 0.5  # lowest score of drawn objects
 
 
 def demo_parser() -> argparse.ArgumentParser:
@@ -35,15 +35,15 @@ def demo_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'model', nargs='?', choices=DEMOS, default='mask_rcnn', help='which demo (%(default)s)'
     )
-    parser.add_argument('--short', action='store_true', help='a minute only, to see that everything runs')
+    parser.add_argument('--short', action='store_true', help='a smoke test of about a minute')
     return parser
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Run a demo in a folder of its own under ``work_dirs``.
+    """Run a demo in its folder under ``work_dirs``.
 
     Args:
-        options: What :func:`demo_parser` parsed.
+        options: The options parsed by :func:`demo_parser`.
 
     Raises:
         UserError: A command failed, or a score is too low.
@@ -54,13 +54,13 @@ def demo(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a demo does, and what it must reach.
+    """The size of a demo, and the scores that it must reach.
 
     Attributes:
         images: Number of training images.
-        length: Epochs or iterations, as the demo's config counts.
+        length: Epochs or iterations, whichever the demo's config counts.
         val_images: Number of validation images.
-        least: The lowest score, of 1, that counts as success.
+        least: The lowest score, from 0 to 1, that counts as success.
     """
 
     images: int
@@ -71,19 +71,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Demo:
-    """What differs between the demos.
+    """The settings in which the demos differ.
 
     Attributes:
         folder: Its work folder, in ``work_dirs``.
         config: The name of the config.
         write: Writes the dataset to a folder, given the numbers of training and validation images.
-        data_options: Options that describe the data in ``{data}``.
-        length: The settings that a recipe's length is for.
-        out: What ``--out`` of the evaluation gets, in its work folder.
+        data_options: Options that describe the data; ``{data}`` stands for its folder.
+        length: The settings that a recipe's length replaces.
+        out: Value of ``--out`` in the evaluation, relative to its work folder.
         draw: Draws ``predictions.png`` and ``predictions/``, given the demo's folder.
         scores: Name and perfect value of each score, by its name in the log.
-        full: The demo itself.
-        short: Shows only that everything runs.
+        full: Recipe of the demo itself.
+        short: Recipe of the smoke test.
     """
 
     folder: str
@@ -99,13 +99,13 @@ class Demo:
 
 
 def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
-    """Run a demo through the commands that users have.
+    """Run a demo with the commands that users run.
 
     Args:
-        demo: Which.
-        recipe: How much to do.
+        demo: The demo.
+        recipe: Its size.
         folder: Gets ``data``, the checkpoint and the log, ``curves.png``, ``predictions.png`` and a picture
-            of each validation image in ``predictions``. What was there is removed.
+            of each validation image in ``predictions``. Earlier content is removed.
 
     Returns:
         The scores on the validation images, 0 to 1, by name.
@@ -140,7 +140,7 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
 
 
 def _call(command: str, *words: str | Path) -> None:
-    """Run a command of this project; its output is the demo's output."""
+    """Run a command of this project; its output becomes part of the demo's."""
     print(f'\n$ crossformer {command} {" ".join(map(str, words))}', flush=True)
     program = [sys.executable, '-m', 'crossformer_mm_command', command, *words]
     status = subprocess.run(program, cwd=PROJECT, check=False).returncode
@@ -187,7 +187,7 @@ def _draw_segments(folder: Path) -> None:
 
 
 def _read_labels(path: Path) -> np.ndarray:
-    """A label map of the generated set, from 0, with 255 for unlabelled pixels."""
+    """A label map of the generated dataset, with classes from 0 and 255 for unlabelled pixels."""
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     return np.where(labels == UNLABELLED, 255, labels - 1)
 

@@ -1,4 +1,4 @@
-"""Several processes of one run: who starts them, how they meet, and what the first one does for all."""
+"""Distributed runs: launchers, the process group, and work that only the first process does."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from ..data.datasets import replace_sync_bn
 from ..utils.errors import UserError
 
-# The variable by which a launcher numbers its processes, and the program that starts them.
+# For each launcher: the environment variable with the rank, and the program that starts the processes.
 LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun, as tools/dist_train.sh does'),
     'slurm': ('SLURM_PROCID', 'srun'),
@@ -24,12 +24,12 @@ Result = TypeVar('Result')
 
 
 def set_launcher(cfg: Config, launcher: str, local_rank: int) -> None:
-    """Prepare a config for a run of several processes, on GPUs or on CPUs.
+    """Prepare a config for a distributed run, on GPUs or on CPUs.
 
     Args:
         cfg: The config, changed in place.
         launcher: ``'none'`` for a single process, or one of ``LAUNCHERS``.
-        local_rank: The process's number on its machine, where the launcher passes it as an option.
+        local_rank: The process's rank on its machine, for launchers that pass it as an option.
 
     Raises:
         UserError: The process was not started by the launcher, or the launcher needs GPUs.
@@ -46,7 +46,7 @@ def set_launcher(cfg: Config, launcher: str, local_rank: int) -> None:
 
 
 def _distribute_on_cpus(cfg: Config) -> None:
-    """MMEngine itself starts other launchers, wraps models and synchronises BN on GPUs alone."""
+    """MMEngine supports other launchers, its default model wrapper and SyncBN only on GPUs."""
     if cfg.launcher != 'pytorch':
         raise UserError(f'--launcher {cfg.launcher} needs GPUs; on CPUs use --launcher pytorch')
     if not cfg.get('model_wrapper_cfg'):
@@ -59,7 +59,7 @@ def _distribute_on_cpus(cfg: Config) -> None:
 
 
 def sync_bn_warnings(cfg: Config) -> list[str]:
-    """Fall back from SyncBN to BN where several processes run on CPUs; a single process does so by itself.
+    """Fall back from SyncBN to BN if several processes run on CPUs; MMEngine does so for a single process.
 
     Args:
         cfg: The config, changed in place.
@@ -85,7 +85,7 @@ def process_group(cfg: Config) -> Iterator[None]:
     if cfg.launcher == 'none':
         yield
         return
-    # While it waits for the others, a process is not in Python, where Terminated would be raised.
+    # A process that waits for others is inside C++ code, where Terminated cannot be raised.
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     on_cpus = not torch.cuda.is_available()
     try:
@@ -96,33 +96,33 @@ def process_group(cfg: Config) -> Iterator[None]:
             set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # as the Runner does, before
             init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
         yield
-        # Not after an error, which must be printed before the others lose their connections.
+        # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
             torch.distributed.destroy_process_group()
     except RuntimeError as error:
         if not lost_process(error):
             raise
-        raise UserError('another process ended, and this one with it; see its error') from error
+        raise UserError('stopped because another process ended; see its error') from error
     finally:
         signal.signal(signal.SIGTERM, handler)
 
 
 def lost_process(error: RuntimeError) -> bool:
-    """Whether an error only says that another process is gone, in gloo's words."""
+    """Whether an error is gloo's report that another process is gone."""
     return 'gloo' in str(error) and 'Connection' in str(error)
 
 
 def on_first_process(function: Callable[[], Result]) -> Result:
-    """Call a function in the first process of a run, and give its result to all.
+    """Call a function in the first process of a run, and return its result in all of them.
 
     Args:
         function: Reads what all processes need; its result is pickled.
 
     Returns:
-        What it returned.
+        The function's result.
 
     Raises:
-        UserError: Raised by ``function`` in the first process; the others then stop too.
+        UserError: Raised by ``function`` in the first process, and then by the others too.
     """
     message: list = [None]
     error = None

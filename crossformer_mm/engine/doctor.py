@@ -1,10 +1,10 @@
-"""Check an installation: one line per finding says what works, and what to do where something does not.
+"""Check an installation: one line per finding, with the remedy if something does not work.
 
-``tools/doctor.py`` and ``crossformer doctor`` run this file by its path, because where the stack is broken,
-the package cannot be imported. At its top it therefore imports nothing but the standard library.
+``tools/doctor.py`` and ``crossformer doctor`` run this file by its path, because the package cannot be
+imported if the stack is broken. Its module-level imports are therefore only from the standard library.
 """
 
-from __future__ import annotations  # so that an old Python gets as far as being told so
+from __future__ import annotations  # so that an old Python gets as far as reporting its version
 
 import importlib
 import os
@@ -50,18 +50,18 @@ def main() -> int:
             line = f'{mark:<8}{check}: {" ".join(found.split())}'
             print(line.encode(errors='replace').decode(), flush=True)
             failed += mark == FAILED
-    print(f'{failed} failed' if failed else 'everything that is needed works')
+    print(f'{failed} failed' if failed else 'all checks passed')
     return min(failed, 1)
 
 
 def findings(check: str) -> Findings:
-    """The findings of a check; what it raises is the last of them."""
+    """The findings of a check; an exception becomes the last one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield from CHECKS[check]()
     except Exception as error:  # a broken installation can raise anything
-        yield FAILED, f'{first_line(error)}; mend what failed above, or see docs/install.md'
+        yield FAILED, f'{first_line(error)}; fix the failures above, or see docs/install.md'
 
 
 def first_line(error: Exception) -> str:
@@ -78,7 +78,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def check_python() -> Findings:
-    """Python and the C++ compiler, which only compiling mmcv needs."""
+    """Check Python, and the C++ compiler, which is needed only to compile mmcv."""
     mark, remedy = (OK, '') if sys.version_info >= (3, 10) else (FAILED, '; install Python 3.10 or newer')
     yield mark, f'{sys.version.split()[0]} at {sys.executable}{remedy}'
     compiler = os.environ.get('CXX', 'c++').split()[0]
@@ -88,7 +88,7 @@ def check_python() -> Findings:
 
 
 def check_packages() -> Findings:
-    """One family of mmcv, and every version within the ranges that the project asks for."""
+    """Check that exactly one family of mmcv is installed, and all versions are in the required ranges."""
     from packaging.requirements import Requirement
 
     installed = {
@@ -123,7 +123,7 @@ def check_packages() -> Findings:
 
 
 def check_torch() -> Findings:
-    """Whether torch imports, and uses the GPU if there is one."""
+    """Check that torch imports, and uses the GPU if there is one."""
     import torch
 
     cuda = torch.version.cuda
@@ -137,7 +137,7 @@ def check_torch() -> Findings:
 
 
 def check_imports() -> Findings:
-    """Whether each part of the stack imports; one toolbox is enough."""
+    """Check that each part of the stack imports; one toolbox is enough."""
     for name in ('mmengine', 'mmcv', 'mmcv._ext', *TOOLBOXES):
         try:
             importlib.import_module(name)
@@ -152,14 +152,14 @@ def check_imports() -> Findings:
 
 
 def check_operators() -> Findings:
-    """Whether mmcv's operators compute, in a process of their own because they can crash it."""
+    """Check mmcv's operators, in a separate process because they can crash it."""
     import torch
 
     for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
         command = [sys.executable, '-c', OPERATORS, device]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         if done.returncode == 0:
-            yield OK, f'nms and roi_align compute on {device}'
+            yield OK, f'nms and roi_align work on {device}'
             continue
         killed = done.returncode < 0
         reason = signal.Signals(-done.returncode).name if killed else done.stderr.strip().rpartition('\n')[2]
@@ -167,7 +167,7 @@ def check_operators() -> Findings:
 
 
 def check_backbone() -> Findings:
-    """Whether configs find the backbone, and it computes the same in float64 and on the GPU."""
+    """Check that configs find the backbone, and that it computes the same in float64 and on the GPU."""
     import torch
     from mmengine.registry import MODELS
 
@@ -191,7 +191,7 @@ def check_backbone() -> Findings:
 
 
 def check_machine() -> Findings:
-    """Whether disk, shared memory and open files are enough for a training."""
+    """Check that disk, shared memory and the limit of open files are enough for training."""
     for folder, wanted, remedy in (
         (Path.cwd(), 10, 'a checkpoint takes up to 1 GB'),
         (Path('/dev/shm'), 1, 'docker run --shm-size=8g, or train with num_workers=0'),

@@ -1,4 +1,4 @@
-"""``tools/get_flops.py``: count the parameters and multiply-adds of a model and of its parts."""
+"""``crossformer flops``: count the parameters and multiply-adds of a model and of its parts."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -21,20 +21,20 @@ from .config import CONFIG_HELP, add_cfg_options, load_config
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192
 RULE = (
-    'The rule: multiply-adds of convolutions, linear layers and the two products of attention, for one image'
-    f' of the given size. A two-stage model classifies {PROPOSALS} proposals and draws {MASKS} masks in each'
-    ' of its stages. An auxiliary head, which only training uses, has a line of its own and is left out of'
-    " the whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing"
-    ' are not counted.'
+    'What is counted: the multiply-adds of convolutions, linear layers and the two products of attention, for'
+    f' one image of the given size. A two-stage model classifies {PROPOSALS} proposals and predicts {MASKS}'
+    ' masks in each of its stages. An auxiliary head, which only training uses, is listed but not included in'
+    " the whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing are"
+    ' not counted.'
 )
-# Height and width of the image that papers count at, by a config's default scope.
+# Height and width of the image for which papers count, by a config's default scope.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024)}
 _TRAINING_ONLY = 'auxiliary_head'
 _DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', _TRAINING_ONLY)  # they run on the neck's maps
 
 
 def flops_parser() -> argparse.ArgumentParser:
-    """The options of ``tools/get_flops.py``."""
+    """The options of the command."""
     options = argparse.ArgumentParser(
         description='Count parameters and multiply-adds of a model.', epilog=RULE
     )
@@ -54,10 +54,10 @@ def print_flops(options: argparse.Namespace) -> None:
     """Count a config's model and print the table.
 
     Args:
-        options: What :func:`flops_parser` parsed.
+        options: The options parsed by :func:`flops_parser`.
 
     Raises:
-        UserError: The config or the shape does not work.
+        UserError: The config or the shape is invalid.
     """
     cfg = load_config(options.config, options.cfg_options)
     height, width = options.shape or usual_shape(cfg)
@@ -90,18 +90,18 @@ def build_model(cfg: Config) -> nn.Module:
         The model in evaluation mode, with BN in place of SyncBN, which needs several processes.
 
     Raises:
-        UserError: The config has no model, or its model does not build.
+        UserError: The config has no model, or the model cannot be built.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
         raise UserError(
-            f'{cfg.filename} has no model with a backbone; give a config such as "crossformer configs" lists'
+            f'{cfg.filename} has no model with a backbone; "crossformer configs" lists complete configs'
         )
     return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:
-    """The image size at which papers count models like that of a config.
+    """The image size for which papers report the multiply-adds of such models.
 
     Args:
         cfg: The config.
@@ -116,12 +116,12 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
     """Count a detector or a segmentor, part by part.
 
     Args:
-        model: The model, as :func:`build_model` gives it.
+        model: From :func:`build_model`.
         height: Height in pixels of the image that enters the backbone.
         width: Width of that image in pixels.
 
     Returns:
-        Its backbone, neck and heads, then the whole model, without the multiply-adds of an auxiliary head.
+        Its backbone, neck and heads, then the total, without the multiply-adds of an auxiliary head.
 
     Raises:
         UserError: The size is not allowed, or the model has parts that cannot be counted.
@@ -139,24 +139,24 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter of FLOPs, extended by fused attention on CPUs; a multiply-add is two FLOPs."""
+    """PyTorch's FLOP counter, extended to fused attention on CPUs; a multiply-add is two FLOPs."""
     return FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops})
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Of the shapes (B, h, N, d), (B, h, M, d) and (B, h, M, e)."""
+    """The FLOPs for the shapes (B, h, N, d), (B, h, M, d) and (B, h, M, e)."""
     B, h, N, d = query
     return 2 * B * h * N * key[2] * (d + value[3])
 
 
 def table(parts: Sequence[Part]) -> str:
-    """Lay parts out as a table.
+    """Format parts as a table.
 
     Args:
-        parts: What :func:`count` returned.
+        parts: From :func:`count`.
 
     Returns:
-        A line of headings, and a line for each part.
+        A line of headings, and one line per part.
     """
     lines = [f'{"":<20}{"parameters":>14}{"multiply-adds":>16}']
     for part in parts:
@@ -166,7 +166,7 @@ def table(parts: Sequence[Part]) -> str:
 
 
 def _check_parts(model: nn.Module) -> None:
-    """Refuse a model with parameters in parts that would not be counted."""
+    """Raise a :class:`UserError` if a model has parameters in parts that would not be counted."""
     known = {'backbone', 'neck', *_DENSE_HEADS, 'roi_head'}
     unknown = [name for name, part in model.named_children() if name not in known and _parameters(part)]
     if unknown or not hasattr(model, 'backbone'):
@@ -200,13 +200,13 @@ def _run(name: str, module: nn.Module, inputs: Any) -> tuple[Part, Any]:
 
 
 def _count_heads(name: str, heads: nn.Module, maps: Any) -> Part:
-    """One or several heads on maps: a segmentor may have several auxiliary heads."""
+    """The cost of one or several heads on maps; a segmentor may have several auxiliary heads."""
     multiply_adds = sum(_run(name, head, maps)[0].multiply_adds for head in _as_list(heads))
     return Part(name, _parameters(heads), multiply_adds)
 
 
 def _count_regions(name: str, heads: nn.Module, extractors: nn.Module, regions: int) -> Part:
-    """Heads on regions of the maps; a cascade has one for each stage, in a list."""
+    """The cost of heads on regions of the maps; a cascade has a list with one head per stage."""
     multiply_adds = 0
     for head, extractor in zip(_as_list(heads), _as_list(extractors), strict=True):
         size = extractor.roi_layers[0].output_size

@@ -27,7 +27,7 @@ from ..utils.progress import progress_bar
 from .config import CONFIG_HELP, add_cfg_options
 from .inferencer import is_segmentor, open_inferencer, predict
 
-_THINNEST = 100  # longer side over shorter side; beyond, resizing would leave less than a pixel
+_THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
 
 
 def inference_parser() -> argparse.ArgumentParser:
@@ -35,10 +35,8 @@ def inference_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Predict on images: pictures, and the results as JSON.')
     parser.add_argument('images', nargs='+', help='files, folders, or patterns such as "photos/**/*.jpg"')
     parser.add_argument('--config', required=True, help=CONFIG_HELP)
-    parser.add_argument(
-        '--checkpoint', required=True, help='the weights, which also give the names of the classes'
-    )
-    parser.add_argument('--out', default='predictions', metavar='DIR', help='where to write (%(default)s)')
+    parser.add_argument('--checkpoint', required=True, help='the weights, which also contain the class names')
+    parser.add_argument('--out', default='predictions', metavar='DIR', help='output folder (%(default)s)')
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -56,16 +54,15 @@ def inference_parser() -> argparse.ArgumentParser:
 
 
 def infer(options: argparse.Namespace) -> int:
-    """Predict.
-
+    """Predict on images, and write pictures and results.
     Args:
-        options: What :func:`inference_parser` parsed.
+        options: The options parsed by :func:`inference_parser`.
 
     Returns:
         The exit status: 1 if a file was skipped.
 
     Raises:
-        UserError: An option, the config or the checkpoint does not work, or there is no file at all.
+        UserError: An option, the config or the checkpoint is invalid, or no file was found.
     """
     _check_options(options)
     files, empty = find_files(options.images)
@@ -79,7 +76,7 @@ def infer(options: argparse.Namespace) -> int:
         for word, reason in empty.items():
             output.skip(word, reason)
         _predict_all(inferencer, files, output, options.batch_size)
-    finally:  # also after Ctrl-C: what is done is kept
+    finally:  # also after Ctrl-C, with the results so far
         output.write()
     count = len(output.images)
     print(f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}')
@@ -95,14 +92,14 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def find_files(words: Sequence[str]) -> tuple[list[Path], dict[Path, str]]:
-    """Find the files that command-line arguments stand for.
+    """Find the files that command-line arguments refer to.
 
     Args:
         words: Files, folders (hidden files and subfolders are left out) and glob patterns (``**`` for any
             depth). An existing file is taken as it is, even with brackets and stars in its name.
 
     Returns:
-        The files in order, each once; and the arguments without any file, with the reason.
+        The files in order, without repetitions; and the arguments without any file, with the reason.
     """
     files: dict[Path, Path] = {}
     empty = {}
@@ -147,18 +144,18 @@ def _predict_all(inferencer: BaseInferencer, files: Sequence[Path], output: _Out
 
 
 def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
-    """Name the outputs for each file, so that none overwrites another or an input.
+    """Choose names for the outputs of each file, so that none overwrites another or an input.
 
     Args:
         files: The images.
-        folder: Where PNG files of the names will be written.
+        folder: The folder for the outputs, which are PNG files.
 
     Returns:
-        The stems of the files; repeated ones get a number: ``a``, ``a-2``, ``a-3``.
+        The names without suffix: the files' stems, numbered if repeated (``a``, ``a-2``, ``a-3``).
     """
     files = list(files)
     inputs = {path.resolve() for path in files}
-    names: dict[str, str] = {}  # by lower case, as some file systems compare them
+    names: dict[str, str] = {}  # keys in lower case, since some file systems ignore case
     for path in files:
         name, count = path.stem, 1
         while name.casefold() in names or (folder / f'{name}.png').resolve() in inputs:
@@ -169,13 +166,13 @@ def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
 
 
 def widen(image: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of a very thin image, which resizing would leave without a pixel.
+    """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels.
 
     Args:
         image: ``(H, W, 3)``.
 
     Returns:
-        The image, or a less thin one that has it at the top left.
+        The image, or a wider one that contains it at the top left.
     """
     height, width = image.shape[:2]
     least = -(-max(height, width) // _THINNEST)
@@ -209,7 +206,7 @@ class _Output:
         print(f'skipped {file}: {reason}', file=sys.stderr)
 
     def add(self, file: Path, name: str, image: np.ndarray, sample: BaseDataElement) -> None:
-        """Write what was found in an image, BGR ``(H, W, 3)``."""
+        """Write the predictions for an image, BGR ``(H, W, 3)``."""
         height, width = image.shape[:2]
         picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         paths = {'picture': f'pictures/{name}.png'}
@@ -231,6 +228,6 @@ class _Output:
         """Write ``results.json``."""
         content = {**self.about, 'images': self.images, 'skipped': self.skipped}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        # bytes of a file name that are not UTF-8 become JSON escapes
+        # bytes of file names that are not UTF-8 become JSON escapes
         encoded = f'{text}\n'.encode(errors='backslashreplace')
         write_atomically(self.folder / 'results.json', lambda part: part.write_bytes(encoded), overwrite=True)

@@ -30,14 +30,14 @@ def open_inferencer(
     bf16: bool = False,
     cfg_options: Sequence[str] = (),
 ) -> BaseInferencer:
-    """Open MMDetection's ``DetInferencer`` or MMSegmentation's ``MMSegInferencer``, as the config needs.
+    """Open MMDetection's ``DetInferencer`` or MMSegmentation's ``MMSegInferencer``, depending on the config.
 
     The weights are read without running any code in them, and every tensor must match the model. The number
-    of classes and their names are the checkpoint's: one trained on other data needs no other config.
+    of classes and their names come from the checkpoint, so that the config need not match its data.
 
     Args:
         config: A config file.
-        checkpoint: A checkpoint of the whole model.
+        checkpoint: A checkpoint of the complete model.
         device: Such as ``'cpu'`` or ``'cuda:1'``; by default a GPU, if there is one.
         bf16: Compute in bfloat16 autocast; boxes stay in float32.
         cfg_options: Settings to change in the config, as ``KEY=VALUE``.
@@ -46,7 +46,7 @@ def open_inferencer(
         The inferencer; its toolbox's documentation says how to call it.
 
     Raises:
-        UserError: The config or the checkpoint does not work, they do not fit, or there is no such device.
+        UserError: The config or the checkpoint is invalid, they do not fit, or the device is not available.
     """
     device = check_device(device)
     cfg = load_config(config, cfg_options)
@@ -58,7 +58,7 @@ def open_inferencer(
     set_num_classes(cfg.model, len(meta['classes']))
     dataset.pipeline = without_annotations(dataset.pipeline)
     if cfg.get('visualizer'):
-        cfg.visualizer.vis_backends = None  # they need the folder of a run
+        cfg.visualizer.vis_backends = None  # they need a work folder
     inferencer = _build(cfg, device)
     load_model(inferencer.model, checkpoint)
     inferencer.model.dataset_meta = inferencer.visualizer.dataset_meta = meta
@@ -73,10 +73,10 @@ def check_device(device: str | None) -> str:
     """Check that a device is available.
 
     Args:
-        device: As torch calls it, or None.
+        device: A torch device, or None.
 
     Returns:
-        The device, or the best one.
+        The device; for None, a GPU if there is one.
 
     Raises:
         UserError: It is not available.
@@ -93,7 +93,7 @@ def check_device(device: str | None) -> str:
 
 
 def is_segmentor(inferencer: BaseInferencer) -> bool:
-    """Whether it predicts a class for each pixel, rather than boxes."""
+    """Whether an inferencer predicts a class for each pixel, rather than boxes."""
     return inferencer.scope == 'mmseg'
 
 
@@ -102,8 +102,8 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
 
     Args:
         inferencer: From :func:`open_inferencer`.
-        images: BGR, each ``(H, W, 3)`` of its own size. A detector takes them in one batch, a segmentor
-            consecutive ones that are of one size after the pipeline.
+        images: BGR, each ``(H, W, 3)``, of any sizes. A detector processes them in one batch, a segmentor in
+            batches of consecutive images that have the same size after the pipeline.
 
     Returns:
         The toolbox's data sample of each image, in the image's own pixels.
@@ -118,7 +118,7 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
 def _build(cfg: Config, device: str) -> BaseInferencer:
     """Build the toolbox's inferencer without weights."""
     scope = cfg.get('default_scope')
-    if scope == 'mmdet':  # only the toolbox in use is imported: the other may not be installed
+    if scope == 'mmdet':  # import only the toolbox in use, since the other may not be installed
         from mmdet.apis import DetInferencer as Inferencer
     elif scope == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
@@ -134,7 +134,7 @@ def _build(cfg: Config, device: str) -> BaseInferencer:
 
 
 def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Names and colours of the classes: the checkpoint's, else the config's, else numbered classes."""
+    """Class names and colours from the checkpoint, or else from the config, or else numbered classes."""
     meta = dataset_meta_of(checkpoint)
     classes = meta.get('classes')
     if classes is None:
@@ -146,7 +146,7 @@ def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _num_classes(model: Any) -> int:
-    """The number of classes of the first head in a model's config; an RPN has none of its own."""
+    """The number of classes of the first head in a model's config that has one; an RPN has none."""
     counts = []
     if isinstance(model, dict):
         own = [model['num_classes']] if 'num_classes' in model else []

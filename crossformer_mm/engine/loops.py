@@ -13,7 +13,7 @@ from ..compat import end_workers
 from ..utils.errors import UserError
 from .replay import ReplayedLoader, seed_step
 
-POSITION = 'position'  # entry of the message hub, which checkpoints hold: epoch, and batches of it done
+POSITION = 'position'  # entry of the message hub, which checkpoints contain: epoch, and its finished batches
 
 
 def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> ReplayedLoader:
@@ -24,7 +24,7 @@ def replayed_loader(runner: Runner, loader: DataLoader | dict[str, Any]) -> Repl
         loader: The loader or its config.
 
     Raises:
-        UserError: There is nothing to train on.
+        UserError: There are no batches to train on.
     """
     if isinstance(loader, dict):
         differ = runner.cfg.get('randomness', {}).get('diff_rank_seed', False)
@@ -67,7 +67,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             return super().run()
 
     def run_epoch(self) -> None:
-        """One epoch, or the part of it that a checkpoint has left."""
+        """Train for one epoch, or for the rest of one after a resume."""
         epoch, done = self.runner.message_hub.get_info(POSITION, (0, 0))
         self._skipped = done if epoch == self.epoch else 0
         self.dataloader.batch_sampler.start(self.iter, skipped=self._skipped)
@@ -100,7 +100,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train to the last iteration."""
-        self.fast_forward_on_resume = False  # onedl's option not to skip, which costs nothing here
+        self.fast_forward_on_resume = False  # onedl's option not to skip batches; here, skipping is free
         batches = self.dataloader.endless(self.iter)
         self.dataloader_iterator = _Batches(batches, skipped=self.iter)
         with workers_ended(self.runner), closing(batches):
@@ -117,7 +117,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
 
 class _Batches:
-    """The batches of a run. Those before a resume, which mmengine's loop fetches and drops, are None."""
+    """The batches of a run; None for those before a resume, which mmengine's loop fetches and drops."""
 
     def __init__(self, batches: Iterator[Any], skipped: int) -> None:
         self.batches = chain(repeat(None, skipped), batches)
@@ -126,6 +126,6 @@ class _Batches:
         return next(self.batches)
 
     def skip_iter(self, count: int) -> None:
-        """Skip batches, as onedl's loop does it."""
+        """Skip batches, in the way that onedl's loop does."""
         for _ in range(count):
             next(self.batches)

@@ -1,28 +1,28 @@
-"""Advice for when memory runs out, cheapest remedy first."""
+"""Advice for running out of memory, the cheapest remedy first."""
 
 from typing import Any
 
 from mmengine.config import Config
 
-# In the messages of CUDA, torch on CPUs and OpenCV; numpy and Python raise MemoryError.
+# Parts of the messages of CUDA, torch on CPUs and OpenCV; numpy and Python raise MemoryError.
 SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory')
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or not, also in worker processes."""
+    """Whether an error means that GPU or main memory ran out, also in worker processes."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)
 
 
 def memory_advice(cfg: Config, error: BaseException) -> str:
-    """One line: the error, and what to try.
+    """Describe the error and the remedies in one line.
 
     Args:
-        cfg: The config of the run; remedies that it uses already are left out.
+        cfg: The config of the run; remedies that it already uses are left out.
         error: The error.
 
     Returns:
-        The options of ``tools/train.py``, best first.
+        The line, with the options of ``crossformer train``, best first.
     """
     loader, wrapper = cfg.train_dataloader, cfg.optim_wrapper
     size, counts = loader.batch_size, wrapper.get('accumulative_counts', 1)
@@ -30,7 +30,7 @@ def memory_advice(cfg: Config, error: BaseException) -> str:
     if size > 1:
         advice.append(f'smaller batches: --batch-size {size // 2}')
     if not cfg.model.backbone.get('with_cp'):
-        advice.append('activations recomputed instead of kept: --with-cp')
+        advice.append('activation checkpointing: --with-cp')
     if wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         advice.append('half precision: --amp bfloat16')
     smaller = _smaller_images(cfg)

@@ -30,8 +30,8 @@ class BFloat16OptimWrapper(OptimWrapper):
 
         Args:
             model: The model to train.
-            init_counts: The iteration it starts from.
-            max_counts: The iteration it ends with.
+            init_counts: The first iteration.
+            max_counts: The last iteration.
         """
         super().initialize_count_status(model, init_counts, max_counts)
         keep_boxes_in_float32(model)
@@ -46,7 +46,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 def bfloat16_is_fast() -> bool:
     """Whether bfloat16 makes matrix products faster: on GPUs, and on CPUs with instructions for it.
 
-    On others a linear layer of stage 1 took seven times as long (x86-64 with only AVX2, one thread).
+    On other CPUs, a linear layer of stage 1 took seven times as long (x86-64 with only AVX2, one thread).
     """
     return torch.cuda.is_available() or has_fast_bfloat16()
 

@@ -1,6 +1,6 @@
-"""``tools/model_zoo.py``: what every config's model costs, beside what its authors published.
+"""``tools/model_zoo.py``: compare the cost of every config's model with the authors' figures.
 
-It writes the page ``docs/model_zoo.md``, and ``model-index.yml``, which OpenMMLab's tools search.
+It writes the page ``docs/model_zoo.md``, and the index ``model-index.yml`` for OpenMMLab's tools.
 """
 
 import argparse
@@ -37,8 +37,8 @@ class Published:
     Attributes:
         score: Detectors: AP of boxes on COCO val2017. Segmentors: mIoU on ADE20K's validation images.
         second: Detectors: AP of masks. Segmentors: mIoU at six scales and flipped.
-        parameters: In millions.
-        multiply_adds: In units of 10⁹, for an image of the usual size.
+        parameters: Number of parameters in millions.
+        multiply_adds: Multiply-adds in units of 10⁹, for an image of the usual size.
         large_groups: Whether the multiply-adds fit large groups, while the config has standard ones.
         misprint: Whether the parameters cannot be this model's.
     """
@@ -96,10 +96,10 @@ def write_model_zoo(options: argparse.Namespace) -> None:
     """Count all models, and replace the page and the index.
 
     Args:
-        options: What :func:`model_zoo_parser` parsed.
+        options: The options parsed by :func:`model_zoo_parser`.
 
     Raises:
-        UserError: The folder holds no configs, one of them does not work, or a file cannot be written.
+        UserError: The folder contains no configs, one of them is invalid, or a file cannot be written.
     """
     for option, path in (('--out', options.out), ('--index', options.index)):
         if not path.parent.is_dir():
@@ -114,7 +114,7 @@ def write_model_zoo(options: argparse.Namespace) -> None:
 
 
 def config_names(configs: Path) -> list[str]:
-    """List the configs that have a row, in the order of the page.
+    """List the configs in the order of their rows on the page.
 
     Args:
         configs: The folder of configs.
@@ -123,26 +123,26 @@ def config_names(configs: Path) -> list[str]:
         Their names, without the suffix.
 
     Raises:
-        UserError: The folder holds none.
+        UserError: The folder contains none.
     """
     stems = {path.stem for path in configs.glob('*.py')}
     # of each kind and arch the plain config first, then its variants
     prefixes = [f'{kind}_crossformer_{arch}' for kind in DETECTORS + SEGMENTORS for arch in ARCHS]
     names = [prefix + variant for prefix in prefixes for variant in VARIANTS if prefix + variant in stems]
     if not names:
-        raise UserError(f'{configs}: no configs of models there; name the folder that holds them')
+        raise UserError(f'{configs}: contains no model configs; give the folder that contains them')
     return names
 
 
 class Model:
-    """The model of a config, counted, and what was published of it.
+    """The cost of a config's model, and its published figures.
 
     Args:
         configs: The folder of configs.
         name: The config's name.
 
     Raises:
-        UserError: The config does not work.
+        UserError: The config is invalid.
     """
 
     def __init__(self, configs: Path, name: str) -> None:
@@ -150,10 +150,10 @@ class Model:
         self.name = name
         self.is_detector = name.startswith(DETECTORS)
         self.published = PUBLISHED.get(name)
-        self.counted = self.comparable = _count_whole(cfg)
+        self.counted = self.comparable = _count_total(cfg)
         if self.published and self.published.large_groups:
             cfg.model.backbone.update(GROUPS['large'])
-            self.comparable = _count_whole(cfg)
+            self.comparable = _count_total(cfg)
 
     def row(self) -> str:
         """The line of the page's table."""
@@ -187,7 +187,7 @@ class Model:
                 'Parameters': self.counted.parameters,
             },
             **({'Results': self._results(self.published)} if self.published else {}),
-            # mim takes what follows the last slash for a file to download: here, none.
+            # mim would download a file named like the part after the last slash: here, it is empty.
             'Weights': f'{AUTHORS}/',
         }
 
@@ -206,7 +206,7 @@ class Model:
         return results
 
 
-def _count_whole(cfg: Config) -> Part:
+def _count_total(cfg: Config) -> Part:
     return count(build_model(cfg), *usual_shape(cfg))[-1]
 
 
@@ -229,14 +229,14 @@ def index(models: Sequence[Model]) -> str:
 
 _INDEX_HEADING = """\
 # Written by tools/model_zoo.py. Parameters are counted here; AP and mIoU are published by the authors, and
-# have not been reproduced here. Weights is the page that links the weights: they have no direct address.
+# have not been reproduced here. Weights is the page that links the weights, which have no direct links.
 """
 
 _PAGE = f"""# Models
 
 Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
-**Parameters and multiply-adds are counted here**, by the rule below; `python tools/get_flops.py CONFIG`
+**Parameters and multiply-adds are counted here**, as described below; `python tools/get_flops.py CONFIG`
 lists them by backbone, neck and heads, at any image size. **The columns called "published" are the authors'
 figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here, which
 would take eight GPUs.
@@ -253,11 +253,11 @@ Parameters are in millions, multiply-adds in units of 10⁹ ("FLOPs G" in papers
 |---|---|---|---|---|---|---|---|
 {{detectors}}
 
-\\* The published figure fits large groups, while the config has standard ones: the excess is over the model
-with large groups.
+\\* The published figure fits large groups, while the config has standard ones: the excess is relative to the
+model with large groups.
 
-`t`, `s`, `b` and `l` are CrossFormer, `pp_…` is CrossFormer++. The schedule is 1x (12 epochs), in configs
-called `_3x` 36 epochs with multi-scale training. Groups are standard (7 7 7 7, intervals 8 4 2 1) except in
+`t`, `s`, `b` and `l` are CrossFormer, `pp_…` is CrossFormer++. The schedule is 1x (12 epochs), or in
+`_3x` configs 36 epochs with multi-scale training. Groups are standard (7 7 7 7, intervals 8 4 2 1) except in
 `_g14` (large: 14 14 7 7, intervals 16 8 2 1) and `_pgs` (progressive: 4 4 14 7, intervals 4 2 1 1). Groups of
 long distance attention span the whole map, which agrees with the published multiply-adds; those of `_pgs`
 span macro-windows (`long_distance='window'`), as in the released ++ classifiers. Neither setting changes the
@@ -277,5 +277,5 @@ head, which only training uses; its multiply-adds do not.
 {{segmentors}}
 
 Two published parameter counts are misprints: RetinaNet with CrossFormer++-S has that of CrossFormer-S, and
-UPerNet with CrossFormer++-B, which has 83.645 M, is given as 83.7.
+that of UPerNet with CrossFormer++-B should be 83.6 (83.645 M), not 83.7.
 """

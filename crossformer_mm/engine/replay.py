@@ -1,8 +1,8 @@
 """Make all randomness of a training a function of the run's seed and the iteration.
 
-A resumed run then sees what an uninterrupted one would: the same images with the same augmentation, and the
-same random numbers in the network. No generator's state has to be saved. Those of worker processes could not
-be: prefetching is ahead of the iteration.
+A resumed run then gets the same images with the same augmentation, and the same random numbers in the
+network, as an uninterrupted one. No state of a random generator has to be saved; that of worker processes
+could not be, because they prefetch batches of later iterations.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 def seed_of(run: int, purpose: int, iteration: int, index: int) -> int:
-    """A seed for one purpose in one iteration.
+    """Derive the seed for one purpose in one iteration.
 
     Args:
         run: The run's seed.
@@ -39,7 +39,7 @@ def seed_of(run: int, purpose: int, iteration: int, index: int) -> int:
         index: The image's index in the batch of all processes, or the process's rank.
 
     Returns:
-        31 bits, for any generator.
+        A seed of 31 bits, which every generator accepts.
     """
     return int(np.random.SeedSequence((run, purpose, iteration, index)).generate_state(1)[0] >> 1)
 
@@ -62,7 +62,7 @@ def seed_step(run: int, iteration: int) -> None:
 
 
 class ReplayedBatches(Sampler):
-    """The batches of another sampler, from any iteration on; each image with the seed of its augmentation.
+    """The batches of another sampler, starting at any iteration, with a seed for each image's augmentation.
 
     Args:
         batches: Yields lists of indices, the same ones each time for the same epoch.
@@ -81,7 +81,7 @@ class ReplayedBatches(Sampler):
         return getattr(self.batches, 'sampler', None)
 
     def start(self, iteration: int, skipped: int) -> None:
-        """Set where to continue.
+        """Set the iteration to continue from.
 
         Args:
             iteration: The index of the next batch, from the beginning of the run.
@@ -105,8 +105,8 @@ class ReplayedBatches(Sampler):
 
     def _draws(self, batch: Sequence[int]) -> list[Draw]:
         rank, processes = get_rank(), get_world_size()
-        # mmengine's samplers give images to the processes in turn: counted in this way, an image has the
-        # same seed however many processes share the batch.
+        # mmengine's samplers distribute images over the processes in turn. With this index, an image has the
+        # same seed for any number of processes.
         return [
             Draw(image, seed_of(self.seed, SAMPLE, self.iteration, rank + processes * i))
             for i, image in enumerate(batch)
@@ -114,7 +114,7 @@ class ReplayedBatches(Sampler):
 
 
 class ReplayedDataset(Dataset):
-    """A dataset that seeds the augmentation of each sample as its :class:`Draw` says.
+    """A dataset that seeds the augmentation of each sample with the seed in its :class:`Draw`.
 
     Args:
         dataset: Any map-style dataset; its other attributes are available here too.
@@ -140,10 +140,10 @@ class ReplayedDataset(Dataset):
 
 
 def die_with_parent(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
-    """Initialise a worker process that does not outlive a run that is killed.
+    """Initialise a worker process so that it ends when the run is killed.
 
-    torch's workers notice within five seconds that their parent is gone, but one that still has a sample to
-    hand over that is larger than a pipe's buffer (64 KB, such as the masks of an image) then waits forever.
+    torch's workers notice within five seconds that their parent is gone. But a worker that is still sending a
+    sample larger than a pipe's buffer (64 KB, such as the masks of an image) then waits forever.
 
     Args:
         worker_init_fn: The loader's own initialisation of a worker.

@@ -1,4 +1,4 @@
-"""What training and testing share: their common options, the config of a run, and how its errors are said."""
+"""Shared parts of training and testing: common options, the config of a run, and its error messages."""
 
 import argparse
 import errno
@@ -33,13 +33,13 @@ from .distributed import LAUNCHERS, on_first_process, process_group, set_launche
 from .memory import memory_advice, ran_out_of_memory
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLASSES_NAMED = 6  # in a message; the others are counted
+CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing share."""
     parser.add_argument('config', help=CONFIG_HELP)
-    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/CONFIG)')
+    parser.add_argument('--work-dir', help='folder for logs and results (work_dirs/CONFIG)')
     add_data_options(parser)
     add_cfg_options(parser)
     parser.add_argument(
@@ -53,21 +53,21 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     """Load the config of a run and apply the options that training and testing share.
 
     Args:
-        options: What the command parsed.
+        options: The parsed options of the command.
         loaders: The data loaders that the run uses.
 
     Returns:
         The config; nothing of the data has been read yet.
 
     Raises:
-        UserError: The config or an option does not work.
+        UserError: The config or an option is invalid.
     """
     cfg = load_config(options.config, options.cfg_options)
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(options.config).stem}'
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    for loader in LOADERS:  # without worker processes, none can be kept alive
+    for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
     set_launcher(cfg, options.launcher, options.local_rank)
@@ -75,7 +75,7 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
 
 
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
-    """Check what MMEngine would trip over much later, or with its whole config in the message."""
+    """Check settings for which MMEngine would fail much later, or with the whole config in the message."""
     if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
         raise UserError(f'{cfg.filename} has no model with a backbone; "crossformer configs" lists configs')
     for split in splits:
@@ -94,11 +94,11 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
     for key in ('max_epochs', 'max_iters', 'val_interval') if 'train' in splits else ():
         count = cfg.train_cfg.get(key, 1)
         if not isinstance(count, int) or count < 1:
-            raise UserError(f'train_cfg.{key}={count!r}: must be a whole number above 0')
+            raise UserError(f'train_cfg.{key}={count!r}: must be an integer above 0')
 
 
 def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> None:
-    """Check the files of a run's data, in the first process alone, and apply its classes in every one.
+    """Check the files of a run's data, only in the first process, and apply its classes in all of them.
 
     Args:
         cfg: The config of the run, changed in place.
@@ -106,16 +106,16 @@ def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -
         annotated: Whether the run needs annotations.
 
     Raises:
-        UserError: The data is missing or broken.
+        UserError: The data is missing or invalid.
     """
     set_classes(cfg, on_first_process(lambda: read_classes(cfg, loaders, annotated)))
 
 
 def read_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
-    """Check the content of a run's label maps, in the first process alone; one report per folder.
+    """Check the content of a run's label maps, only in the first process; returns one report per folder.
 
     Raises:
-        UserError: A label map is missing or broken.
+        UserError: A label map is missing or invalid.
     """
     return on_first_process(lambda: check_labels(cfg, loaders))
 
@@ -180,9 +180,9 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         The run, to be built.
 
     Raises:
-        UserError: With the remedy.
+        UserError: The run failed; the message names the remedy.
     """
-    raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said once
+    raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # report a full disk once
     run, work_folder = Run(cfg, training), _WorkFolder(cfg)
     try:
         with process_group(cfg), unreadable_images_named(cfg):
@@ -261,7 +261,7 @@ class _WorkFolder:
 
 
 def network_of(runner: Runner) -> nn.Module:
-    """The model itself, without its wrappers for several processes and for test-time augmentation."""
+    """The model itself, without the wrappers for distributed runs and test-time augmentation."""
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

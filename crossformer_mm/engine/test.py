@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: ``crossformer test``, ``tools/test.py``."""
+"""``crossformer test``: evaluate a checkpoint."""
 
 import argparse
 import os
@@ -30,44 +30,43 @@ LOADERS = ('test_dataloader',)
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The options of the command."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint with MMEngine.')
     add_run_options(parser)
     parser.add_argument('checkpoint', help='the weights to evaluate')
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='detection: NAME.json, for NAME.bbox.json and NAME.segm.json in COCO format;'
-        ' segmentation: a folder, for one label map per image (PNG, with the labels of the annotations)',
+        help='detection: NAME.json writes NAME.bbox.json and NAME.segm.json in COCO format;'
+        ' segmentation: a folder for one label map per image (PNG, with the values of the annotations)',
     )
     parser.add_argument(
         '--format-only',
         action='store_true',
-        help='write the files of --out without evaluating; needs no annotations and no label maps',
+        help='write the files of --out without evaluating; needs no ground truth',
     )
     parser.add_argument(
         '--plots',
         metavar='DIR',
-        help='draw the confusion matrix, and precision over recall or the IoU of each class (PNG)',
+        help='draw the confusion matrix, and precision-recall curves or the IoU of each class (PNG)',
     )
     parser.add_argument(
-        '--tta', action='store_true', help='segmentation: test at several scales, flipped and not'
+        '--tta', action='store_true', help='segmentation: test at several scales, with and without flipping'
     )
-    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions beside the ground truth')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw predictions next to the ground truth')
     return parser
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, float]:
-    """Evaluate.
-
+    """Evaluate a checkpoint.
     Args:
-        options: What :func:`evaluation_parser` parsed.
+        options: The options parsed by :func:`evaluation_parser`.
 
     Returns:
         The evaluator's numbers by name.
 
     Raises:
-        UserError: An option, the config, the data or the checkpoint does not work.
+        UserError: An option, the config, the data or the checkpoint is invalid.
     """
     install_reader()
     cfg = evaluation_config(options)
@@ -86,13 +85,13 @@ def evaluation_config(options: argparse.Namespace) -> Config:
     """The config of an evaluation, with all options applied; the data has not been read yet.
 
     Args:
-        options: What :func:`evaluation_parser` parsed.
+        options: The options parsed by :func:`evaluation_parser`.
 
     Returns:
-        The config. It does not name the checkpoint: mmengine's own loading ignores missing tensors.
+        The config, without the checkpoint, since mmengine's own loading ignores missing tensors.
 
     Raises:
-        UserError: The config or an option does not work.
+        UserError: The config or an option is invalid.
     """
     cfg = run_config(options, LOADERS)
     datasets = list(map_datasets(cfg, *LOADERS))
@@ -109,7 +108,7 @@ def evaluation_config(options: argparse.Namespace) -> Config:
 
 
 def set_test_time_augmentation(cfg: Config) -> None:
-    """Test each image at several scales, flipped and not, as the config's ``tta_pipeline`` says.
+    """Test each image at several scales, with and without flipping, by the config's ``tta_pipeline``.
 
     Args:
         cfg: The config, changed in place: the model becomes the ``module`` of its ``tta_model``.
@@ -127,14 +126,14 @@ def set_test_time_augmentation(cfg: Config) -> None:
 
 
 def _check_outputs(options: argparse.Namespace, label_maps: bool) -> None:
-    """Refuse what would otherwise fail after the whole dataset has been predicted."""
+    """Refuse options that would otherwise fail only after prediction on the whole dataset."""
     if options.format_only and not options.out:
         raise UserError(f'--format-only needs --out {"DIR" if label_maps else "NAME.json"}')
     if options.format_only and options.plots:
-        raise UserError('--plots draws an evaluation, which --format-only leaves out; use one of them')
+        raise UserError('--plots needs an evaluation, which --format-only skips; use only one of them')
     if options.out and label_maps:
         if options.out.endswith('.json'):
-            raise UserError(f'--out {options.out}: label maps go into a folder; give its name')
+            raise UserError(f'--out {options.out}: is a file; label maps need a folder')
         check_folder('--out', options.out)
     elif options.out:
         if options.out.endswith('/') or Path(options.out).is_dir():
@@ -147,7 +146,7 @@ def _check_outputs(options: argparse.Namespace, label_maps: bool) -> None:
 
 def _set_detection_outputs(cfg: Config, options: argparse.Namespace) -> None:
     if options.show_dir:
-        # mmdet joins a relative folder with the last one again at every batch
+        # mmdet would join a relative folder with the previous result at every batch
         folder = str(Path(options.show_dir).absolute())
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
     for evaluator in coco_evaluators(cfg, 'test'):
@@ -167,7 +166,7 @@ def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace) -> None:
     for dataset in datasets:
         for folder in dataset.data_prefix.values():
             if Path(join_data_root(dataset, folder)).resolve() in written:
-                raise UserError(f'{join_data_root(dataset, folder)} holds the data; write somewhere else')
+                raise UserError(f'{join_data_root(dataset, folder)} contains the data; choose another folder')
     folders = [Path(join_data_root(dataset, dataset.data_prefix.img_path)).absolute() for dataset in datasets]
     image_dir = os.path.commonpath(folders)
     if options.out or options.plots:
@@ -200,5 +199,5 @@ def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
         raise UserError(
             f'{checkpoint.path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
             f' than the data has ({shorten(tested, CLASSES_NAMED)}); give the matching data with'
-            ' --data-root or --val-ann, and the names of label maps with --classes'
+            ' --data-root or --val-ann, and the class names of label maps with --classes'
         )

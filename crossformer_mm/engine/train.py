@@ -1,4 +1,4 @@
-"""Train a model: ``crossformer train``, ``tools/train.py``."""
+"""``crossformer train``: train a model."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ LOADERS = ('train_dataloader', 'val_dataloader')
 
 
 def training_parser() -> argparse.ArgumentParser:
-    """The options; each is applied by the function of the same name below, or by ``_apply_numbers``."""
+    """The options of the command; :func:`training_config` applies them."""
     parser = argparse.ArgumentParser(description='Train a model with MMEngine.')
     add_run_options(parser)
     parser.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
@@ -55,12 +55,12 @@ def training_parser() -> argparse.ArgumentParser:
         '--accumulate',
         type=int,
         metavar='N',
-        help='update the weights every N steps, like batches N times as large; the schedule counts steps',
+        help='update the weights every N steps, as with batches N times as large; the schedule counts steps',
     )
     parser.add_argument(
         '--with-cp',
         action='store_true',
-        help='recompute the activations of the backbone in the backward pass instead of keeping them',
+        help='activation checkpointing: recompute activations of the backbone in the backward pass',
     )
     parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
@@ -74,13 +74,12 @@ def training_parser() -> argparse.ArgumentParser:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train.
-
+    """Train a model.
     Args:
-        options: What :func:`training_parser` parsed.
+        options: The options parsed by :func:`training_parser`.
 
     Raises:
-        UserError: An option, the config, the data or a checkpoint does not work.
+        UserError: An option, the config, the data or a checkpoint is invalid.
     """
     install_reader()
     cfg = training_config(options)
@@ -103,10 +102,10 @@ def training_config(options: argparse.Namespace) -> Config:
     """The config of a training, with all options applied; the data has not been read yet.
 
     Args:
-        options: What :func:`training_parser` parsed.
+        options: The options parsed by :func:`training_parser`.
 
     Raises:
-        UserError: The config or an option does not work.
+        UserError: The config or an option is invalid.
     """
     cfg = run_config(options, LOADERS)
     apply_numbers(cfg, options)
@@ -134,7 +133,7 @@ def training_config(options: argparse.Namespace) -> Config:
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
-    """Apply ``--batch-size``, ``--accumulate`` and ``--clip-grad``, if they make sense."""
+    """Check and apply ``--batch-size``, ``--accumulate`` and ``--clip-grad``."""
     for name, least in (('batch_size', 1), ('accumulate', 1), ('stop_on_nan', 0)):
         number = getattr(options, name)
         if number is not None and number < least:
@@ -153,7 +152,7 @@ def make_resumable(cfg: Config) -> None:
     """Use the training loops and checkpoint hook of this package in place of mmengine's.
 
     Args:
-        cfg: The config, changed in place; loops and hooks of other types stay.
+        cfg: The config, changed in place; loops and hooks of other types are not replaced.
     """
     loop = cfg.train_cfg
     if 'type' not in loop:
@@ -174,7 +173,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
 
     Args:
         cfg: The config, changed in place.
-        dtype: The type.
+        dtype: The dtype.
 
     Raises:
         UserError: float16 without a GPU.
@@ -183,7 +182,7 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
         return
     if not torch.cuda.is_available():
-        raise UserError('--amp float16 needs a GPU, and there is none; use --amp bfloat16')
+        raise UserError('--amp float16 needs a GPU, but none is available; use --amp bfloat16')
     cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
 
 
@@ -194,15 +193,15 @@ def set_auto_scale_lr(cfg: Config) -> None:
         cfg: The config, changed in place.
 
     Raises:
-        UserError: The config does not say which batch its learning rate is for.
+        UserError: The config does not state the batch size that its learning rate is for.
     """
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise UserError(
-            '--auto-scale-lr: the config does not say which batch size its learning rate is for;'
+            '--auto-scale-lr: the config does not state the batch size that its learning rate is for;'
             ' add --cfg-options auto_scale_lr.base_batch_size=16'
         )
     cfg.auto_scale_lr.enable = True
-    # mmengine counts the images of one iteration, and an update may take several iterations
+    # mmengine counts the images of one iteration, but an update may take several iterations
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
@@ -212,16 +211,16 @@ def _check_file(option: str, path: str) -> None:
 
 
 def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
-    """Find the checkpoint that a training continues from, and take its seed.
+    """Find the checkpoint that a training resumes from, and use its seed.
 
     Args:
         cfg: The config of the run, changed in place: ``load_from``, ``resume`` and the seed.
 
     Returns:
-        The checkpoint, None for a new training; and lines for the log.
+        The checkpoint, or None for a new training; and lines for the log.
 
     Raises:
-        UserError: The checkpoint cannot be read, or holds weights without the state of a training.
+        UserError: The checkpoint cannot be read, or contains weights without a training state.
     """
     if not cfg.get('resume'):
         return None, []
@@ -232,19 +231,19 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
         checkpoint, complaints = latest_intact(checkpoint_folders(cfg))
         if checkpoint is None:
             cfg.resume = False
-            return None, [f'{cfg.work_dir} holds no checkpoint to resume from: training from the start']
+            return None, [f'{cfg.work_dir} contains no checkpoint to resume from: training from scratch']
         warnings = [f'ignored: {complaint}; resuming from {checkpoint.path}' for complaint in complaints]
     path = checkpoint.path
     if missing := missing_parts(checkpoint):
         raise UserError(
-            f'--resume {path}: holds weights without the state of a training (no {", ".join(missing)});'
+            f'--resume {path}: contains weights without a training state (no {", ".join(missing)});'
             ' to start a new training from them, use --pretrained FILE for the backbone or'
-            ' --cfg-options load_from=FILE for the whole model'
+            ' --cfg-options load_from=FILE for the complete model'
         )
     for unit in ('epoch', 'iter'):
         if checkpoint['meta'].get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf')):
             warnings.append(
-                f'{path} is the end of this training; raise train_cfg.max_{unit}s to train longer'
+                f'{path}: this training is already complete; raise train_cfg.max_{unit}s to train longer'
             )
     cfg.load_from = str(path)
     # mmengine restores the seed too, but only after it has built the sampler with another one.
@@ -253,7 +252,7 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:
-    """What is easily overlooked about how a training starts, as lines for the log."""
+    """Warnings about a training's settings, as lines for the log."""
     warnings = []
     model = cfg.model
     if not (cfg.get('load_from') or model.get('pretrained') or model.backbone.get('init_cfg')):

@@ -21,26 +21,27 @@ _STATS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
     *('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l'),
 )
-_SCORE_THR, _IOU_THR = 0.3, 0.5  # of the detections that a confusion matrix counts
+_SCORE_THR, _IOU_THR = 0.3, 0.5  # thresholds for the detections in a confusion matrix
 
 
 class CocoReport(BaseMetric):
     """COCO's metrics with pycocotools' own settings and all of its numbers.
 
     MMDetection's metric evaluates with 100, 300 and 1000 detections per image instead of COCO's 1, 10 and
-    100, prints the summary past the log, gives the classes of boxes and of masks the same names, and returns
-    no numbers at all if nothing was detected. Here pycocotools' summary goes to the log, and a network that
-    detects nothing has an mAP of 0.
+    100, prints the summary without logging it, uses the same names for the classes' numbers of boxes and of
+    masks, and returns no numbers if nothing was detected. Here pycocotools' summary is logged, and a network
+    that detects nothing has an mAP of 0.
 
     Args:
-        ann_file: The annotation file. Only the process that evaluates reads it.
+        ann_file: The annotation file, which only the evaluating process reads.
         metric: ``'bbox'``, ``'segm'`` or both.
         classwise: Whether to report each class as well.
-        outfile_prefix: Results are written to ``{outfile_prefix}.{kind}.json``, if given.
-        format_only: Write these files and do not evaluate.
-        plots_dir: Where ``{kind}_precision_recall.png`` and ``{kind}_confusion_matrix.png`` go, if anywhere.
-        backend_args: Of MMEngine's file backend for ``ann_file``.
-        **settings: Of MMEngine's ``BaseMetric``.
+        outfile_prefix: If given, results are written to ``{outfile_prefix}.{kind}.json``.
+        format_only: Write these files without evaluating.
+        plots_dir: If given, the folder for ``{kind}_precision_recall.png`` and
+            ``{kind}_confusion_matrix.png``.
+        backend_args: Arguments of MMEngine's file backend for ``ann_file``.
+        **settings: Arguments of MMEngine's ``BaseMetric``.
 
     Raises:
         ValueError: An unknown ``metric``, or ``format_only`` without ``outfile_prefix``.
@@ -90,11 +91,11 @@ class CocoReport(BaseMetric):
         """Evaluate all predictions.
 
         Args:
-            results: What ``process`` collected for each image.
+            results: Collected by ``process`` for each image.
 
         Returns:
             ``{kind}_{number}`` for the twelve numbers of each kind, and ``{kind}_mAP/{class}`` with
-            ``classwise``. Nothing with ``format_only``.
+            ``classwise``. Empty with ``format_only``.
         """
         truth = self._load_truth()
         # in the order of the file, as MMDetection numbers its labels
@@ -157,13 +158,13 @@ class CocoReport(BaseMetric):
 def coco_results(found: Mapping[str, Any], kind: str, image_id: int | str) -> Iterator[dict[str, Any]]:
     """Convert the predictions for an image to COCO's result format, with labels for category ids.
 
-    MMDetection gives the record of a mask its box as well, and pycocotools then takes the size of the box for
-    that of the object.
+    MMDetection also adds the box to the record of a mask; pycocotools then uses the area of the box as that
+    of the object.
 
     Args:
         found: MMDetection's ``pred_instances``, as a dict.
         kind: ``'bbox'`` or ``'segm'``.
-        image_id: Of the annotation file.
+        image_id: The image's id in the annotation file.
 
     Yields:
         ``image_id``, ``category_id`` (the label), ``score``, and ``bbox`` (left, top, width, height) or
@@ -189,7 +190,7 @@ def evaluate(
         truth: The annotation file.
         detections: Records in COCO's result format.
         kind: ``'bbox'`` or ``'segm'``.
-        category_ids: The categories that count.
+        category_ids: The categories to evaluate.
 
     Returns:
         The evaluation, and the summary that pycocotools prints.
@@ -221,8 +222,8 @@ def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
         evaluation: An accumulated evaluation.
 
     Returns:
-        By name: AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects; NaN if the class has
-        no such object.
+        AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects by class name; NaN if the class
+        has no such object.
     """
     precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections per image]
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
@@ -233,19 +234,19 @@ def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
 
 
 def _mean(precision: np.ndarray) -> float:
-    """The mean of what pycocotools could compute; it writes −1 if there was no object."""
+    """The mean of the valid values; pycocotools writes −1 if there is no object."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else float('nan')
 
 
 def count_confusions(evaluation: COCOeval) -> np.ndarray:
-    """Count as which class each object is detected.
+    """Count the predicted classes of the objects of each class.
 
-    pycocotools matches the detections again, best first and regardless of class: each takes the object that
-    it overlaps most. Crowds and the detections in them do not count.
+    pycocotools matches the detections again, best first and regardless of class: each is matched with the
+    object that it overlaps most. Crowds and the detections in them do not count.
 
     Args:
-        evaluation: One that has run.
+        evaluation: A finished evaluation.
 
     Returns:
         ``(classes + 1, classes + 1)``: the true class by row, the predicted one by column, in the order of
@@ -272,12 +273,12 @@ def count_confusions(evaluation: COCOeval) -> np.ndarray:
 def _pairs(matching: COCOeval, image: dict) -> Iterator[tuple[int | None, int | None]]:
     """The true and the predicted category of each object in an image; None for background.
 
-    A detection never loses its object to one of a lower score, so low scores can be left out after matching.
+    A detection never loses its object to one of a lower score, so low scores can be removed after matching.
     """
     truth, detections = matching.cocoGt.anns, matching.cocoDt.anns
     ignored = dict(zip(image['dtIds'], image['dtIgnore'][0], strict=True))
     counted = {i for i in image['dtIds'] if detections[i]['score'] >= _SCORE_THR and not ignored[i]}
-    matches = [int(match) for match in image['gtMatches'][0]]  # 0 for none; ids of detections begin at 1
+    matches = [int(match) for match in image['gtMatches'][0]]  # 0 for no match; ids of detections start at 1
     for object_id, match, is_crowd in zip(image['gtIds'], matches, image['gtIgnore'], strict=True):
         if not is_crowd:
             predicted = detections[match]['category_id'] if match in counted else None

@@ -17,7 +17,7 @@ from .pictures import PANEL, fitting_dpi, image_grid
 
 
 class DrawnObject(NamedTuple):
-    """What is drawn for an object, annotated or predicted."""
+    """An annotated or predicted object to draw."""
 
     label: str
     colour: str
@@ -40,11 +40,11 @@ def save_objects(
 
     Args:
         path: The PNG file.
-        images: RGB, ``(H, W, 3)``, uint8, each with its objects; the last lies on top.
-        columns: How many images are in a row.
-        panel: Inches of an image's longer side.
-        titles: Above the columns; fewer are repeated.
-        dpi: Dots per inch; by default, about all pixels of the images are shown.
+        images: RGB, ``(H, W, 3)``, uint8, each with its objects; the last object is drawn on top.
+        columns: Number of images per row.
+        panel: Length of an image's longer side in inches.
+        titles: Titles of the columns; fewer are repeated.
+        dpi: Dots per inch; by default, about the resolution of the images.
     """
     shapes = [image.shape for image, _ in images]
     figure, panels = image_grid(shapes, columns, panel, titles)
@@ -77,7 +77,7 @@ def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
 
     Args:
         coco: An annotation file, or results from ``COCO.loadRes``.
-        image_id: Which image. Broken masks are left out.
+        image_id: The image's id. Invalid masks are not drawn.
     """
     size = coco.imgs[image_id]['height'], coco.imgs[image_id]['width']
     labels = {category: label for label, category in enumerate(coco.cats)}
@@ -102,7 +102,7 @@ def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
             axes.add_patch(Polygon(corners, facecolor=item.colour, alpha=0.4))
             axes.add_patch(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
     left, top, *size = item.box
-    corner = (left - 0.5, top - 0.5)  # the axes count from the centre of the first pixel
+    corner = (left - 0.5, top - 0.5)  # the origin of the axes is the centre of the first pixel
     axes.add_patch(Rectangle(corner, *size, fill=False, color=item.colour))
     axes.text(
         *corner,

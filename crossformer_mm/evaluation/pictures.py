@@ -1,4 +1,4 @@
-"""Lay out images in a figure, large enough to read whatever their own sizes."""
+"""Lay out images in a figure, large enough to read for images of any size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from ..data.images import read_image
 
-PANEL = 6.5  # inches of an image's longer side; lines and letters have a fixed size on it
-SMALL_PANEL = 2.6  # the same on a sheet of many images
+PANEL = 6.5  # length of an image's longer side in inches; lines and letters have a fixed size
+SMALL_PANEL = 2.6  # the same, on a sheet of many images
 SHEET_DPI = 100
-_PIXELS = (800, 2000)  # the least and the most along an image's longer side
-_LEAST = 0.5  # inches of a side, however thin the image
+_PIXELS = (800, 2000)  # smallest and largest length of an image's longer side
+_LEAST = 0.5  # smallest length of a side in inches, for thin images
 _GAP = 0.08  # inches between images
-_TITLE = 0.3  # inches above the images
+_TITLE = 0.3  # inches for a title above the images
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -31,17 +31,17 @@ def image_grid(
     titles: Sequence[str] = (),
     legend: tuple[float, float] | None = None,
 ) -> tuple[Figure, Sequence[Axes]]:
-    """Make a figure with a place for each image.
+    """Make a figure with axes for each image.
 
     Args:
         shapes: Height and width of each image.
-        columns: How many images are in a row.
-        panel: Inches of an image's longer side.
-        titles: Above the columns; fewer are repeated.
-        legend: Inches across and down to leave free at the right.
+        columns: Number of images per row.
+        panel: Length of an image's longer side in inches.
+        titles: Titles of the columns; fewer are repeated.
+        legend: Width and height in inches of the space for a legend at the right.
 
     Returns:
-        The figure, and axes without ticks and frame, row by row.
+        The figure, and the axes row by row, without ticks and frame.
     """
     sides = np.array([shape[:2] for shape in shapes], float)  # [N, 2]
     height, width = np.maximum((sides * panel / sides.max(1, keepdims=True)).max(0), _LEAST)
@@ -68,11 +68,11 @@ def image_grid(
 
 
 def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
-    """Dots per inch that show about all pixels of images, within limits.
+    """Dots per inch for about the resolution of the images, within limits.
 
     Args:
         shapes: Height and width of each image.
-        panel: Inches of an image's longer side.
+        panel: Length of an image's longer side in inches.
     """
     longest = max(max(shape[:2]) for shape in shapes)
     return float(np.clip(longest, *_PIXELS)) / panel

@@ -12,23 +12,23 @@ from ..data.datasets import palette
 from ..utils.text import escape_mathtext
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
-_MANY = 25  # classes; with more, cells and letters are smaller
-_BARS = 150  # classes in a bar chart
+_MANY = 25  # with more classes, cells and letters are smaller
+_BARS = 150  # largest number of classes in a bar chart
 
 
 def class_names(evaluation: COCOeval) -> list[str]:
     """The names of an evaluation's categories, in the order of its arrays.
 
-    pycocotools sorts categories by id, whatever their order in the annotation file.
+    pycocotools sorts categories by id, regardless of their order in the annotation file.
 
     Args:
-        evaluation: One that has run.
+        evaluation: A finished evaluation.
     """
     return [evaluation.cocoGt.cats[category]['name'] for category in evaluation.params.catIds]
 
 
 def plot_precision_recall(path: Path, evaluation: COCOeval) -> None:
-    """Draw precision over recall of each class.
+    """Draw the precision-recall curve of each class.
 
     Args:
         path: The PNG file.
@@ -49,10 +49,10 @@ def plot_precision_recall(path: Path, evaluation: COCOeval) -> None:
 
 
 def draw_precision_recall(axes: Axes, evaluation: COCOeval) -> None:
-    """Draw precision over recall: each class at IoU 0.5, and the mean over classes and IoUs.
+    """Draw precision-recall curves: each class at IoU 0.5, and the mean over classes and IoUs.
 
     Args:
-        axes: Where to draw; the lines are labelled with their mean, the average precision.
+        axes: The axes to draw on; the lines are labelled with their mean, the average precision.
         evaluation: An accumulated evaluation with COCO's own IoU thresholds.
     """
     precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class]; objects of all sizes
@@ -83,9 +83,9 @@ def plot_confusions(
     Args:
         path: The PNG file.
         counts: ``(N, N)``, the true class by row, the predicted one by column.
-        labels: Of rows and columns.
-        title: Above it.
-        percent: Write percentages of the row into the cells instead of the counts.
+        labels: Labels of rows and columns.
+        title: The title.
+        percent: Write percentages of the row into the cells instead of counts.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     numbers = np.rint(100 * shares).astype(int) if percent else counts
@@ -117,10 +117,10 @@ def plot_bars(
 
     Args:
         path: The PNG file.
-        names: Of the classes, at least one.
-        values: NaN for a class that does not occur.
-        unit: Of the values.
-        mean: The name of their mean, to draw it as a line.
+        names: Class names, at least one.
+        values: One value per class; NaN for a class that does not occur.
+        unit: The unit of the values.
+        mean: The name of their mean; if given, it is drawn as a line.
     """
     values = np.array(values, float)
     order = np.argsort(-np.nan_to_num(values, nan=-1), kind='stable')[:_BARS]
@@ -148,7 +148,7 @@ def plot_box_sizes(path: Path, boxes: Sequence[Sequence[float]]) -> None:
 
     Args:
         path: The PNG file.
-        boxes: Left, top, width and height of each, at least one.
+        boxes: Left, top, width and height of each box; at least one.
     """
     sides = np.sqrt(np.array(boxes, float)[:, 2:].prod(1)).clip(1)
     figure = Figure(figsize=(7, 4), layout='constrained')

@@ -16,9 +16,9 @@ def object_records(
 
     Args:
         sample: MMDetection's data sample.
-        classes: Their names.
-        size: The image's height and width; what is beyond is cut off.
-        score_thr: Objects of a lower score are left out.
+        classes: The class names.
+        size: The image's height and width; boxes are clipped to it.
+        score_thr: Objects of a lower score are omitted.
 
     Returns:
         ``label``, ``name``, ``score``, ``bbox`` (left, top, width, height in pixels) and, for a model with
@@ -51,10 +51,10 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def label_array(labels: Tensor) -> np.ndarray:
-    """The labels of a sample of MMSegmentation as an array.
+    """The labels of an MMSegmentation data sample as an array.
 
     Args:
-        labels: ``(1, H, W)``, or ``(H, W)`` as its test-time augmentation leaves them.
+        labels: ``(1, H, W)``, or ``(H, W)`` from test-time augmentation.
 
     Returns:
         ``(H, W)``.
@@ -67,7 +67,7 @@ def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str
 
     Args:
         labels: ``(H, W)``.
-        classes: Their names.
+        classes: The class names.
 
     Returns:
         ``label``, ``name`` and ``pixels`` of each class that occurs, the largest first.

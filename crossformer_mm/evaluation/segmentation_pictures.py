@@ -1,4 +1,4 @@
-"""Pictures of segmented images, tinted by class, with a legend: ground truth, prediction, or both."""
+"""Pictures of images overlaid with class colours and a legend: ground truth, prediction, or both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +16,22 @@ from ..utils.text import escape_mathtext
 from .pictures import PANEL, fitting_dpi, image_grid, read_picture
 from .records import label_array
 
-TINT = 0.55  # the share of the class's colour; the rest is the image
+TINT = 0.55  # opacity of the class colours over the image
 _IGNORED = (0, 0, 0)  # the colour of ignored pixels
-_LEGEND, _ROW, _MOST_ROWS = 2.4, 0.21, 24  # inches across, inches of a row, rows
+_LEGEND, _ROW, _MOST_ROWS = (
+    2.4,
+    0.21,
+    24,
+)  # width in inches, height of a row in inches, largest number of rows
 
 
 class SegmentedImage(NamedTuple):
-    """An image with one label map or two. Labels beyond the classes are ignored pixels."""
+    """An image with one or two label maps. Labels outside the classes are ignored pixels."""
 
     picture: np.ndarray
     """RGB, ``(H, W, 3)``, uint8."""
     labels: Sequence[np.ndarray]
-    """``(H, W)`` each: a single map, or the ground truth and the prediction."""
+    """One label map, or those of the ground truth and the prediction, ``(H, W)`` each."""
 
 
 def save_segments(
@@ -40,16 +44,16 @@ def save_segments(
     panel: float = PANEL,
     dpi: float | None = None,
 ) -> None:
-    """Draw images tinted by class, the ground truth left of the prediction, and one legend.
+    """Draw images overlaid with class colours, the ground truth left of the prediction, and one legend.
 
     Args:
         path: The PNG file.
-        images: At least one, all with as many label maps as the first.
-        classes: Their names.
-        colours: RGB of each class, 0 to 255; there may be more.
-        columns: How many images are in a row.
-        panel: Inches of an image's longer side.
-        dpi: Dots per inch; by default, about all pixels of the images are shown.
+        images: At least one image, all with the same number of label maps.
+        classes: The class names.
+        colours: RGB of each class, 0 to 255; further colours are ignored.
+        columns: Number of images per row.
+        panel: Length of an image's longer side in inches.
+        dpi: Dots per inch; by default, about the resolution of the images.
     """
     colours = [*colours[: len(classes)], _IGNORED]
     maps = len(images[0].labels)
@@ -73,13 +77,13 @@ def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence
 
 
 def _shares(maps: Sequence[np.ndarray], classes: int) -> np.ndarray:
-    """The share of the pixels of each class, and of ignored ones: ``(classes + 1,)``."""
+    """The share of the pixels of each class and of ignored ones, ``(classes + 1,)``."""
     counts = sum(np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1) for labels in maps)
     return counts / counts.sum()
 
 
 def _legend(shares: np.ndarray, names: Sequence[str], colours: Sequence[Sequence[int]]) -> list[Patch]:
-    """The classes that occur, the most frequent first, with their shares ``(maps, classes + 1)``."""
+    """Legend entries of the classes that occur, most frequent first, from ``shares`` (maps, classes + 1)."""
     order = np.argsort(-shares.max(axis=0), kind='stable')[:_MOST_ROWS]
     return [
         Patch(
@@ -95,8 +99,8 @@ class SegmentPicturesHook(Hook):
     """Draws a picture of each tested image.
 
     Args:
-        folder: Where the pictures go, under the images' own names.
-        image_dir: What the names of images are relative to.
+        folder: The folder for the pictures, which have the images' own names.
+        image_dir: The folder that the images' names are relative to.
     """
 
     def __init__(self, folder: str, image_dir: str) -> None:

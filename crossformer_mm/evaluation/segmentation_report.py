@@ -20,19 +20,19 @@ from .records import label_array
 class SegmentationReport(BaseMetric):
     """MMSegmentation's mIoU from exact counts, with a table of the classes, label maps and plots.
 
-    MMSegmentation keeps float32 sums, rounds its results, and names label maps without their subfolder, so
-    that they overwrite each other. Here a confusion matrix of pixels is counted in integers. As there, the
-    numbers are in percent, and a class counts in mIoU if it occurs in the ground truth or is predicted, and
-    in mAcc if it occurs in the ground truth.
+    MMSegmentation's own metric adds in float32, rounds its results, and names label maps without their
+    subfolder, so that they overwrite each other. Here a confusion matrix of pixels is counted in integers.
+    As in MMSegmentation, the numbers are in percent, and a class counts in mIoU if it occurs in the ground
+    truth or is predicted, and in mAcc if it occurs in the ground truth.
 
     Args:
         ignore_index: The label of pixels that do not count.
         classwise: Whether to report each class as well.
-        out_dir: Where label maps go, if anywhere: a PNG for each image, in the dataset's own numbering.
-        image_dir: What the names of images are relative to.
-        format_only: Write the label maps and do not evaluate; needs no ground truth.
-        plots_dir: Where ``iou.png`` and ``confusion_matrix.png`` go, if anywhere.
-        **settings: Of MMEngine's ``BaseMetric``.
+        out_dir: If given, the folder for label maps: one PNG per image, in the dataset's own numbering.
+        image_dir: The folder that the images' names are relative to.
+        format_only: Write the label maps without evaluating; needs no ground truth.
+        plots_dir: If given, the folder for ``iou.png`` and ``confusion_matrix.png``.
+        **settings: Arguments of MMEngine's ``BaseMetric``.
     """
 
     default_prefix = ''  # no prefix, and no warning about it
@@ -68,24 +68,24 @@ class SegmentationReport(BaseMetric):
             if self.out_dir:
                 self._write(sample['img_path'], label_array(predicted))
             if self.format_only:
-                self.results.append(())  # an entry for each image; MMEngine drops None
+                self.results.append(())  # one entry per image; MMEngine drops None
                 continue
             truth = sample['gt_sem_seg']['data'].to(predicted.device)
             counts = count_confusions(truth, predicted, classes, self.ignore_index).flatten()
             cells = counts.nonzero()[
                 :, 0
-            ]  # few; full matrices of 150 × 150 for all images would fill the memory
+            ]  # only non-zero cells: matrices of 150 × 150 for all images would fill the memory
             self.results.append((cells.cpu().numpy(), counts[cells].cpu().numpy()))
 
     def compute_metrics(self, results: list[tuple[np.ndarray, ...]]) -> dict[str, float]:
         """Evaluate all predictions.
 
         Args:
-            results: What ``process`` collected for each image.
+            results: Collected by ``process`` for each image.
 
         Returns:
             ``mIoU``, ``mAcc`` and ``aAcc`` in percent; with ``classwise``, also ``IoU/{class}`` and
-            ``Acc/{class}`` of the classes that have one. Nothing with ``format_only``.
+            ``Acc/{class}`` of the classes that have one. Empty with ``format_only``.
         """
         logger = MMLogger.get_current_instance()
         if self.out_dir:
@@ -122,11 +122,11 @@ class SegmentationReport(BaseMetric):
 
 
 def count_confusions(truth: Tensor, predicted: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Count as which class each pixel is predicted.
+    """Count the predicted classes of the pixels of each class.
 
     Args:
-        truth: Labels, of any shape.
-        predicted: The same.
+        truth: True labels, of any shape.
+        predicted: Predicted labels, of the same shape.
         classes: The number of classes.
         ignore_index: The true label of pixels that do not count.
 
@@ -140,8 +140,7 @@ def count_confusions(truth: Tensor, predicted: Tensor, classes: int, ignore_inde
 
 
 def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and accuracy of each class.
-
+    """Compute IoU and accuracy of each class.
     Args:
         counts: ``(classes, classes)`` pixels, the true class by row.
 
@@ -154,14 +153,14 @@ def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
-    """IoU, accuracy and frequency of each class.
+    """Format IoU, accuracy and frequency of each class as a table.
 
     Args:
         counts: ``(classes, classes)`` pixels, the true class by row.
-        names: Of the classes.
+        names: The class names.
 
     Returns:
-        Several lines, with a dash for numbers that do not exist.
+        The lines of the table, with a dash for undefined numbers.
     """
     shares = _percent(counts.sum(axis=1), counts.sum())
     rows = zip(names, *class_scores(counts), shares, strict=True)
@@ -170,12 +169,12 @@ def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _percent(part: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """In percent; NaN for a division by zero."""
+    """The ratio in percent; NaN for a division by zero."""
     with np.errstate(invalid='ignore', divide='ignore'):
         return 100 * np.divide(part, total)
 
 
 def _mean(scores: np.ndarray) -> float:
-    """The mean of the scores that exist."""
+    """The mean of the scores that are not NaN."""
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else float('nan')

@@ -1,4 +1,4 @@
-"""The published sizes, and the validation of a :class:`~crossformer_mm.CrossFormer`'s arguments."""
+"""The published archs, and the validation of a :class:`~crossformer_mm.CrossFormer`'s arguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def check_stages(name: str, values: Sequence[int]) -> tuple[int, ...]:
     """Return ``values`` as a tuple.
 
     Raises:
-        ValueError: They are not one int of at least 1 per stage.
+        ValueError: The values are not one int of at least 1 per stage.
     """
     if not isinstance(values, Sequence) or len(values) != STAGES or not all(map(is_count, values)):
         raise ValueError(f'{name}={values!r} must be {STAGES} ints of at least 1, one per stage')
@@ -114,7 +114,7 @@ def check_layout(long_distance: str, adaptive_intervals: bool) -> None:
     """Check the layout of long distance attention.
 
     Raises:
-        ValueError: It is unknown, or does not have adaptive intervals.
+        ValueError: It is unknown, or adaptive intervals are set but it does not support them.
     """
     if long_distance not in LAYOUTS:
         raise ValueError(f'long_distance={long_distance!r} must be one of {", ".join(map(repr, LAYOUTS))}')
@@ -129,7 +129,7 @@ def check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
     """Return ``indices`` as a tuple.
 
     Raises:
-        ValueError: They are empty, not stages, or not in ascending order.
+        ValueError: The indices are empty, not of stages, or not in ascending order.
     """
     ascending = isinstance(indices, Sequence) and list(indices) == sorted(set(indices))
     if not ascending or not indices or not set(indices) <= set(range(STAGES)):
@@ -157,7 +157,7 @@ def check_rates(**rates: float) -> None:
     """Check probabilities.
 
     Raises:
-        ValueError: One is not a number from 0 to 1; the message has its name.
+        ValueError: One of them is not a number from 0 to 1; the message has its name.
     """
     for name, rate in rates.items():
         if not isinstance(rate, int | float) or not 0 <= rate <= 1:

@@ -14,7 +14,7 @@ from .grouping import GroupBlock
 
 
 def offsets_within(table: Tensor, rows: int, columns: int) -> Tensor:
-    """The part of a table of biases that a group of R × S tokens needs: (h, 2R − 1, 2S − 1), a view."""
+    """The part of a table of biases that a group of R × S tokens needs, a view: (h, 2R − 1, 2S − 1)."""
     _, height, width = sizes(table)
     top, left = (height + 1) // 2 - rows, (width + 1) // 2 - columns
     return table[:, top : top + 2 * rows - 1, left : left + 2 * columns - 1]
@@ -44,7 +44,7 @@ def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: fl
         qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
         table: The biases of offsets, as in :func:`pair_biases`.
         blocks: The groups.
-        dropout: Of the attention weights.
+        dropout: Dropout rate of the attention weights.
 
     Returns:
         (T, C) in the order of the groups.

@@ -7,8 +7,8 @@ Notation: B batch, H W map height and width, C channels, G group size, I interva
 head, N tokens per group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
 outputs.
 
-This module is the whole network, for any device and any transform. On CPUs, :mod:`.ops` computes the first
-embedding and the two branches of a block faster, with the same results.
+This module contains the complete network, for any device and any transform. On CPUs, :mod:`.ops` computes the
+first embedding and the two branches of a block faster, with the same results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ class DropPath(nn.Module):
         return x * (self.draw(x) * self.scale).view(-1, *[1] * (x.dim() - 1))
 
     def draw(self, x: Tensor) -> Tensor:
-        """(B), 1 for each image that keeps its branch and 0 for the others."""
+        """A random mask (B): 1 for each image that keeps its branch and 0 for the others."""
         return x.new_empty(x.shape[0]).bernoulli_(1 - self.rate)
 
     @property
@@ -96,7 +96,7 @@ class CrossScaleConvs(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/stride⌉, ⌈W/stride⌉, out channels); zeros complete the last patches."""
         if x.device.type == 'cpu' and not torch.compiler.is_compiling() and x.shape[3] <= self.stride:
-            # In bfloat16, oneDNN leaves parts of a tall map of one column unwritten: compute two, drop one.
+            # In bfloat16, oneDNN leaves parts of a tall map with one column unwritten: compute two, drop one.
             return self._convolve(F.pad(x, (0, self.stride)))[:, :, :-1]
         return self._convolve(x)
 
@@ -140,8 +140,7 @@ class Downsample(nn.Module):
 class DynamicPositionBias(nn.Module):
     """DPB: an MLP from the offset of two tokens to one bias per head (CrossFormer, section 3.3).
 
-    Its width is a sixteenth of the stage's channels: the papers say a quarter, the released weights divide by
-    four twice.
+    Its width is a sixteenth of the stage's channels, as in the released weights; the papers say a quarter.
     """
 
     def __init__(self, dims: int, num_heads: int) -> None:
@@ -347,7 +346,7 @@ class CrossFormer(BaseModule):
             CrossFormer paper and in the released detectors and segmentors. ``'window'``: a macro-window of
             G·I × G·I tokens, as in the authors' code since December 2023 and their ++ classifiers. The two
             agree on 224×224 images with the standard setting. Otherwise they compute different outputs from
-            the same weights, and a checkpoint's tensors do not tell which one it was trained with.
+            the same weights, and a checkpoint's tensors do not show which one it was trained with.
         adaptive_intervals: In layout ``'window'``, compute I from each map instead: ⌈max(H, W) / G⌉.
         out_indices: Stages whose maps are returned. Later stages are not built.
         frozen_stages: −1 freezes nothing, 0 the first embedding, n also the first n stages with the
@@ -358,7 +357,7 @@ class CrossFormer(BaseModule):
         attn_drop_rate: Dropout of attention weights.
         with_cp: Activation checkpointing: recompute each block in the backward pass instead of keeping its
             activations.
-        pretrained: The file alone, as older configs of the toolboxes give it instead of ``init_cfg``.
+        pretrained: A checkpoint file, which older configs of the toolboxes give instead of ``init_cfg``.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
 
@@ -478,7 +477,7 @@ class CrossFormer(BaseModule):
             part.eval().requires_grad_(False)
 
     def ignores(self, name: str) -> bool:
-        """Whether a published backbone may hold the tensor ``name`` that this network does not have.
+        """Whether a published backbone may contain the tensor ``name``, which this network does not have.
 
         These are two buffers per block in the oldest releases, and the stages after the last output.
         """

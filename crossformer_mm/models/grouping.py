@@ -8,8 +8,8 @@ the tokens of a window whose positions are equal modulo I. Short distance attent
 distance attention (CrossFormer, section 3.2) has I > 1 and two published layouts: ``'map'``, where the window
 is the whole axis, and ``'window'``, where it is G·I tokens.
 
-Nothing is padded: groups at the bottom and right edges hold fewer tokens than the others. They are the groups
-of the papers' padded layout without the padding, to which no token attends.
+Nothing is padded: groups at the bottom and right edges have fewer tokens than the others. They equal the
+groups of the papers' padded layout, because no token attends to padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ class GroupRule:
         """The grouping of a map of H × W tokens."""
         G, I = self.group_size, self.interval
         side = min(H, W)
-        if side <= G:  # a small map: each layout has its own rule, for all blocks
+        if side <= G:  # small maps: each layout has one rule for all blocks
             return Grouping(None, 1, H, W) if self.layout == 'window' else Grouping(side, 1, side, side)
         if not self.long_distance:
             return Grouping(G, 1, G, G)
@@ -117,7 +117,7 @@ def find_groups(x: Tensor, B: int, H: int, W: int, span: int | None, interval: i
     """
     if is_ordinary(x):
         return _cached_groups(x.device, B, H, W, span, interval)
-    return _make_groups(x.device, B, H, W, span, interval)  # belong to a compiler or a transform
+    return _make_groups(x.device, B, H, W, span, interval)  # tensors of a compiler or transform
 
 
 @lru_cache(maxsize=128)
@@ -151,7 +151,7 @@ def axis_groups(
         length: Positions on the axis, at least 1.
         span: Positions of a window; None for the whole axis.
         interval: I, the step between positions of a group.
-        device: Of the tensors.
+        device: Device of the tensors.
 
     Yields:
         (groups, positions per group), int64: first the groups of full windows, then those of the remainder at

@@ -1,8 +1,8 @@
-"""The one kind of error that a user can mend, and its exit status."""
+"""The error for invalid input."""
 
 
 class UserError(Exception):
-    """What the user gave does not work; the message says, in one line, what it was and what to do.
+    """Invalid user input; the one-line message names the bad value and the remedy.
 
-    The tools print the message alone and exit with status 1. A traceback is for our own bugs.
+    The commands print only the message and exit with status 1. Tracebacks are for bugs.
     """

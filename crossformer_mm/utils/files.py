@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .errors import UserError
 
-CHUNK = 1 << 20  # bytes
-DIGEST_DIGITS = 8  # of the SHA-256, in a file's name
+CHUNK = 1 << 20  # bytes read at a time
+DIGEST_DIGITS = 8  # digits of the SHA-256 in a file's name
 
 
 def sha256_of(path: Path) -> str:
@@ -29,13 +29,13 @@ def write_atomically(
     digest_in_name: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Let ``save`` write a temporary file, and give it its name only when all of it is on disk.
+    """Let ``save`` write a temporary file, and rename it only when it is completely on disk.
 
     A process that is killed while writing leaves at most a hidden ``.part`` file.
 
     Args:
         path: The file's name.
-        save: Writes to the path that it is called with. If it raises, no file is left.
+        save: Called with the path to write to. If it raises an error, no file remains.
         digest_in_name: Append the first digits of the file's SHA-256 to its stem, as OpenMMLab does.
         overwrite: Replace an existing file.
 
@@ -50,7 +50,7 @@ def write_atomically(
         part.touch(exist_ok=False)
         mode = part.stat().st_mode
         save(part)
-        part.chmod(mode)  # safetensors replaces it by a private file
+        part.chmod(mode)  # safetensors replaces it with a file that only the user can read
         _flush(part)
         if digest_in_name:
             path = path.with_stem(f'{path.stem}-{sha256_of(part)[:DIGEST_DIGITS]}')
@@ -92,16 +92,16 @@ def check_folder(option: str, folder: str | Path) -> None:
 
     Args:
         option: How the user specified it, for the message.
-        folder: It and its parents may not exist yet.
+        folder: The folder; it and its parents need not exist.
 
     Raises:
-        UserError: It is a file or inside one, or cannot be written to.
+        UserError: The folder is a file or inside one, or cannot be written to.
     """
     existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f'{option} {folder}: {existing} is a file, not a folder; choose another folder')
     try:
-        with tempfile.TemporaryFile(dir=existing):  # permissions are not enough to know
+        with tempfile.TemporaryFile(dir=existing):  # permission bits are not conclusive
             return
     except OSError as error:
         raise UserError(

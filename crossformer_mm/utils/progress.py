@@ -7,17 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-MANY = 1000  # files; fewer are read within seconds and need no bar
+MANY = 1000  # fewer files are read within seconds and need no bar
 
 
 def progress_bar(disable: bool = False) -> Progress:
-    """Make a bar with counts and the remaining time.
+    """Make a progress bar with counts and the remaining time.
 
     Args:
-        disable: Show nothing, for work that is done before a bar is drawn.
+        disable: Show no bar, for short work.
 
     Returns:
-        The bar, to be used in a ``with``.
+        The bar, to be used in a ``with`` statement.
     """
     return Progress(
         TextColumn('{task.description}'),
@@ -40,8 +40,8 @@ def map_in_threads(
 
     Args:
         function: Takes one item of each sequence.
-        *sequences: Of equal length.
-        description: What the bar says.
+        *sequences: Sequences of equal length.
+        description: The label of the bar.
 
     Yields:
         The results, in order.

@@ -1,10 +1,10 @@
-"""Text that comes from files, made safe for messages and pictures."""
+"""Make text from files safe for messages and pictures."""
 
 from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """Replace what would break a line or control a terminal by question marks."""
+    """Replace characters that would break a line or control a terminal with question marks."""
     return ''.join(character if character.isprintable() else '?' for character in text)
 
 
@@ -16,5 +16,5 @@ def shorten(names: Iterable[str], limit: int = 4) -> str:
 
 
 def escape_mathtext(name: str) -> str:
-    """Escape a name for matplotlib, which reads text between two dollars as a formula."""
+    """Escape a name for matplotlib, which reads text between two dollar signs as a formula."""
     return printable(name).replace('$', r'\$')

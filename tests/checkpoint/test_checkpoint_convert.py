@@ -1,4 +1,4 @@
-"""Conversion: what comes out loads strictly in today's models and computes the same."""
+"""Conversion: the new file loads strictly in models of the current toolboxes and gives the same outputs."""
 
 import json
 from collections.abc import Callable
@@ -173,7 +173,7 @@ def test_what_cannot_be_converted_is_named(state: Callable, message: str) -> Non
         plan_conversion({'model': state()})
 
 
-# --- whole models of today's toolboxes -------------------------------------------------------------------
+# --- complete models of the current toolboxes ----------------------------------------------------------
 
 
 def detector(name: str, **more: Any) -> Config:

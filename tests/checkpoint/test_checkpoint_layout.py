@@ -1,4 +1,4 @@
-"""The layout that a file's origin implies, from what the file holds beside tensors."""
+"""The layout implied by a file's origin, which is recognised from its configs, notes and tensor names."""
 
 from typing import Any
 

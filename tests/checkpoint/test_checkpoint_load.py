@@ -1,4 +1,4 @@
-"""Loading: every shape of file gives the reference outputs, and nothing loads in part."""
+"""Loading: every kind of file gives the reference outputs, and no file is loaded partially."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def released_t(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """What mmengine's current logger is told."""
+    """The messages of mmengine's current logger."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -161,11 +161,11 @@ def test_every_arch_is_recognised_by_its_tensors(arch: str) -> None:
 
 def test_other_sizes_are_described_and_missing_stages_named() -> None:
     assert recognise_arch(CrossFormer(NARROW).state_dict()) == NARROW_NAME
-    with pytest.raises(UserError, match='only the stages 1, 2 of a CrossFormer, of 4'):
+    with pytest.raises(UserError, match='only the stages 1, 2 of the 4 of a CrossFormer'):
         recognise_arch(CrossFormer(NARROW, out_indices=(1,)).state_dict())
 
 
-# --- whole models --------------------------------------------------------------------------------------
+# --- complete models --------------------------------------------------------------------------------------
 
 
 def detector(cfg: Config) -> nn.Module:
@@ -209,7 +209,7 @@ def test_another_layout_than_the_models_is_a_warning(
         load_model(detector(narrow), path)
         (counts,) = [line for line in logged if 'tensors matched' in line]
         warnings = [line for line in logged if 'was trained with' in line]
-        assert f'of another shape; long_distance {layout} (the config in the file' in counts
+        assert f"of another shape; long_distance {layout} (the file's config" in counts
         assert len(warnings) == (ours != layout)
         assert not warnings or warnings[0].endswith(f'model.backbone.long_distance={layout}')
         logged.clear()

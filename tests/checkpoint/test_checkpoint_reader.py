@@ -1,4 +1,4 @@
-"""What the reader reads, and what it refuses without running any of it."""
+"""The files that the reader reads, and those that it refuses without running any code in them."""
 
 import argparse
 import os
@@ -102,7 +102,7 @@ def test_safetensors_are_recognised_by_content(tmp_path: Path) -> None:
 
 
 def test_compressed_zip_is_not_mapped_into_memory(tmp_path: Path) -> None:
-    """Mapped, its compressed bytes would pass for weights."""
+    """If it were mapped, compressed bytes would be used as weights."""
     save(tmp_path / 'a.pth', {'model': {'a': torch.zeros(1000)}})
     with (
         zipfile.ZipFile(tmp_path / 'a.pth') as stored,
@@ -127,7 +127,7 @@ class Call:
 
 
 def raw_call(module: str, name: str, argument: str) -> bytes:
-    """A pickle {'model': {}, 'config': module.name(argument)}, whether or not there is such a thing."""
+    """A pickle {'model': {}, 'config': module.name(argument)}, even if the name does not exist."""
     text = argument.encode()
     return (
         b'\x80\x02}(X\x05\x00\x00\x00model}X\x06\x00\x00\x00config'
@@ -224,7 +224,7 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-# --- files that are no checkpoints ---------------------------------------------------------------------
+# --- files that are not checkpoints ---------------------------------------------------------------------
 
 
 def broken_files(folder: Path) -> dict[str, Path]:
@@ -270,7 +270,7 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
 
 
 def mutated(content: bytes, seed: int) -> bytes:
-    """``content`` with a few bytes changed, taken out, put in or repeated."""
+    """``content`` with a few bytes changed, removed, inserted or repeated."""
     chance = random.Random(seed)
     content = bytearray(content)
     for _ in range(chance.randint(1, 4)):

@@ -41,7 +41,7 @@ def test_full_unpickling_is_not_reached(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('is_open', [False, True])
 def test_optimizer_outlives_the_file_that_it_came_from(tmp_path: Path, is_open: bool) -> None:
-    """Overwritten in place, a file that is mapped into memory would change or kill the run."""
+    """If a file that is mapped to memory is overwritten in place, the run changes or crashes."""
     path = tmp_path / 'a.pth'
     torch.save({'state_dict': {}, 'optimizer': {'momentum': torch.ones(1000)}}, path)
     held = open_checkpoint(path) if is_open else None

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whenever the writer dies; and large ones in little memory."""
+"""Atomic writes: files are complete or absent when a writer is killed; large files need little memory."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ def write(out: Path, **options: bool) -> Path:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked process; returns how it ended, as ``subprocess`` counts."""
+    """Run ``work`` in a forked process; returns its exit status in the notation of ``subprocess``."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -93,7 +93,7 @@ def test_killed_at_any_step_leaves_the_old_file_or_the_new(tmp_path: Path, suffi
 def test_a_write_that_ends_early_leaves_nothing_under_the_name(
     tmp_path: Path, suffix: str, share: float, is_killed: bool
 ) -> None:
-    """The kernel kills at the byte, or refuses to write on, as on a full disk."""
+    """The kernel kills the process at a given byte, or refuses to write more, as on a full disk."""
     size = write(tmp_path / f'complete{suffix}').stat().st_size
     out = tmp_path / f'out{suffix}'
 
@@ -140,7 +140,7 @@ print(before, peak())
 
 
 def detector_with_optimizer(path: Path, head: int) -> int:
-    """Write a detector with ``head`` parameters in it and AdamW's moments; returns the file's size."""
+    """Write a detector with ``head`` parameters in its head and AdamW's moments; returns the file's size."""
     state = prefixed(CrossFormer(NARROW).state_dict(), 'backbone.')
     state |= {f'roi_head.fc{i}.weight': torch.zeros(head // 10) for i in range(10)}
     moments = {
@@ -153,7 +153,7 @@ def detector_with_optimizer(path: Path, head: int) -> int:
 
 
 def memory_of_converting(source: Path, out: Path) -> tuple[int, int]:
-    """Convert in a process of its own; returns its peak memory before and after, in bytes."""
+    """Convert in a separate process; returns its peak memory before and after, in bytes."""
     command = [sys.executable, '-c', MEASURE, str(source), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split()[-2:])

@@ -1,4 +1,4 @@
-"""Every config builds its model, trains a step and predicts, whatever the images hold."""
+"""Every detection config builds its model, trains a step and predicts, with and without objects."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PROGRESSIVE = [
     f'{kind}_crossformer_{arch}_pgs' for kind in ('mask_rcnn', 'retinanet') for arch in ('pp_s', 'pp_b')
 ]
 DETECTORS = [*SHORT, *LONG, *LARGE, *PROGRESSIVE]
-# Made narrow, the others are the same as one of these.
+# Narrowed, each of the others equals one of these.
 DISTINCT = [
     *('mask_rcnn_crossformer_s', 'mask_rcnn_crossformer_pp_s', 'retinanet_crossformer_pp_s'),
     *('mask_rcnn_crossformer_s_g14', 'mask_rcnn_crossformer_pp_s_pgs', 'cascade_mask_rcnn_crossformer_s_3x'),
@@ -63,7 +63,7 @@ def test_the_folder_holds_what_is_tested() -> None:
 def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
     text = (CONFIGS / f'{name}.py').read_text()
     assert text.startswith(('"""Mask R-CNN with', '"""RetinaNet with', '"""Cascade Mask R-CNN with'))
-    assert f'\n    python tools/train.py configs/{name}.py --pretrained FILE\n"""' in text
+    assert f'\n    crossformer train {name} --pretrained FILE\n"""' in text
 
 
 @pytest.mark.parametrize('name', DETECTORS)

@@ -1,4 +1,4 @@
-"""Every segmentation config builds its model, trains a step and predicts, at sizes that are no multiples."""
+"""Every segmentation config builds its model, trains a step and predicts, at sizes of any remainder."""
 
 import copy
 from collections.abc import Callable
@@ -25,7 +25,7 @@ ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
 SEMANTIC_FPN = [f'fpn_crossformer_{arch}' for arch in ARCHS]
 UPERNET = [f'upernet_crossformer_{arch}' for arch in ARCHS]
 SEGMENTORS = [*SEMANTIC_FPN, *UPERNET]
-# Made narrow, the others are the same as one of these.
+# Narrowed, each of the others equals one of these.
 DISTINCT = [f'{kind}_crossformer_{arch}' for kind in ('fpn', 'upernet') for arch in ('s', 'pp_s')]
 MILLIONS = {
     'fpn_crossformer_s': 34.26,
@@ -48,7 +48,7 @@ def build(cfg: Config) -> nn.Module:
 
 @pytest.fixture(scope='session')
 def ade_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images to train on and two to validate on, in ADE20K's layout, of two classes."""
+    """Four training and two validation images in ADE20K's layout, of two classes."""
     root = tmp_path_factory.mktemp('ade')
     random = np.random.default_rng(0)
     for split, count in (('training', 4), ('validation', 2)):
@@ -72,7 +72,7 @@ def test_the_folder_holds_what_is_tested() -> None:
 def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
     text = (CONFIGS / f'{name}.py').read_text()
     assert text.startswith('"""Semantic FPN with' if name in SEMANTIC_FPN else '"""UPerNet with')
-    assert f'\n    python tools/train.py configs/{name}.py --pretrained FILE\n"""' in text
+    assert f'\n    crossformer train {name} --pretrained FILE\n"""' in text
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
@@ -137,7 +137,7 @@ def test_upernet_decays_all_but_norms(narrow_segmentor: Callable[[str], Config])
 
 
 def batch(*sizes: tuple[int, int]) -> dict:
-    """Images of these heights and widths, as MMSegmentation's pipeline hands them over."""
+    """Images of these heights and widths, in the format of MMSegmentation's pipelines."""
     images = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for size in sizes]
     samples = []
     for height, width in sizes:

@@ -1,4 +1,4 @@
-"""Annotation files: what is read, and that every kind of damage is an error of one line."""
+"""Annotation files: the content that is read, and a one-line error for every kind of damage."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SQUARE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]]
 
 
 def content() -> dict[str, Any]:
-    """A sound file: two images, the second in a folder and without objects, and two classes."""
+    """A valid file: two images, the second in a folder and without objects, and two classes."""
     box = {'bbox': [1, 1, 8, 8], 'area': 64, 'iscrowd': 0, 'segmentation': SQUARE}
     return {
         'images': [
@@ -122,7 +122,7 @@ def test_objects_that_are_there_are_checked_all_the_same(tmp_path: Path) -> None
         (b'', 'is not valid JSON'),
         (b'\xff\xd8\xff\xe0', 'is not valid JSON'),
         (json.dumps(content()).encode()[:-40], 'is not valid JSON .*is the file complete'),
-        (b'[1, 2]', 'a list at the top'),
+        (b'[1, 2]', 'its top level is a list'),
         (b'[' * 100_000, 'is not valid JSON'),
     ],
 )

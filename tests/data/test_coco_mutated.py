@@ -1,4 +1,4 @@
-"""Annotation files damaged at random: an error of one line, or data that training loads."""
+"""Annotation files with random damage give a one-line error, or data that training loads."""
 
 import contextlib
 import copy

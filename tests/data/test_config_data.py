@@ -1,4 +1,4 @@
-"""Pointing a config at data: paths, classes and heads follow, and disagreement is named."""
+"""Setting a config's data: paths, classes and heads are adapted, and contradictions are reported."""
 
 import json
 import shutil
@@ -110,7 +110,7 @@ def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
 
 
 def other_kind(folder: Path) -> Config:
-    """A config with data that are neither COCO's nor label maps."""
+    """A config with data that is neither COCO-format nor label maps."""
     dataset = {'type': 'VideoDataset', 'data_root': str(folder), 'data_prefix': {'video': 'clips'}}
     return Config({'model': {}, 'train_dataloader': {'dataset': dataset}})
 
@@ -175,7 +175,7 @@ def test_validation_with_other_classes(
 
 @pytest.fixture
 def chooser(cfg: Config, coco_root: Path) -> Callable[..., Config]:
-    """A function that gives the config, on the generated data, and the training set its ``metainfo``."""
+    """A function that returns the config with the generated data and a ``metainfo`` for the training set."""
 
     def choose(**meta: object) -> Config:
         set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
@@ -185,7 +185,7 @@ def chooser(cfg: Config, coco_root: Path) -> Callable[..., Config]:
     return choose
 
 
-def test_the_classes_that_a_config_chooses_stand(chooser: Callable[..., Config]) -> None:
+def test_classes_that_a_config_selects(chooser: Callable[..., Config]) -> None:
     chosen = ('circle', 'triangle')
     cfg = chooser(classes=list(chosen), palette=[(1, 2, 3), (4, 5, 6)])
     set_classes(cfg, read_classes(cfg, TRAINING))
@@ -214,7 +214,7 @@ def test_the_classes_that_a_config_chooses_stand(chooser: Callable[..., Config])
         ('circle', r"give a tuple of names, such as \('circle',\)"),
     ],
 )
-def test_classes_that_a_config_cannot_choose(
+def test_classes_that_a_config_cannot_select(
     chooser: Callable[..., Config], classes: object, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -235,13 +235,13 @@ def test_chosen_classes_without_objects(chooser: Callable[..., Config], own_root
 def test_datasets_of_a_config_that_choose_different_classes(chooser: Callable[..., Config]) -> None:
     cfg = chooser(classes=('circle',))
     cfg.val_dataloader.dataset.metainfo = {'classes': ('triangle',)}
-    with pytest.raises(UserError, match='the datasets of the config choose different classes'):
+    with pytest.raises(UserError, match='the datasets of the config select different classes'):
         read_classes(cfg, TRAINING)
 
 
 @DATASETS.register_module(force=True)
 class Circles(CocoDataset):
-    """COCO data with classes of its own, as MMDetection's documentation adds a dataset."""
+    """COCO data with its own classes, defined as in MMDetection's documentation."""
 
     METAINFO = {'classes': ('circle',), 'palette': [(9, 9, 9)]}  # noqa: RUF012
 
@@ -280,7 +280,7 @@ def test_datasets_of_their_own_folders_are_not_pointed_to_one(cfg: Config, tmp_p
     ]
     other.update(data_root='elsewhere', ann_file=plain.ann_file, data_prefix=plain.data_prefix)
     cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [plain, other]}
-    with pytest.raises(UserError, match='train_dataloader joins 2 datasets, and --data-root, '):
+    with pytest.raises(UserError, match='train_dataloader combines 2 datasets, and --data-root, '):
         set_data_paths(cfg, DataOptions(data_root=str(tmp_path)))
 
 

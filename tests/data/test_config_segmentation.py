@@ -1,4 +1,4 @@
-"""Pointing a segmentor at images and label maps: classes, heads and what is ignored follow."""
+"""Setting a segmentor's images and label maps: classes, heads and the ignored value are adapted."""
 
 import copy
 from collections.abc import Callable
@@ -152,7 +152,7 @@ def test_another_value_for_unlabelled_pixels_is_refused(cfg: Config, names: str,
     cfg.model.auxiliary_head.loss_decode = [{'type': 'DiceLoss', 'ignore_index': 255}]
     cfg.merge_from_dict({setting: 0})
     set_data_paths(cfg, DataOptions(data_root='elsewhere'))  # no option for label maps: the setting stands
-    with pytest.raises(UserError, match=f'^{setting}=0: .* by --ignore-label$'):
+    with pytest.raises(UserError, match=f'^{setting}=0: .* with --ignore-label$'):
         set_data_paths(cfg, DataOptions(classes=names))
 
 
@@ -206,7 +206,7 @@ def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Pa
 def test_datasets_with_a_numbering_of_their_own(cfg: Config, names: str, change: dict, kind: str) -> None:
     cfg.val_dataloader.dataset.update(change)
     set_data_paths(cfg, DataOptions(data_root='elsewhere'))
-    with pytest.raises(UserError, match=f'two folders of images and label maps; {kind} has a layout'):
+    with pytest.raises(UserError, match=f'two folders of images and label maps; {kind} has a fixed layout'):
         set_data_paths(cfg, DataOptions(classes=names))
 
 
@@ -224,7 +224,7 @@ def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(
-        f'no data at {root}/gone; put the data there, or point elsewhere with --data-root'
+        f'no data at {root}/gone; put the data there, or set other paths with --data-root'
     )
     assert 'annotations/validation' in message
 
@@ -284,10 +284,10 @@ def test_a_count() -> None:
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'a\n\nb\n', 'line 2 is empty; each line names the class of a label'),
+        (b'a\n\nb\n', 'line 2 is empty; each line must be the name of one class'),
         (b'a\nb\na\n', 'line 3 repeats "a"'),
         (b'\xff\xfe\x00', 'neither a text file with one class name per line nor a number'),
-        (b'', 'give 2 to 255 classes; the background is one of them'),
+        (b'', 'give 2 to 255 classes, including the background'),
         (b'only\n', 'give 2 to 255 classes'),
         ('\n'.join(map(str, range(256))).encode(), 'give 2 to 255 classes'),
     ],

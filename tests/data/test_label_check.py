@@ -1,4 +1,4 @@
-"""What label maps contain, and what is reported about it."""
+"""Reports about the content of label maps."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ THREE_AFTER_ZERO = LabelRule(('sky', 'road', 'car'), reduce_zero_label=True)
 
 @pytest.fixture
 def inspect(tmp_path: Path) -> Callable[..., LabelReport]:
-    """A function from a rule and the values of maps to what is found; images are added."""
+    """A function from a rule and the values of maps to the report; the images are generated."""
     for folder in ('images', 'maps'):
         (tmp_path / folder).mkdir()
 
@@ -132,7 +132,7 @@ def test_sizes_that_differ(inspect: Callable[..., LabelReport], tmp_path: Path) 
     for maps_read in (1, 2):  # from headers alone, and of maps that are read
         (problem,) = inspect_labels(pairs, tmp_path / 'maps', THREE, maps_read=maps_read).problems
         assert 'images/1.jpg has 2×3 pixels and its label map ' in problem.what
-        assert 'maps/1.png 3×1; they must be equal' in problem.what
+        assert 'maps/1.png has 3×1; they must be equal' in problem.what
 
 
 def test_every_broken_file_is_named(inspect: Callable[..., LabelReport], tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_summary_has_a_line_for_each_class(inspect: Callable[..., LabelReport], 
         '      1   75.000%       2  sky',
         '      2    0.000%       0  road',
         '      3    0.000%       0  ?[2J',
-        '      9   12.500%       1  no class',
+        '      9   12.500%       1  not a class',
     ]
     instances = inspect(THREE, np.arange(1000, 1100, dtype=np.uint16))
     *_, last, more = instances.summary().splitlines()
     assert last.split()[0] == '1019'
-    assert more.split(maxsplit=1) == ['…', '80 more values that are no class']
+    assert more.split(maxsplit=1) == ['…', '80 more values outside the classes']

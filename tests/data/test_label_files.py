@@ -1,4 +1,4 @@
-"""Images and label maps: which belong together, and how they are read."""
+"""Pairing images with label maps, and reading them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every tool with inputs that do not work: one line that names the input, and nothing written."""
+"""Every tool with invalid inputs: one line that names the input, and no files written."""
 
 import os
 import runpy
@@ -21,7 +21,7 @@ from crossformer_mm.utils.errors import UserError
 TOOLS = Path(__file__).parents[2] / 'tools'
 NOWHERE = '/proc/nowhere'  # a folder that root cannot make either
 
-# With {} for what does not work; all else works.
+# {} stands for the invalid input; all others are valid.
 TAKE_CONFIG = {
     'train': 'train {} --data-root data --work-dir work',
     'test': 'test {} good.pth --data-root data --work-dir work',
@@ -51,7 +51,7 @@ INFER = 'infer image.png --config narrow.py --checkpoint good.pth --out out'
 CHECK = 'check_dataset narrow.py --data-root data --out out'
 BENCHMARK = 'benchmark t --size 64 --rounds 1 --measure time --out out/b'
 CONVERT = 'convert_checkpoint good.pth out.pth'
-# Each with the words that do not work at its end, which the line has to name.
+# The last words of each are invalid, and the message must name them.
 OTHERS = [
     (TRAIN, '--batch-size 0'),
     (TRAIN, '--batch-size -3'),
@@ -198,7 +198,7 @@ OTHERS = [
 
 @pytest.fixture(scope='module')
 def folder(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What works (``narrow.py``, ``good.pth``, ``data``, ``image.png``), and what does not beside it."""
+    """Valid files (``narrow.py``, ``good.pth``, ``data``, ``image.png``), and invalid ones."""
     folder = tmp_path_factory.mktemp('inputs')
     cfg = narrow_config('mask_rcnn_crossformer_s')
     cfg.dump(folder / 'narrow.py')
@@ -266,7 +266,7 @@ def check(status: int, err: str, named: str, before: dict, folder: Path) -> str:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """All that is in a folder; a file's bytes and time show when it is written again."""
+    """The content of a folder, with bytes and times of files, which show when a file is written again."""
     found = {path: path.stat() for path in folder.rglob('*') if '__pycache__' not in path.parts}
     return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items() if path.is_file()} | {
         str(path): (0, 0) for path in found if path.is_dir()

@@ -1,4 +1,4 @@
-"""``crossformer check`` on COCO data: every kind of problem is found, and none hides the others."""
+"""``crossformer check`` on COCO data: every kind of problem is found, and no problem hides another."""
 
 import json
 import shutil
@@ -69,11 +69,11 @@ def test_all_problems_are_listed_at_once(
     assert sorted(line for line in said.splitlines() if line.startswith(('error', 'warning'))) == [
         'error: annotations of unknown categories: 1',
         'error: boxes of negative size: 1',
-        'error: broken masks: 1',
+        'error: different categories: 1',
         'error: images of another size: 1',
         'error: images that are missing: 1',
         'error: images that cannot be read: 1',
-        'error: other categories: 1',
+        'error: invalid masks: 1',
         'warning: boxes that reach outside: 1',
         'warning: categories without objects: 1',
         'warning: images listed twice: 1',
@@ -115,7 +115,7 @@ def test_numbers_that_cannot_be(
 def test_a_sample_of_the_images(
     flat_config: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those beyond it may be broken too, and are not drawn."""
+    """Images outside the sample may be damaged and are not drawn."""
     for path in (own_root / 'train2017').iterdir():
         path.write_bytes(b'no image')
     check(flat_config, '--data-root', own_root, '--sample', '2', '--out', tmp_path / 'out')

@@ -23,7 +23,7 @@ IMAGES, MAPS = 'images/training', 'annotations/training'
 
 @pytest.fixture(scope='module')
 def config_file(config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentor's config in one file without bases, which is quicker to read."""
+    """A segmentor's config as a single file without base configs, which is quicker to read."""
     path = tmp_path_factory.mktemp('config') / 'fpn_crossformer_s.py'
     config(path.stem).dump(path)
     return path
@@ -31,7 +31,7 @@ def config_file(config: Callable[[str], Config], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope='module')
 def sound_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in ADE20K's layout: 14 images to train on, 3 to validate, four classes from 1."""
+    """A folder in ADE20K's layout: 14 training and 3 validation images, four classes from 1."""
     root = tmp_path_factory.mktemp('maps')
     write_ade20k(root, train=14, val=3, size=64)
     return root
@@ -39,13 +39,13 @@ def sound_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(sound_root: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
+    """A copy of the data that a test may damage."""
     return Path(shutil.copytree(sound_root, tmp_path / 'own'))
 
 
 @pytest.fixture
 def check(config_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """``tools/check_dataset.py`` in this process: its exit status and what it says."""
+    """``tools/check_dataset.py`` in this process: its exit status and output."""
 
     def call(root: Path, *words: object, zero: str = '--reduce-zero-label') -> tuple[int, str]:
         known = [config_file, '--data-root', root, '--classes', root / 'classes.txt', zero]
@@ -108,18 +108,18 @@ def test_all_problems_are_listed_at_once(root: Path, check: Callable[..., tuple[
         'error: images without a label map: 1',
         'error: label maps of another size: 1',
         'error: label maps that cannot be used: 2',
-        'error: label maps with values that are no class: 2',
+        'error: label maps with values outside the classes: 2',
         'error: label maps without an image: 1',
         'warning: images that are in the training set too: 1',
     ]
     assert '00000005.jpg cannot be decoded' in said
     assert '00000004.png is not a label map but a colour image' in said
-    assert said.count('ignore_label can name another value') == 1, 'once for all of a kind'
+    assert said.count('ignore_label can set a value') == 1, 'once for all of a kind'
     assert said.endswith('\n10 errors\n')
 
 
 def test_zero_is_a_class_after_all(root: Path, check: Callable[..., tuple[int, str]]) -> None:
-    """The classes start from 0 in the files, and the option says that they do not."""
+    """The classes start from 0 in the files, contrary to the option."""
     change_maps(root / 'annotations', lambda values: np.maximum(values, 1) - 1)
     status, said = check(root)
     assert status == 0
@@ -131,7 +131,7 @@ def test_zero_is_a_class_after_all(root: Path, check: Callable[..., tuple[int, s
 
 
 def test_a_sample_of_the_images(root: Path, check: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """Of the truncated ones, as many are found as are decoded, and none of them is drawn."""
+    """Truncated images are found if they are decoded, and are not drawn."""
     for path in (root / IMAGES).iterdir():
         cut(path)
     status, said = check(root, '--sample', 5, '--out', tmp_path / 'out')
@@ -154,7 +154,7 @@ def test_an_empty_folder_does_not_hide_the_others(root: Path, check: Callable[..
 
 
 def test_samples_have_the_colours_of_their_classes(tmp_path: Path) -> None:
-    """Left to right: the first class, the second, what is ignored and what is no class."""
+    """Left to right: the first class, the second, ignored pixels, and pixels outside the classes."""
     values = np.repeat(np.uint8([[0, 1, 255, 9]]), 40, axis=1).repeat(160, axis=0)
     cv2.imwrite(str(tmp_path / 'map.png'), values)
     cv2.imwrite(str(tmp_path / 'image.png'), np.full((160, 160, 3), 200, np.uint8))

@@ -1,4 +1,4 @@
-"""Two processes on CPUs: they train as one does, evaluate each image once, and end together."""
+"""Two processes on CPUs train like one process, evaluate each image once, and end together."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def finish(folder: Path, process: subprocess.Popen, status: int = 0) -> str:
 
 
 def distributed(folder: Path, tool: str, *words: Any, status: int = 0) -> str:
-    """Run a script of ``tools/`` to its end, check its exit status and return its stderr."""
+    """Run a script of ``tools/`` until it ends, check its exit status and return its stderr."""
     return finish(folder, start(folder, tool, *words), status)
 
 
@@ -68,12 +68,12 @@ def train(*words: Any) -> None:
 
 
 def evaluate(*words: Any) -> dict[str, float]:
-    """The numbers of ``tools/test.py`` in this process."""
+    """The metrics of ``tools/test.py`` in this process."""
     return test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
 
 
 def scalars(work_dir: Path) -> list[dict[str, Any]]:
-    """What the latest run there logged."""
+    """The values that the latest run there logged."""
     lines = max(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
     return list(map(json.loads, lines))
 
@@ -92,7 +92,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def without_chance(part: Any) -> None:
-    """Switch off what is drawn in a step, where the number of processes would change the draws."""
+    """Switch off randomness in the training step, which would depend on the number of processes."""
     if isinstance(part, dict):
         part.update({name: 0.0 for name in ('drop_path_rate', 'dropout_ratio') if name in part})
         if part.get('type') == 'RandomFlip':
@@ -113,7 +113,7 @@ def log_all(cfg: Config) -> None:
 
 @pytest.fixture(scope='module')
 def detector(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow Mask R-CNN as a file, with two images a process, that logs each iteration."""
+    """A narrow Mask R-CNN as a file, with two images per process, that logs each iteration."""
     cfg = narrow_config('mask_rcnn_crossformer_s')
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.train_dataloader.batch_size = 2
@@ -126,7 +126,7 @@ def detector(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope='module')
 def segmentor(narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow Semantic FPN as a file, four iterations of four images, without data and chance."""
+    """A narrow Semantic FPN as a file, four iterations of four images, without data and randomness."""
     cfg = narrow_segmentor('fpn_crossformer_s')
     cfg.train_cfg.update(max_iters=4, val_interval=4)
     cfg.default_hooks.checkpoint.interval = 2
@@ -140,7 +140,7 @@ def segmentor(narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytes
 
 @pytest.fixture(scope='module')
 def maps(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Options for a set of label maps: 9 images to train on, 3 to validate."""
+    """Options for a dataset of label maps with 9 training and 3 validation images."""
     root = tmp_path_factory.mktemp('maps')
     write_ade20k(root, train=9, val=3, size=64)
     return ['--data-root', root, '--classes', root / 'classes.txt', '--reduce-zero-label']
@@ -150,7 +150,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 def test_two_trainings_at_once_validate_as_one_process_does(
     detector: Path, coco_root: Path, tmp_path: Path
 ) -> None:
-    """Each run finds a free port. There are three images to validate on, for two processes."""
+    """Each run finds a free port. Two processes share three validation images."""
     folders = [tmp_path / name for name in ('first', 'second')]
     words = [detector, 2, '--data-root', coco_root, '--work-dir']
     processes = [start(folder, 'dist_train.sh', *words, folder) for folder in folders]
@@ -169,7 +169,7 @@ def test_two_trainings_at_once_validate_as_one_process_does(
 def test_a_segmentor_trains_in_two_processes_as_in_one(
     segmentor: Path, maps: list[Any], tmp_path: Path
 ) -> None:
-    """Augmented alike, with a norm that sees images one by one: BN on CPUs sees a process's own."""
+    """With equal augmentation, and a norm that treats images separately, unlike BN."""
     norm = ['model.decode_head.norm_cfg.type=GN', 'model.decode_head.norm_cfg.num_groups=4']
     one = [segmentor, *maps, '--work-dir', tmp_path / 'one', '--batch-size', 4]
     two = [segmentor, 2, *maps, '--work-dir', tmp_path / 'two', '--batch-size', 2]
@@ -190,7 +190,7 @@ def test_a_segmentor_trains_in_two_processes_as_in_one(
 def test_a_detector_in_two_processes_trains_as_one_that_accumulates(
     detector: Path, coco_root: Path, tmp_path: Path
 ) -> None:
-    """Step by step, one image a process against two images an update: losses are means a process."""
+    """One image per process, against accumulation over two images: losses are means per process."""
     cfg = Config.fromfile(detector)
     without_chance(cfg.model)
     cfg.model.backbone.drop_path_rate = 0.0
@@ -217,7 +217,7 @@ def test_a_detector_in_two_processes_trains_as_one_that_accumulates(
 def test_bn_agrees_and_a_resumed_run_goes_on_the_same(
     segmentor: Path, maps: list[Any], tmp_path: Path
 ) -> None:
-    """The checkpoint scores what the validation said, in one process too; --resume comes to the same bits."""
+    """The checkpoint reaches the score of the validation, in one process too; --resume is bit-exact."""
     words = [segmentor, 2, *maps, '--batch-size', 2, '--work-dir']
     distributed(tmp_path, 'dist_train.sh', *words, tmp_path / 'whole', '--cfg-options', SEED)
     validated = scalars(tmp_path / 'whole')[-1]
@@ -278,7 +278,7 @@ def save_untrained(config: Path, path: Path, classes: int) -> None:
 
 
 def assert_evaluated_alike(folder: Path, config: Path, words: list[Any], written: int) -> None:
-    """Check that two processes come to the numbers of one, and write as many files, the same ones."""
+    """Check that two processes give the metrics of one, and write the same files."""
     words = [*words, '--work-dir', folder / 'work']
     alone = evaluate(config, folder / 'weights.pth', *words)
     files = {path: path.read_bytes() for path in sorted(folder.glob('found*/*')) or folder.glob('found.*')}
@@ -305,7 +305,7 @@ def assert_evaluated_alike(folder: Path, config: Path, words: list[Any], written
 def test_a_process_that_fails_ends_the_run(
     detector: Path, coco_root: Path, tmp_path: Path, how: str, line: str
 ) -> None:
-    """With its error, said once, and without a process left behind."""
+    """The error is printed once, and no process remains."""
     cfg = Config.fromfile(detector)
     cfg.custom_imports.imports.append('failing')
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'FailingHook', 'how': how}]
@@ -342,7 +342,7 @@ def test_an_error_at_the_start_is_said_once(
 
 
 def processes_of(folder: Path) -> list[int]:
-    """What still runs with a path from there in its command line."""
+    """The running processes with a path from this folder in their command lines."""
     return [
         process.pid
         for process in psutil.process_iter(['cmdline'])
@@ -351,7 +351,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def started(script: str, words: str, **environment: str) -> subprocess.CompletedProcess:
-    """What a script of ``tools/`` would start, printed instead."""
+    """The command that a script of ``tools/`` would start, printed instead."""
     return subprocess.run(
         ['bash', str(TOOLS / script), *words.split()],
         env={'PATH': os.environ['PATH'], 'PYTHON': 'echo', **environment},
@@ -414,7 +414,7 @@ raise SystemExit(cli.run(parser, main))
 
 @pytest.mark.parametrize(('how', 'status'), [('status', 7), ('bug', 1)])
 def test_one_of_several_processes_exits_without_finalising(how: str, status: int, tmp_path: Path) -> None:
-    """Finalisation aborts a process whose gloo threads still run; all that Python writes is written."""
+    """Finalisation would abort a process with running gloo threads; all output of Python is still written."""
     (tmp_path / 'launched.py').write_text(LAUNCHED)
     done = subprocess.run(
         [sys.executable, str(tmp_path / 'launched.py'), how, '--launcher', 'pytorch'],

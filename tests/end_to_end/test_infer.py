@@ -34,7 +34,7 @@ ANY_BYTES = ('葡萄.png', os.fsdecode(b'latin-\xe9.png'))
 
 
 def save_checkpoint(cfg: Config, path: Path, classes: tuple[str, ...], **meta: Any) -> None:
-    """Random weights for a config, for so many classes."""
+    """Random weights for a config with the given number of classes."""
     cfg = cfg.copy()
     init_default_scope(cfg.default_scope)
     set_num_classes(cfg.model, len(classes))
@@ -132,7 +132,7 @@ def test_a_model_without_masks_gives_boxes(
 
 
 def image_files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Images of every kind, and their height and width as seen."""
+    """Images of every kind, and their displayed height and width."""
     shapes = {'one.png': (1, 1), 'odd.jpg': (37, 91), 'thin.png': (1, 400), 'tall.png': (300, 2)}
     for name, shape in shapes.items():
         cv2.imwrite(str(folder / name), noise(*shape, 3))
@@ -262,7 +262,7 @@ BAD = {
 
 
 class Evil:
-    """Leaves a file where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.system, ('touch unpickled',)
@@ -272,7 +272,7 @@ class Evil:
 def beside(
     folder: Path, narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder of files that do not work."""
+    """A folder of invalid files."""
     beside = tmp_path_factory.mktemp('beside')
     (beside / 'empty.py').write_text('model = None\n')
     cfg = Config.fromfile(folder / 'narrow.py')

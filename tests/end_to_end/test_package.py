@@ -1,4 +1,4 @@
-"""The package as it is installed: what it asks for, and that a wheel works without the clone."""
+"""The installed package: its requirements, and that a wheel works without the clone."""
 
 import ast
 import os
@@ -71,7 +71,7 @@ def test_wheel_holds_the_configs_and_no_more(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel_trains_without_the_clone(wheel: Path, coco_root: Path, tmp_path: Path) -> None:
-    """In an environment of its own, where this one's packages can be imported and ours is the wheel's."""
+    """In a separate environment, with the packages of this one, and the project from the wheel."""
     folder, environment = tmp_path / 'empty', tmp_path / 'environment'
     folder.mkdir()
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', environment], check=True)

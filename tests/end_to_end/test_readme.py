@@ -1,4 +1,4 @@
-"""What README.md and docs/ show works: examples, command lines, links, and the tests that they name."""
+"""README.md and docs/: their examples, command lines and links work, and the tests that they name exist."""
 
 import argparse
 import ast
@@ -34,7 +34,7 @@ README = ROOT / 'README.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
 TEXTS = {page: page.read_text(encoding='utf-8') for page in PAGES}
 PYTHON = re.compile(r'^```python\n(.*?)^```', re.DOTALL | re.MULTILINE)
-# Variables, launchers and their options; then a tool; then its words.
+# Variables, launchers and their options; then a tool; then its arguments.
 COMMAND = re.compile(
     r'(?:\w+=\S* )*(?:(?:srun|torchrun) .*?)?(?:python3? (?:-u )?)?'
     r'(crossformer|tools/(?:\w+\.py|dist_\w+\.sh))(?: (.*)|$)'
@@ -86,7 +86,7 @@ def build(config: str) -> tuple[nn.Module, Config]:
 
 
 def test_channels_of_each_arch() -> None:
-    """The table of the neck's ``in_channels`` has every arch, with what the network returns."""
+    """The table of the neck's ``in_channels`` has every arch with the channels that the network returns."""
     rows = re.findall(r'^\| (`.*`) \| `(\[[\d, ]+\])` \|$', TEXTS[README], re.MULTILINE)
     archs = [arch for names, _ in rows for arch in re.findall(r'`(\w+)`', names)]
     assert sorted(archs) == sorted(['t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l', 'pp_h'])
@@ -134,7 +134,7 @@ def test_imports_of_examples(page: Path) -> None:
 
 
 class Parsed(BaseException):
-    """Raised in place of what a tool does after it has parsed its command line."""
+    """Raised instead of running a tool after it has parsed its command line."""
 
 
 def parse(script: Path, words: list[str]) -> None:
@@ -167,7 +167,7 @@ def options_of(command: str) -> set[str]:
 
 
 def split(command: str) -> tuple[Path, list[str]]:
-    """The script that a command line runs, and the words for it; what marks optional words is left out."""
+    """The script that a command line runs, and its arguments, without the marks of optional ones."""
     tool, words = COMMAND.match(command).groups()
     words = [word.strip('[]…') for word in shlex.split(words or '', comments=True)]
     words = ['1' if word in NUMBERS else word for word in words if word]
@@ -180,7 +180,7 @@ def split(command: str) -> tuple[Path, list[str]]:
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """Those in blocks of code that run a tool of ours."""
+    """The command lines in code blocks that run one of our tools."""
     fenced = False
     for line in text.replace('\\\n', ' ').splitlines():
         fenced ^= line.startswith('```')
@@ -197,7 +197,7 @@ def test_command_lines_parse(command: str) -> None:
 
 @by_page
 def test_options_in_the_text_exist(page: Path) -> None:
-    """Those of ``tool --option`` in the text, and those in the first column of tables."""
+    """Options in the text (``tool --option``) and in the first column of tables."""
     for span in re.findall(r'`([^`\n]+)`', TEXTS[page]):
         if tool := re.match(r'(?:python3? )?(?:crossformer \w+|tools/\w+\.py)(?= )', span):
             assert set(re.findall(r' (--[\w-]+)', span)) <= options_of(tool[0]), span
@@ -228,7 +228,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Those that GitHub gives the headings of a page."""
+    """The anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r'^#+ (.*)', page.read_text(encoding='utf-8'), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 

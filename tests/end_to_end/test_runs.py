@@ -1,4 +1,4 @@
-"""Training, evaluation and resuming on tiny data, and every way that they refuse to start."""
+"""Training, evaluation and resuming on tiny data, and invalid inputs for them."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ TRAIN = 'annotations/instances_train2017.json'
 
 @pytest.fixture(scope='module')
 def narrow(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow config as a file; its network is too young to be sure of anything, so all scores count."""
+    """A narrow config as a file; all scores count, since its network is hardly trained."""
     cfg = narrow_config('mask_rcnn_crossformer_pp_s')
     cfg.train_cfg.max_epochs = 1
     cfg.model.test_cfg.rcnn.score_thr = 0.0
@@ -88,7 +88,7 @@ def test_evaluation_agrees_with_pycocotools(
 
 
 def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
-    """What pycocotools says of the files."""
+    """The metrics that pycocotools computes from the files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
         evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
@@ -117,7 +117,7 @@ def test_results_without_evaluation_for_images_without_annotations(
     ('words', 'message'),
     [
         (['--format-only'], '--format-only needs --out NAME.json'),
-        (['--format-only', '--out', 'r.json', '--plots', 'p'], '--plots draws an evaluation'),
+        (['--format-only', '--out', 'r.json', '--plots', 'p'], '--plots needs an evaluation'),
         (['--out', 'file/r.json'], '--out file: file is a file, not a folder'),
         (['--out', '.'], '--out .: is a folder; give a file name'),
         (['--plots', 'file'], '--plots file: file is a file, not a folder'),
@@ -203,7 +203,7 @@ def test_resuming_from_weights_alone(
     work_dir = tmp_path / 'work'
     status = train(narrow, '--data-root', coco_root, '--work-dir', work_dir, '--resume', path)
     message = refusal(capsys, status, work_dir)
-    assert f'--resume {path}: holds weights without the state of a training (no optimizer, mess' in message
+    assert f'--resume {path}: contains weights without a training state (no optimizer, mess' in message
     assert '--pretrained FILE for the backbone' in message
 
 
@@ -262,7 +262,7 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path, '--amp', '--resume']
     assert train(*words, '--pretrained', trained / 'epoch_1.pth') == 0
     log = log_of(tmp_path)
-    assert 'holds no checkpoint to resume from: training from the start' in log
+    assert 'contains no checkpoint to resume from: training from scratch' in log
     assert 'tensors matched, 0 missing' in log
     assert 'no pretrained weights' not in log
     weights = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']

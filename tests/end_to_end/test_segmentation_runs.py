@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction on own images and label maps, and how runs refuse to start."""
+"""Training, evaluation and prediction on images and label maps, and invalid inputs for them."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def narrow(narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytest.T
 
 
 def draw(root: Path, first: int = 0) -> None:
-    """A data set in ADE20K's layout of a background, a rectangle and unlabelled pixels, in odd sizes.
+    """Write a dataset in ADE20K's layout with a background, a rectangle and unlabelled pixels, in odd sizes.
 
     ``first`` is the background's value; the rectangle's is one more.
     """

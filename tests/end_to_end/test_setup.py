@@ -1,4 +1,4 @@
-"""The set-up: what it refuses before downloading, and how it resumes. Python and pip are stand-ins here."""
+"""The set-up: its checks before downloading, and how it resumes. Python and pip are replaced by fakes."""
 
 import re
 import shutil
@@ -71,7 +71,7 @@ esac
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The files that the set-up needs, in a folder of their own, and beside it a PATH to run it with."""
+    """The files that the set-up needs, in a separate folder, and a PATH to run it with."""
     clone = tmp_path / 'clone'
     for name in ('tools', 'crossformer_mm'):
         (clone / name).mkdir(parents=True)
@@ -100,7 +100,7 @@ def write_sources(clone: Path, sources: dict[str, str]) -> None:
 
 
 def compiled(clone: Path) -> list[str]:
-    """What wheels of mmcv were compiled from, which is forgotten: joined sources, or a requirement."""
+    """The sources (joined, or a requirement) that mmcv was compiled from; the record is cleared."""
     record = clone / 'compiled'
     lines = record.read_text().splitlines() if record.exists() else []
     record.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def compiled(clone: Path) -> list[str]:
 
 
 def write_command(clone: Path, name: str, text: str) -> None:
-    """Put a command of that name on the clone's PATH, instead of the one there."""
+    """Put a command of that name on the clone's PATH, replacing an existing one."""
     command = clone.parent / 'bin' / name
     command.unlink(missing_ok=True)
     command.write_text(text)
@@ -116,7 +116,7 @@ def write_command(clone: Path, name: str, text: str) -> None:
 
 
 def start(clone: Path, **environment: str) -> subprocess.Popen:
-    """The set-up, started in a session of its own, with nothing in its environment but what is given."""
+    """Start the set-up in a separate session, with only the given environment."""
     return subprocess.Popen(
         [str(clone / 'tools' / 'setup.sh')],
         env={'PATH': str(clone.parent / 'bin'), **environment},
@@ -136,7 +136,7 @@ def set_up(clone: Path, **environment: str) -> tuple[int, str, str]:
 
 
 def installed(clone: Path) -> list[str]:
-    """The lines of pip.log, which is emptied."""
+    """The lines of pip.log, which is then cleared."""
     log = clone / 'pip.log'
     lines = log.read_text().splitlines() if log.exists() else []
     log.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def installed(clone: Path) -> list[str]:
 
 
 def wait_for(clone: Path, line: str) -> None:
-    """Wait until pip.log has that line."""
+    """Wait until pip.log contains the line."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if (clone / 'pip.log').exists() and line in (clone / 'pip.log').read_text().splitlines():
@@ -154,7 +154,7 @@ def wait_for(clone: Path, line: str) -> None:
 
 
 def once(*steps: str) -> list[str]:
-    """What pip.log holds after these steps, one after the other."""
+    """The content of pip.log after these steps."""
     return [f'{event} {step}' for step in steps for event in ('begin', 'end')]
 
 

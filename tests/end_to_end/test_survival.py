@@ -1,4 +1,4 @@
-"""Detectors and segmentors trained by the tool and stopped in every way, and what is left of them."""
+"""Detectors and segmentors trained by the tool, stopped in every way, and resumed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ EACH_ITERATION = ('default_hooks.checkpoint.by_epoch=False', 'default_hooks.chec
 
 @HOOKS.register_module(force=True)
 class SignalHook(Hook):
-    """Sends this process a signal before the third iteration, with the worker processes at work."""
+    """Sends this process a signal before the third iteration, while the worker processes are running."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -71,7 +71,7 @@ def detector(narrow_config: Callable[[str], Config], tmp_path_factory: pytest.Te
 def segmentor(
     narrow_segmentor: Callable[[str], Config], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """A narrow Semantic FPN as a file, four iterations, and ADE20K's layout of noise for it."""
+    """A narrow Semantic FPN as a file, four iterations, and noise in ADE20K's layout to train on."""
     root = tmp_path_factory.mktemp('ade')
     random = np.random.default_rng(0)
     for split in ('training', 'validation'):
@@ -101,7 +101,7 @@ def log_of(work_dir: Path) -> str:
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a tool ended with."""
+    """The error line of a tool."""
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith('error: ')
     return last
@@ -109,7 +109,7 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture(scope='module')
 def whole(detector: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of a run that nothing stopped, with no seed given."""
+    """The work folder of an uninterrupted run without a given seed."""
     work_dir = tmp_path_factory.mktemp('whole')
     assert train(detector, '--data-root', coco_root, '--work-dir', work_dir) == 0
     return work_dir
@@ -118,7 +118,7 @@ def whole(detector: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_detector_resumes_to_the_same_weights(
     detector: Path, coco_root: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """From a damaged latest checkpoint, with other worker processes, without being told the seed."""
+    """The latest checkpoint is damaged, the number of worker processes differs, and no seed is given."""
     for name in ('epoch_1.pth', 'epoch_2.pth'):
         shutil.copy(whole / name, tmp_path)
     content = (tmp_path / 'epoch_2.pth').read_bytes()
@@ -143,7 +143,7 @@ def test_a_segmentor_resumes_to_the_same_weights(segmentor: tuple[Path, Path], t
 
 @pytest.mark.slow
 def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], tmp_path: Path) -> None:
-    """mmengine's EMAHook: a checkpoint holds the mean as its weights, and the weights themselves beside."""
+    """With mmengine's EMAHook, a checkpoint has the averaged weights, and the others in a separate entry."""
     cfg = Config.fromfile(segmentor[0])
     cfg.custom_hooks = [*cfg.custom_hooks, {'type': 'EMAHook', 'momentum': 0.3}]
     cfg.default_hooks.logger.interval = 1
@@ -272,7 +272,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     detector: Path, coco_root: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """By SIGKILL, while checkpoints are written and at other moments; no process outlives it for long."""
+    """By SIGKILL, while checkpoints are written and at other times; all processes end soon after."""
     seed = torch.load(whole / 'epoch_1.pth', weights_only=False)['meta']['seed']
     words = [sys.executable, TOOLS / 'train.py', detector, '--data-root', coco_root, '--work-dir', tmp_path]
     words += ['--resume', '--cfg-options', 'train_dataloader.num_workers=1', f'randomness.seed={seed}']

@@ -1,4 +1,4 @@
-"""The configs in the toolboxes' own programs, as installed with them, and in their inferencers."""
+"""The configs in the toolboxes' own programs and inferencers."""
 
 import runpy
 import sys
@@ -63,7 +63,7 @@ def detector(
 
 
 def write_config(path: Path, base: Path, coco_root: Path) -> None:
-    """What a user writes to train one of the configs on the generated shapes with MMDetection."""
+    """Write the config of a user who trains one of the configs on generated shapes with MMDetection."""
     annotations = str(coco_root / 'annotations' / 'instances_val2017.json')
     out = str(path.parent / 'results')
     path.write_text(

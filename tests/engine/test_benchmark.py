@@ -1,4 +1,4 @@
-"""The benchmark: the tool on small images, and its arithmetic on given times."""
+"""The benchmark: the tool on small images, and the statistics of given times."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The command ``crossformer``: what it says by itself, and that it calls what the tools call."""
+"""The command ``crossformer``: its own output, and that it calls the functions that the tools call."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""This project's own configs by their names, copied, and inherited without a clone."""
+"""This project's own configs: found by name, copied, and inherited without a clone."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_a_copy_overwrites_nothing(
     mine = tmp_path / 'fpn_crossformer_s.py'
     mine.symlink_to('gone.py')
     assert main(['configs', '--copy', 'fpn_crossformer_s']) == 1
-    assert 'fpn_crossformer_s.py: exists, and stays as it is; move it' in capsys.readouterr().err
+    assert 'fpn_crossformer_s.py: exists and was not changed; move it' in capsys.readouterr().err
     assert mine.is_symlink() and not mine.exists()
 
 

@@ -42,12 +42,12 @@ def test_work_dir(train_with: Callable[..., Config]) -> None:
 
 def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
     assert train_with('--auto-scale-lr').auto_scale_lr == {'enable': True, 'base_batch_size': 16}
-    with pytest.raises(UserError, match='which batch size its learning rate is for'):
+    with pytest.raises(UserError, match='the batch size that its learning rate is for'):
         train_with('--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
 
 
 def test_auto_scaling_reckons_with_accumulation(train_with: Callable[..., Config]) -> None:
-    """mmengine multiplies by the images of an iteration over these: 4 × 2 over 16 is 2 over 4."""
+    """mmengine scales by the ratio of the images of an iteration to the base: 4 × 2 / 16 = 2 / 4."""
     assert train_with('--auto-scale-lr', '--accumulate', '4').auto_scale_lr.base_batch_size == 4
 
 
@@ -208,7 +208,7 @@ def test_a_dictionary_takes_the_place_of_a_name(flat_config: Path) -> None:
         ('a=[1,(2]', 'not KEY=VALUE with balanced brackets'),
         ('optim_wraper.optimizer.lr=1', 'unknown setting optim_wraper; did you mean optim_wrapper'),
         ('data_root=x', 'data_root is a variable .* no effect'),
-        ('zzz=1', 'unknown setting zzz; .*has no such part'),
+        ('zzz=1', 'unknown setting zzz; .*does not have it'),
         ('model.neck.type.x=1', 'does not fit the config: TypeError'),
         ('param_scheduler.9.end=1', 'does not fit the config: KeyError'),
     ],

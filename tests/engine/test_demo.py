@@ -1,4 +1,4 @@
-"""The demo end to end, as small as it gets: one epoch of four images, through the real tools."""
+"""The demo end to end, with the real tools, for one epoch of four images."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ TINY = {  # what is in a tiny run of each demo, which reaches nothing
 
 @pytest.fixture(scope='module', params=[pytest.param(name, marks=pytest.mark.slow) for name in DEMOS])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
-    """A demo's name, its folder with something old in it, and what the demo said at the end."""
+    """A demo's name, its folder, which contained an old file, and the final output."""
     folder = tmp_path_factory.mktemp('demo')
     (folder / 'old.txt').write_text('of a run before')
     recipe = Recipe(images=4, length=TINY[request.param][2], val_images=2, least=1.01)

@@ -1,4 +1,4 @@
-"""The doctor in whole and in broken installations, which are made by putting fakes before the real ones."""
+"""The doctor in intact and in broken installations; fake modules shadow the real ones."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'doctor.py'
 
 
 def consult(*folders: Path, words: Sequence[str | Path] = (TOOL,)) -> tuple[int, str]:
-    """Exit status and output of the tool, with folders that Python looks into first."""
+    """Exit status and output of the tool, with folders at the front of Python's path."""
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, folders))}
     ended = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, env=environment, timeout=300
@@ -39,7 +39,7 @@ def distribution(folder: Path, name: str, version: str) -> None:
 def test_a_working_installation() -> None:
     status, output = consult()
     assert status == 0, output
-    for part in ('nms and roi_align compute on cpu', 'mmseg.CrossFormer builds', 'float64 differ by'):
+    for part in ('nms and roi_align work on cpu', 'mmseg.CrossFormer builds', 'float64 differ by'):
         assert part in output
     assert 'FAILED' not in output
 

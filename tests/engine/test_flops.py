@@ -1,4 +1,4 @@
-"""Counting multiply-adds: by hand, against published figures, part by part, and what is refused."""
+"""Counting multiply-adds: compared with counts by hand and published figures, and invalid input."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def test_sizes_are_those_of_papers(config: Callable[[str], Config]) -> None:
 
 
 def test_heads_count_as_in_papers(tmp_path: Path) -> None:
-    """Mask R-CNN with Swin-T is published with 48 M and 267 G."""
+    """The published figures of Mask R-CNN with Swin-T are 48 M and 267 G."""
     leaf = tmp_path / 'swin.py'
     leaf.write_text("_base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'\n")
     whole = count(build_model(Config.fromfile(leaf)), 800, 1280)[-1]

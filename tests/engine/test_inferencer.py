@@ -53,7 +53,7 @@ def segmentor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_weights_and_classes_are_those_of_the_file(segmentor: Path) -> None:
-    """MMEngine's inferencers keep random weights where a name that they call is renamed."""
+    """MMEngine's inferencers would keep random weights if a method that they call were renamed."""
     inferencer = open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu')
     saved = torch.load(segmentor / 'two.pth')
     torch.testing.assert_close(inferencer.model.state_dict(), saved['state_dict'], rtol=0, atol=0)
@@ -85,7 +85,7 @@ def test_segmentation(segmentor: Path, tmp_path: Path) -> None:
 
 
 def test_picture_of_segments_has_the_colours_of_the_classes(segmentor: Path, tmp_path: Path) -> None:
-    """A grey image is tinted blue where the label map says sky, and green where it says road."""
+    """A grey image is tinted blue where the label is sky, and green where it is road."""
     grey = np.random.default_rng(0).integers(0, 255, (100, 200), np.uint8)
     cv2.imwrite(str(tmp_path / 'grey.png'), grey)
     words = [tmp_path / 'grey.png', '--config', segmentor / 'fpn.py', '--checkpoint', segmentor / 'two.pth']
@@ -100,7 +100,7 @@ def test_picture_of_segments_has_the_colours_of_the_classes(segmentor: Path, tmp
 
 
 def test_segments_are_those_of_the_toolbox(segmentor: Path) -> None:
-    """A batch of several sizes gives what each image gives alone through MMSegmentation's own call."""
+    """A batch of mixed sizes gives the results of single images with MMSegmentation's own call."""
     inferencer = open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu')
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 60), (40, 60), (64, 32))]

@@ -1,4 +1,4 @@
-"""The page and the index of models: up to date, complete, and in agreement with what was published."""
+"""The page and the index of models: up to date, complete, and consistent with the published figures."""
 
 import math
 from collections import Counter
@@ -111,7 +111,7 @@ def padding(cfg: Config, group_sizes: list[int], intervals: list[int]) -> float:
 
 @pytest.mark.parametrize('name', [name for name in PUBLISHED if PUBLISHED[name].multiply_adds])
 def test_excess_of_published_multiply_adds_is_padding(name: str, config: Callable[[str], Config]) -> None:
-    """Beside the small terms, which are 0.1 to 0.5; the page rounds to 0.1, or 0.1 %."""
+    """Except for small terms of 0.1 to 0.5; the page rounds to 0.1, or 0.1 %."""
     cfg, published = config(name), PUBLISHED[name]
     group_sizes, intervals, layout = groups_of(cfg)
     _, counted, _, printed, excess, *_ = cells(name)

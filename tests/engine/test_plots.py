@@ -1,4 +1,4 @@
-"""The curves of a training: what is read from mmengine's logs, and that it is drawn."""
+"""The curves of a training: reading mmengine's logs, and drawing them."""
 
 import json
 from pathlib import Path
@@ -94,12 +94,12 @@ def test_percentages_and_shares_have_one_axis(monkeypatch: pytest.MonkeyPatch, t
 
 
 class Score(BaseMetric):
-    """A metric of the name that is drawn."""
+    """A metric with a name that is drawn."""
 
     default_prefix = 'coco'
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
-        """Keep nothing but the fact."""
+        """Record only that there was a batch."""
         self.results.append(1)
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole or not at all, never fewer than before; the latest whole one is found."""
+"""Checkpoints of a training: atomic writes, late removal of old ones, and finding the latest intact one."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from crossformer_mm.utils.errors import UserError
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """Let the system refuse to write files beyond so many bytes, as a full disk does."""
+    """Limit the size of files, so that writes fail as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -45,12 +45,12 @@ class Before(Hook):
 
 
 def names(folder: Path) -> list[str]:
-    """The files that belong to checkpoints, half written ones too."""
+    """The files of checkpoints, including partial ones."""
     return sorted(path.name for path in folder.iterdir() if re.search(r'\.pth|last_check', path.name))
 
 
 def found(*folders: Path) -> tuple[Path | None, list[str]]:
-    """The file that a run in these folders would resume from, and what is wrong with others."""
+    """The file that a run in these folders would resume from, and the faults of others."""
     checkpoint, complaints = latest_intact(folders)
     return checkpoint and checkpoint.path, complaints
 
@@ -137,7 +137,7 @@ def test_lost_weights_are_not_saved(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A work folder with checkpoints of iterations 4, 8 and 12, and one of weights alone."""
+    """A work folder with checkpoints of iterations 4, 8 and 12, and one with only weights."""
     small_run(tmp_path, checkpoint={'interval': 4}).train()
     torch.save({'state_dict': {}, 'meta': {'iter': 99}}, tmp_path / 'best_score_iter_99.pth')
     return tmp_path
@@ -148,7 +148,7 @@ def test_the_latest_checkpoint_counts_not_the_last_name(trained: Path) -> None:
 
 
 def flip_a_bit(path: Path) -> None:
-    """In a tensor, where torch does not notice."""
+    """Flip a bit in a tensor, which torch does not detect."""
     content = bytearray(path.read_bytes())
     weight = torch.load(path, weights_only=False)['state_dict']['layers.0.weight'].numpy().tobytes()
     content[content.index(weight) + 5] ^= 1

@@ -1,4 +1,4 @@
-"""A run that stops anywhere resumes to the same weights, to the bit."""
+"""A run that stops anywhere resumes bit-exactly."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ from crossformer_mm.utils.errors import UserError
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The work folders of runs that nothing stopped."""
+    """The work folders of uninterrupted runs."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in ('Epoch', 'Iter')}
     for kind, folder in folders.items():
         small_run(folder, kind).train()
@@ -47,7 +47,7 @@ def test_resumed_run_ends_with_the_same_weights(
 
 @pytest.mark.parametrize('kind', ['Epoch', 'Iter'])
 def test_the_seed_matters(whole: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    """Else the test above would pass for a run without anything random."""
+    """Otherwise the test above would pass for a run without randomness."""
     run = small_run(tmp_path, kind)
     run.set_randomness(seed=4)
     run.train()
@@ -76,7 +76,7 @@ def test_finite_samplers_are_drawn_again_for_a_run_that_counts_iterations(tmp_pa
 
 
 class Recorder(Dataset):
-    """Says what was asked of it, and what its augmentation drew."""
+    """Records the requested indices; a sample has random numbers as its augmentation."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -138,7 +138,7 @@ def test_steps_are_seeded_in_every_generator() -> None:
 
 
 def test_a_dataset_is_seen_through() -> None:
-    """Its own attributes, also in a worker that unpickled it."""
+    """The attributes of the wrapped dataset are available, also in a worker that unpickled it."""
     dataset = copy.deepcopy(replayed().dataset)
     dataset.dataset.metainfo = {'classes': ('a',)}
     assert dataset.metainfo == {'classes': ('a',)}
@@ -146,7 +146,7 @@ def test_a_dataset_is_seen_through() -> None:
 
 
 class Nothing(Noisy):
-    """No images."""
+    """A dataset without images."""
 
     def __len__(self) -> int:
         return 0
@@ -158,7 +158,7 @@ def test_no_data_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
 
 
 def test_a_worker_does_not_outlive_a_run_that_is_killed() -> None:
-    """torch's own would, with a sample to hand over that is larger than the buffer of a pipe."""
+    """torch's own workers would, while sending a sample larger than the buffer of a pipe."""
     read, write = os.pipe()
     if not (run := os.fork()):
         images = DataLoader([bytes(1 << 20)] * 9, num_workers=1, collate_fn=list)

@@ -1,4 +1,4 @@
-"""Losses that are not finite, and memory that runs out, stop a run with advice."""
+"""A loss that is not finite, or running out of memory, stops a run with advice."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def test_a_nan_loss_stops_the_run_at_once(tmp_path: Path) -> None:
 
 
 def test_patience_counts_steps_in_a_row(tmp_path: Path) -> None:
-    """The weights are NaN from the first such step on, and the checkpoint's hook is what stops first."""
+    """The weights are NaN after the first such step, so the checkpoint hook stops the run first."""
     with pytest.raises(UserError, match='weights have become NaN'):
         run_broken(tmp_path / 'saving', 3)
     hook = {'type': 'FiniteLossHook', 'patience': 3}
@@ -78,7 +78,7 @@ def test_memory_errors_are_recognised() -> None:
 
 
 def settings(step: dict[str, Any], **wrapper: Any) -> Config:
-    """The parts of a config that the advice is about, with one resizing step."""
+    """The parts of a config that the advice refers to, with one resizing step."""
     return Config(
         {
             'model': {'backbone': {}, 'data_preprocessor': {'size': (512, 512)}},

@@ -39,7 +39,7 @@ def truth(annotations: Path) -> COCO:
 
 @pytest.fixture(scope='module')
 def detections(truth: COCO) -> list[dict]:
-    """The ground truth itself, but triangles are found a pixel too far and half of the circles are missed."""
+    """The ground truth as detections, with triangles shifted by a pixel and half of the circles missed."""
     found = []
     for annotation in truth.dataset['annotations']:
         left, top, width, height = annotation['bbox']
@@ -120,7 +120,7 @@ def evaluation_of(
 
 
 def test_confusions_are_counted() -> None:
-    """Six figs (9), nuts (8) and dates (7), and what each entry of the matrix consists of."""
+    """Six figs (9), nuts (8) and dates (7), with the contributions to each entry of the matrix."""
     objects = [
         box(1, 9, 0),  # found
         box(1, 9, 100),  # taken for a nut, with a higher score than for a fig
@@ -162,7 +162,7 @@ def test_any_number_of_classes_is_drawn(tmp_path: Path, classes: int) -> None:
 
 
 def test_curves_are_those_of_pycocotools() -> None:
-    """Of two figs one is found, at an IoU of 0.8."""
+    """One of two figs is detected, at an IoU of 0.8."""
     evaluation = evaluation_of([box(1, 9, 100), box(1, 9, 0)], [box(1, 9, 1.1, score=0.9)])
     axes = Figure().subplots()
     draw_precision_recall(axes, evaluation)

@@ -1,4 +1,4 @@
-"""Pictures of objects: what is drawn, where, and how large."""
+"""Pictures of objects: the objects drawn, their positions, and the size of the picture."""
 
 from pathlib import Path
 

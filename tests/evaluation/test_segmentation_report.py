@@ -1,4 +1,4 @@
-"""Evaluating segmentation: the numbers, the files that are written, and what is refused."""
+"""Evaluating segmentation: the metrics, the files that are written, and invalid input."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -102,9 +102,9 @@ def test_label_maps_without_any_truth(test: Callable[..., tuple[int, dict]], tmp
     ('words', 'message'),
     [
         (['--format-only'], '--format-only needs --out DIR'),
-        (['--out', 'r.json'], 'label maps go into a folder'),
+        (['--out', 'r.json'], 'label maps need a folder'),
         (['--out', 'file'], '--out file: file is a file, not a folder'),
-        (['--out', 'DATA/images/validation'], 'holds the data'),
+        (['--out', 'DATA/images/validation'], 'contains the data'),
         (
             ['--out', 'o', '--cfg-options', 'test_evaluator.type=IoUMetric'],
             'need the evaluator SegmentationReport',

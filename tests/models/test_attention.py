@@ -1,4 +1,4 @@
-"""Attention inside groups against slow and obvious attention over the whole map."""
+"""Attention within groups, compared with a slow and obvious implementation over the whole map."""
 
 import pytest
 import torch
@@ -21,9 +21,9 @@ def attention(rule: GroupRule) -> Attention:
 
 
 def obvious_groups(position: Tensor, H: int, W: int, rule: GroupRule) -> tuple[Tensor, int]:
-    """For each token, by row and column, what names its group; and the step between tokens of a group.
+    """A key of the group of each token, by row and column, and the step between tokens of a group.
 
-    This is the text of the specification, word for word, and shares nothing with the package.
+    This follows the specification literally, and shares no code with the package.
     """
     G, I = rule.group_size, rule.interval if rule.long_distance else 1
     if min(H, W) <= G:
@@ -36,7 +36,7 @@ def obvious_groups(position: Tensor, H: int, W: int, rule: GroupRule) -> tuple[T
 
 
 def obvious_attention(module: Attention, x: Tensor) -> Tensor:
-    """Every token against every token, with what is not of its group masked away."""
+    """Attention over all tokens, with those of other groups masked."""
     B, H, W, C = x.shape
     row, column = torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij')
     position = torch.stack([row, column], dim=-1).view(-1, 2)

@@ -1,4 +1,4 @@
-"""The backbone: the published numbers, and what the published code could not do."""
+"""The backbone: the published figures, images of any size, training and arguments."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ def reference_network(case: dict, **settings: object) -> CrossFormer:
 
 @pytest.fixture(params=['kernels', 'plain'])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both ways through the network on a CPU; GPUs take the second."""
+    """Both implementations on a CPU; GPUs use the second."""
     with plain_path() if request.param == 'plain' else nullcontext():
         yield request.param
 
@@ -116,7 +116,7 @@ def test_padding_to_a_stride_is_zeros_at_the_bottom_and_right():
 
 
 def attention_pairs(height: int, width: int, layout: str, *groups: tuple[int, ...]) -> int:
-    """Of S, over all blocks: pairs of tokens that attend to each other."""
+    """The number of pairs of tokens that attend to each other in all blocks of S."""
     total = 0
     for s, stage in enumerate(CrossFormer('s', *groups, long_distance=layout).layers):
         H, W = -(-height // 2 ** (s + 2)), -(-width // 2 ** (s + 2))
@@ -161,7 +161,7 @@ def test_checkpointing_equals_plain_training_with_dropout_active():
 
 
 def saved_numbers(**settings: object) -> int:
-    """How many numbers a training step keeps for its backward pass, beside the weights."""
+    """The number of values that a training step saves for the backward pass, besides the weights."""
     model = narrow(drop_path_rate=0.0, **settings)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}

@@ -1,4 +1,4 @@
-"""The groups of a map: every token once, who is with whom, and no padding."""
+"""The groups of a map: every token is in exactly one group, the right tokens are together, no padding."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The kernels for CPUs against the network as written, and when they may stand in for it."""
+"""The CPU kernels: compared with the plain network, and when they replace it."""
 
 import copy
 import threading
@@ -40,7 +40,7 @@ def block(
 
 
 def step(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """The output, and all gradients of a loss; random numbers are drawn alike at each call."""
+    """The output, and all gradients of a loss, with the same random numbers in each call."""
     torch.manual_seed(1)
     x = x.detach().requires_grad_()
     out = module(x)
@@ -162,7 +162,7 @@ def test_new_weights_copies_and_threads_get_their_own_numbers(monkeypatch):
 
 
 def narrowed(module: Block) -> Block:
-    """With one attention head of the two, and half the width of the MLP."""
+    """The block with one of its two attention heads, and half the width of the MLP."""
     module.attn.qkv, module.attn.proj = nn.Linear(32, 48), nn.Linear(16, 32)
     module.attn.pos = DynamicPositionBias(32, 1)
     module.mlp.fc1, module.mlp.fc2 = nn.Linear(32, 64), nn.Linear(64, 32)
@@ -248,7 +248,7 @@ def test_autocast_of_another_thread_is_left_alone() -> None:
     other.join()
 
 
-# When the kernels may stand in
+# When the kernels are used
 
 
 class Scaled(nn.Module):

@@ -1,4 +1,4 @@
-"""The grouping and the backbone over sizes, settings, dtypes and batches that are drawn at random."""
+"""The grouping and the backbone for random sizes, settings, dtypes and batches."""
 
 import itertools
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ PER_STAGE = st.tuples(*[GROUP_SIZES] * 4), st.tuples(*[INTERVALS] * 4)
 
 
 def drawn(examples: int) -> settings:
-    """The same examples in every run, so many; a fixture may serve them all."""
+    """A given number of examples, the same in every run; they may share a fixture."""
     health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(max_examples=examples, derandomize=True, deadline=None, suppress_health_check=health)
 
@@ -95,7 +95,7 @@ LAYOUTS = st.sampled_from(['map', 'window', 'adaptive'])
 
 
 def network(groups: tuple, intervals: tuple, layout: str, **more: object) -> CrossFormer:
-    """Two blocks a stage, so that each has long distance attention too, and an ACL in the third."""
+    """Two blocks per stage, so that each stage has long distance attention, and an ACL in the third."""
     torch.manual_seed(0)
     arch = {'embed_dims': 16, 'depths': (2, 2, 4, 2), 'num_heads': (1, 2, 2, 4), 'acl': True}
     adaptive = layout == 'adaptive'
@@ -104,7 +104,7 @@ def network(groups: tuple, intervals: tuple, layout: str, **more: object) -> Cro
 
 
 def step(model: CrossFormer, images: Tensor) -> list[Tensor]:
-    """The outputs, and the gradients of all of them in the images and the weights."""
+    """The outputs, and their gradients with respect to the images and the weights."""
     torch.manual_seed(1)  # of the branches that are dropped
     images = images.clone().requires_grad_()
     outputs = model(images)
@@ -113,7 +113,7 @@ def step(model: CrossFormer, images: Tensor) -> list[Tensor]:
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, outputs: int = 4) -> None:
-    """Outputs to the largest of each, gradients to that of the image's or 1 % of the largest of all."""
+    """Compare relative to each tensor's largest value, for gradients at least 1 % of the largest of all."""
     scale = max(t.abs().max().item() for t in theirs[outputs:])
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert a.dtype == b.dtype and a.isfinite().all()

@@ -1,4 +1,4 @@
-"""The network under what people do to networks: tracers, exporters, compilers, transforms, other devices."""
+"""The network with tracers, exporters, compilers, transforms and other devices."""
 
 import copy
 import io
@@ -104,7 +104,7 @@ def test_forward_mode(model: CrossFormer) -> None:
 
 @pytest.mark.parametrize('plain', [False, True])
 def test_gradients_of_gradients(model: CrossFormer, plain: bool) -> None:
-    """The product of the Hessian with a vector is the same forward over reverse and reverse over reverse."""
+    """Hessian-vector products are the same in forward-over-reverse and reverse-over-reverse mode."""
     model = model.double()
     images, vector = torch.randn(2, 1, 3, 64, 90, dtype=torch.double)
     images.requires_grad_()
@@ -173,7 +173,7 @@ def test_export_keeps_height_and_width_symbolic(layout: str) -> None:
 
 
 class Transfers(TorchDispatchMode):
-    """The operators that make a tensor on another device than their inputs', or read one from the device."""
+    """The operators that copy a tensor to another device, or read one from the device."""
 
     def __init__(self) -> None:
         super().__init__()

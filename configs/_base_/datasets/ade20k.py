@@ -1,6 +1,6 @@
-"""ADE20K, 150 classes: crops of 512×512 to train on, a short side of 512 to test on.
+"""ADE20K, 150 classes: training on crops of 512×512, testing at a short side of 512.
 
-``tta_pipeline`` and ``tta_model`` are for testing at six scales, flipped and not.
+``tta_pipeline`` and ``tta_model`` test at six scales, with and without flipping.
 """
 
 crop_size = (512, 512)
@@ -13,7 +13,7 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-# The label map comes after the resizing: predictions are compared with it at its own size.
+# The label map is loaded after the resizing, because predictions are compared with it at its original size.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

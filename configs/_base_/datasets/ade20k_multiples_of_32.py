@@ -1,4 +1,4 @@
-"""ADE20K, tested on images whose sides are multiples of 32, as Semantic FPN was published."""
+"""ADE20K, tested on images whose sides are multiples of 32, as published for Semantic FPN."""
 
 _base_ = './ade20k.py'
 

@@ -1,4 +1,4 @@
-"""COCO 2017 instance segmentation, training at many scales as the 3x recipe of Swin's authors does.
+"""COCO 2017 instance segmentation, with the multi-scale training of Swin's 3x recipe.
 
 Half of the images are resized to a short side of 480 to 800; the others are resized, cropped, and resized.
 """

@@ -1,8 +1,8 @@
 """Cascade Mask R-CNN with FPN and the box heads of Swin's authors.
 
-Each of the three box heads has four convolutions with SyncBN and one fully connected layer, regresses a box
-a class, and is trained on the GIoU of the boxes. Where a run is not distributed, MMEngine's runner turns
-SyncBN into BN, and says so on the log.
+Each of the three box heads has four convolutions with SyncBN and one fully connected layer, regresses one box
+per class, and is trained with the GIoU loss. If a run is not distributed, MMEngine's runner falls back from
+SyncBN to BN and logs it.
 """
 
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'

@@ -1,4 +1,4 @@
-"""Mask R-CNN with FPN, MMDetection's own but for the backbone."""
+"""MMDetection's Mask R-CNN with FPN, with another backbone."""
 
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 

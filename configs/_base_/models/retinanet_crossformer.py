@@ -1,4 +1,4 @@
-"""RetinaNet with FPN from stride 8, MMDetection's own but for the backbone."""
+"""MMDetection's RetinaNet with FPN from stride 8, with another backbone."""
 
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 

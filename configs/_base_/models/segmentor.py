@@ -1,6 +1,6 @@
-"""What every segmentor shares, MMSegmentation's but for the backbone.
+"""Settings of all segmentors: MMSegmentation's, with another backbone.
 
-Where a run is not distributed, MMEngine's runner turns SyncBN into BN, and says so on the log.
+If a run is not distributed, MMEngine's runner falls back from SyncBN to BN and logs it.
 """
 
 data_preprocessor = dict(

@@ -1,4 +1,4 @@
-"""The published recipe of UPerNet: 160,000 iterations of 8 × 2 images, 1500 of warm-up, then linear to 0."""
+"""The published recipe of UPerNet: 160,000 iterations of 8 × 2 images, 1500 of warm-up, linear decay to 0."""
 
 optim_wrapper = dict(
     type='OptimWrapper',

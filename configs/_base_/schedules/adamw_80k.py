@@ -1,4 +1,4 @@
-"""The published recipe of Semantic FPN: 80,000 iterations of 8 × 2 images, poly of power 0.9 down to 0."""
+"""The published recipe of Semantic FPN: 80,000 iterations of 8 × 2 images, poly decay (power 0.9) to 0."""
 
 optim_wrapper = dict(
     type='OptimWrapper',

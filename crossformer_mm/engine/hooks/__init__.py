@@ -1,1 +1,1 @@
-"""Training hooks: atomic checkpoints, finite losses, means over processes, curves."""
+"""Training hooks: atomic checkpoints, checks for finite losses, averages over processes, training curves."""

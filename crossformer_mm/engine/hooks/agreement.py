@@ -1,4 +1,4 @@
-"""What the processes of a distributed training average besides the gradients."""
+"""Average losses and BN's running statistics over the processes of a distributed training."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class AgreementHook(Hook):
     """Averages the losses and BN's running statistics over all processes, after each step.
 
-    Without it, the log has the losses of only the first process's images, each process validates with
-    statistics of its own images, and the checkpoint holds those of the first. Training itself does not use
-    the running statistics.
+    Without it, the log has only the losses of the first process's images, each process validates with
+    statistics of its own images, and the checkpoint holds those of the first process. Training itself does
+    not use the running statistics.
     """
 
     priority = 'HIGHEST'  # before the losses are logged; after FiniteLossHook, which is registered first
@@ -28,8 +28,7 @@ class AgreementHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Average.
-
+        """Average the losses and statistics.
         Args:
             runner: The run.
             batch_idx: The batch's index.
@@ -44,10 +43,10 @@ class AgreementHook(Hook):
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """The means and variances that a model's BN layers collect.
+    """The running means and variances of a model's BN layers in training mode.
 
     Args:
-        model: The model in training; SyncBN averages by itself, and frozen layers collect nothing.
+        model: The model. Its SyncBN layers, which average over processes themselves, are left out.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)]
     collecting = [layer for layer in layers if layer.training and layer.track_running_stats]

@@ -1,4 +1,4 @@
-"""Write a training's checkpoints atomically, and remove old ones only when the new one is complete."""
+"""Write checkpoints atomically, and remove old ones only when the new one is complete."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,10 +25,10 @@ class AtomicFileBackend(LocalBackend):
     """mmengine's backend for local files, with atomic writes."""
 
     def __init__(self) -> None:
-        self._held: dict[Path, int] | None = None  # files to remove later, with their inodes
+        self._postponed: dict[Path, int] | None = None  # postponed removals: files and their inodes
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes; an existing file is replaced when all of the new one is on disk.
+        """Write bytes; an existing file is replaced only when the new one is completely on disk.
 
         Raises:
             UserError: The file cannot be written; the existing one stays.
@@ -43,21 +43,21 @@ class AtomicFileBackend(LocalBackend):
             ) from error
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file; inside :meth:`removals_last`, at its end."""
-        if self._held is None:
+        """Remove a file; inside :meth:`removals_last`, the removal is postponed."""
+        if self._postponed is None:
             super().remove(filepath)
         else:
-            self._held[Path(filepath)] = Path(filepath).stat().st_ino
+            self._postponed[Path(filepath)] = Path(filepath).stat().st_ino
 
     @contextmanager
     def removals_last(self) -> Iterator[None]:
-        """Postpone removals until everything is written; after an error, nothing is removed."""
-        self._held = held = {}
+        """Postpone removals until the end of the block; after an error, nothing is removed."""
+        self._postponed = postponed = {}
         try:
             yield
         finally:
-            self._held = None
-        for path, inode in held.items():
+            self._postponed = None
+        for path, inode in postponed.items():
             if path.stat().st_ino == inode:  # not replaced since
                 path.unlink()
 
@@ -68,10 +68,11 @@ register_backend(BACKEND, AtomicFileBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """``CheckpointHook`` that writes atomically, removes old files last, and saves no NaN.
 
-    A run that stops between two updates of accumulated gradients also resumes with the gradients so far.
+    With gradient accumulation, a run that stops between two updates resumes with the gradients accumulated so
+    far.
 
     Args:
-        backend_args: mmengine's, for other places than local disks.
+        backend_args: Of mmengine's file backend, for storage other than local disks.
         kwargs: As for ``CheckpointHook``.
     """
 
@@ -80,7 +81,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._gradients: dict[str, Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Remove half-written files of a killed run, and set the gradients of a resumed one."""
+        """Remove partial files of a killed run, and restore the gradients of a resumed one."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, AtomicFileBackend):
             remove_parts(Path(self.out_dir))
@@ -110,7 +111,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
         Args:
             runner: The run.
-            checkpoint: What is to be saved.
+            checkpoint: The content to save, changed in place.
 
         Raises:
             UserError: Weights are NaN or infinite.
@@ -134,7 +135,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
         Args:
             runner: The run.
-            checkpoint: What was loaded.
+            checkpoint: The loaded checkpoint.
         """
         self._gradients = checkpoint.get('gradients', {})
 

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 Row = dict[str, Any]
 
-_PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others are from 0 to 1
+_PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others range from 0 to 1
 _LINES = {  # by the end of a score's name: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
@@ -38,14 +38,14 @@ class CurvesHook(Hook):
             plot_curves(Path(runner.work_dir, 'curves.png'), train, val)
 
     def after_train(self, runner: Runner) -> None:
-        """Draw the whole training."""
+        """Draw the complete training."""
         self.after_val_epoch(runner)
 
 
 def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
-    """Read what the runs in a work folder logged, as one training.
+    """Read the logs of all runs in a work folder, merged into one training.
 
-    A run that resumes an earlier one, or starts again, replaces what was logged from its first step on.
+    A run that resumes an earlier one, or starts again, replaces earlier rows from its first step on.
 
     Args:
         work_dir: A work folder, with mmengine's ``*/vis_data/scalars.json``.
@@ -58,7 +58,7 @@ def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
     val: list[Row] = []
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith('\n')]  # a killed run leaves half a line
+        rows = [json.loads(line) for line in lines if line.endswith('\n')]  # the last may be cut off
         trained = [row for row in rows if 'loss' in row]
         if trained:
             start = trained[0]
@@ -75,7 +75,7 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
     Args:
         path: The PNG file.
         train: From :func:`read_scalars`, at least one row.
-        val: The same.
+        val: From :func:`read_scalars`, possibly empty.
     """
     figure = Figure(figsize=(11, 4), layout='constrained')
     losses, scores = figure.subplots(1, 2)

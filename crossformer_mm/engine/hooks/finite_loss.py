@@ -25,7 +25,7 @@ class FiniteLossHook(Hook):
             losses. With float16 it does not, since the loss scaler skips updates that overflow.
     """
 
-    priority = 'HIGHEST'  # before the checkpoint's hook, the logger's, and the mean of several processes
+    priority = 'HIGHEST'  # before the hooks that save checkpoints, log, and average over processes
 
     def __init__(self, patience: int = 1) -> None:
         self.patience = patience
@@ -44,7 +44,7 @@ class FiniteLossHook(Hook):
             runner: The run.
             batch_idx: The batch's index.
             data_batch: Its images and their annotations.
-            outputs: The losses by name, and what else the model logs.
+            outputs: The losses and other logged values, by name.
 
         Raises:
             UserError: The run stops; the message names the losses and the images.
@@ -70,10 +70,10 @@ def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
     """The losses of a step that are NaN or infinite.
 
     Args:
-        outputs: What the model logs of a step.
+        outputs: The logged values of a step, by name.
 
     Returns:
-        Their values by name; the sum only if it is the only one.
+        Their values by name; the total loss only if no other is affected.
     """
     losses = {name: torch.as_tensor(value).item() for name, value in outputs.items() if 'loss' in name}
     bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
@@ -81,10 +81,10 @@ def not_finite_losses(outputs: dict[str, Any]) -> dict[str, float]:
 
 
 def image_paths(batch: Any) -> list[str]:
-    """The paths of a batch's images, as far as the data states them.
+    """The paths of a batch's images, where the data contains them.
 
     Args:
-        batch: As MMDetection's and MMSegmentation's pipelines pack it.
+        batch: As packed by MMDetection's and MMSegmentation's pipelines.
     """
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     return [path for sample in samples if (path := sample.get('img_path'))]

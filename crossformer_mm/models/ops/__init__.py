@@ -1,6 +1,6 @@
 """Kernels for CPUs: the results of the plain network, faster and in less memory.
 
-:mod:`.replace` alone decides where they replace its layers.
+Only :mod:`.replace` decides where they replace its layers.
 """
 
 from .branches import add_branches

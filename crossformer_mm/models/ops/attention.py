@@ -1,8 +1,8 @@
 """Attention within groups, forward and backward, in parts that fit the caches.
 
-In large groups, keys and values are used in reverse order, which changes no sum over them. The biases of a
-group's pairs are then a view of the table of offsets with overlapping windows, which is copied in parts,
-instead of (h, N, N) numbers (87 MB in stage 4 for an image of 800×1216).
+In large groups, keys and values are used in reverse order, which does not change sums over them. The biases
+of a group's pairs are then a view of the table of offsets with overlapping windows. This view is copied in
+parts, which avoids a tensor of (h, N, N) numbers (87 MB in stage 4 for an image of 800×1216).
 
 Notation: as in :mod:`..grouping`. :mod:`.branches` builds its operators on these functions; none is
 differentiable.
@@ -19,7 +19,7 @@ from ..attention import offsets_within
 from ..grouping import GroupBlock
 
 LARGE = 256  # tokens per group; larger groups are computed as described above
-PAIRS = 2 * 10**6  # of tokens at a time; above 32 MB each allocation is a system call
+PAIRS = 2 * 10**6  # pairs of tokens per part; above 32 MB each allocation is a system call
 
 
 def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out: Tensor) -> None:
@@ -29,7 +29,7 @@ def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out:
         qkv: Laid out as 3 × h × d, in the order of the groups.
         table: (h, 2R' − 1, 2S' − 1), as for :func:`..attention.pair_biases`, in the dtype of ``qkv``.
         blocks: The groups.
-        out: For the result.
+        out: Receives the result.
     """
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):
         biases = _biases(table, block)
@@ -47,7 +47,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q kᵀ / √d + bias) v, (count, h, N, d)."""
     if q.dtype is not torch.bfloat16 or q.shape[2] < LARGE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # In bfloat16 the fused kernel for CPUs takes as long as in float32, matrix products half as long.
+    # In bfloat16, the fused kernel for CPUs takes as long as in float32, but matrix products half as long.
     logits = torch.baddbmm(
         bias.expand(len(q), -1, -1, -1).flatten(0, 1),
         q.flatten(0, 1),
@@ -62,7 +62,7 @@ def attend_blocks_backward(
 ) -> Tensor:
     """The gradient of :func:`attend_blocks` for ``qkv``, (T, 3C), from ``grad`` (T, C) of its output.
 
-    The gradients of biases are added to ``grad_biases``, (h, R, S, R, S) by the groups' rows and columns.
+    The gradients of biases are added to ``grad_biases``: (h, R, S, R, S) for each size (R, S) of groups.
     """
     grad_qkv = torch.empty_like(qkv)
     for rows, block, q, kv in _split_heads(qkv, blocks, len(table)):

@@ -23,11 +23,11 @@ from ..grouping import GroupBlock, Groups, find_groups, reorder, split_blocks
 from .attention import attend_blocks, attend_blocks_backward, table_gradient
 from .replace import compute_dtype
 
-CHUNK = 2048  # tokens
+CHUNK = 2048  # tokens per chunk
 
 
 def _in_one_dtype(function: Callable) -> Callable:
-    """Run without autocast. (One ``torch.autocast`` for all calls would mix up the dtypes of threads.)"""
+    """Disable autocast in ``function``. (A shared ``torch.autocast`` object would mix up threads' dtypes.)"""
 
     @wraps(function)
     def run(*args: Any) -> Any:
@@ -98,11 +98,11 @@ def add_mlp(
         norm_b: (C), its bias.
         w1: (4C, C), the first linear layer's weight.
         b1: (4C), its bias.
-        w2: (C, 4C), the second's.
+        w2: (C, 4C), the second linear layer's weight.
         b2: (C), its bias.
         scale: Factor of the branch.
-        eps: The layer norm's.
-        dtype: Of the matrix products.
+        eps: Epsilon of the layer norm.
+        dtype: Dtype of the matrix products.
         save: Whether to save the output of fc1 for the backward pass.
 
     Returns:
@@ -207,11 +207,11 @@ def add_attention(
         B: Maps in the batch.
         H: Rows of a map.
         W: Columns of a map.
-        span: Of a window, as for :func:`..grouping.find_groups`.
+        span: Tokens of a window, as for :func:`..grouping.find_groups`.
         interval: I.
         scale: Factor of the branch.
-        eps: The layer norm's.
-        dtype: Of the matrix products.
+        eps: Epsilon of the layer norm.
+        dtype: Dtype of the matrix products.
         save: Whether to save the outputs of qkv and attention for the backward pass.
 
     Returns:
@@ -340,7 +340,7 @@ class _Sums:
     def add_norm(
         self, index: int, grad: Tensor, inputs: Tensor, moments: Sequence[Tensor], *norm: Tensor
     ) -> Tensor:
-        """Add those of a layer norm, like :meth:`add_linear`; returns the gradient of its inputs."""
+        """Add the gradients of a layer norm, as in :meth:`add_linear`; returns the gradient of its inputs."""
         grad_inputs, *grads = torch.ops.aten.native_layer_norm_backward(
             _at_least_float32(grad),
             _at_least_float32(inputs),
@@ -379,7 +379,7 @@ def _chunks(groups: Groups) -> Iterator[tuple[slice, list[GroupBlock]]]:
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
-    """In a dtype that is exact enough for sums over many tokens."""
+    """Convert to a dtype that is precise enough for sums over many tokens."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -13,14 +13,14 @@ class Layers:
     """The layers that a kernel replaces.
 
     Args:
-        types: The type of each, by its name in the module that contains them, outer ones first.
+        types: The type of each layer by its name in the module that contains it, outer layers first.
     """
 
     def __init__(self, types: Mapping[str, type[nn.Module]]) -> None:
         self.expected = [(name.split('.'), kind, kind.forward) for name, kind in types.items()]
 
     def are_unmodified(self, module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> bool:
-        """Whether each of them in ``module`` passes :func:`is_unmodified`."""
+        """Whether each of these layers in ``module`` passes :func:`is_unmodified`."""
         for names, kind, forward in self.expected:
             layer = module
             for name in names:
@@ -34,14 +34,14 @@ def replaces_branches(block: nn.Module, x: Tensor) -> bool:
     """Whether :func:`.branches.add_branches` computes the residual branches of a block of the network."""
     if not _kernels_apply(x) or not block.replaceable.are_unmodified(block, _dtypes_of_weights(x)):
         return False
-    # A compiled step cannot depend on which images are dropped.
+    # Compiled code cannot depend on which images are dropped.
     return not (torch.compiler.is_compiling() and block.drop_path.training and block.drop_path.rate)
 
 
 def replaces_convs(convs: nn.ModuleList, x: Tensor) -> bool:
-    """Whether :func:`.cells.embed_cells` computes convolutions of one stride: if there are few channels.
+    """Whether :func:`.cells.embed_cells` computes convolutions of one stride; it does for few channels.
 
-    Compiled programs, which should not depend on whether the stride divides a size, use the convolutions.
+    Compiled programs use the convolutions, so that they do not depend on whether the stride divides a size.
     """
     if torch.compiler.is_compiling() or x.shape[1] >= 8 or not _kernels_apply(x):
         return False
@@ -82,8 +82,8 @@ def is_unmodified(
 def _kernels_apply(x: Tensor) -> bool:
     """Whether the kernels may process ``x`` in the current context.
 
-    This includes ``torch.compile`` and ``torch.export``, as operators of this package, but not ONNX, which
-    does not know them.
+    They may under ``torch.compile`` and ``torch.export``, as custom operators, but not for ONNX, which does
+    not know them.
     """
     if x.device.type != 'cpu' or not x.is_floating_point() or is_transformed():
         return False
@@ -106,8 +106,8 @@ def _is_plain_weight(weight: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> 
     )
 
 
-def _cells_know(conv: nn.Conv2d) -> bool:
-    """Kernels as wide as an even stride, or a multiple of twice the stride, centred on it."""
+def _cells_support(conv: nn.Conv2d) -> bool:
+    """Whether a kernel is as wide as an even stride or a multiple of twice the stride, and centred on it."""
     (k, k2), (s, s2) = conv.kernel_size, conv.stride
     return (
         (k, s) == (k2, s2)
@@ -123,5 +123,5 @@ KNOWN_SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.LayerNorm: lambda layer: len(layer.normalized_shape) == 1,
     nn.GELU: lambda layer: layer.approximate == 'none',
     nn.Dropout: lambda layer: not (layer.training and layer.p),
-    nn.Conv2d: _cells_know,
+    nn.Conv2d: _cells_support,
 }
