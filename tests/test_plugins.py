@@ -36,6 +36,7 @@ def test_every_name_builds(registry, absent, tmp_path):
     assert 'not installed' not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_a_toolbox_that_does_not_import_is_named(tmp_path):
     (tmp_path / 'mmseg').mkdir()
     (tmp_path / 'mmseg' / '__init__.py').write_text('assert False, "MMCV==9.9.9 is used but incompatible"')

@@ -220,7 +220,9 @@ def test_prediction_at_many_scales(
     assert result.pred_sem_seg.data.shape == (1, 61, 91)
 
 
-@pytest.mark.parametrize('name', ['fpn_crossformer_t', 'upernet_crossformer_pp_s'])
+@pytest.mark.parametrize(
+    'name', ['fpn_crossformer_t', pytest.param('upernet_crossformer_pp_s', marks=pytest.mark.slow)]
+)
 def test_training_and_evaluation(
     name: str, narrow_segmentor: Callable[[str], Config], ade_root: Path, tmp_path: Path
 ) -> None:

@@ -285,7 +285,15 @@ def test_checkpoints(option: str, file: str, refused: Callable[[str, str], str])
 
 
 @pytest.mark.parametrize(
-    ('line', 'words'), OTHERS, ids=[f'{line.split()[0]} {words}' for line, words in OTHERS]
+    ('line', 'words'),
+    [
+        # a run is built for each of these; every second one shows the same
+        pytest.param(
+            *case, marks=[pytest.mark.slow] * (case[0] == TRAIN and 'cfg-options' in case[1] and i % 2)
+        )
+        for i, case in enumerate(OTHERS)
+    ],
+    ids=[f'{line.split()[0]} {words}' for line, words in OTHERS],
 )
 def test_options(line: str, words: str, refused: Callable[[str, str], str]) -> None:
     # a setting by its last name, all else by the option or the file; or by the value alone

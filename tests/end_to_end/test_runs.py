@@ -321,7 +321,12 @@ def test_broken_data_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ('workers', 'content'), [pytest.param(0, b'no image', marks=pytest.mark.slow), (1, b'no image'), (1, b'')]
+    ('workers', 'content'),
+    [
+        pytest.param(0, b'no image', marks=pytest.mark.slow),
+        pytest.param(1, b'no image', marks=pytest.mark.slow),
+        (1, b''),
+    ],
 )
 def test_an_unreadable_image_stops_the_run_with_its_name(
     narrow: Path,

@@ -121,6 +121,7 @@ def test_data_loaders_are_as_the_toolboxes_expect_them(name: str, config: Callab
         assert loader.num_workers or not loader.persistent_workers
 
 
+@pytest.mark.slow
 def test_evaluation_and_analysis_by_mmdetection(
     detector: Path, program: Callable[..., None], coco_root: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_training_of_the_demo_by_mmdetection(
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.slow
 def test_training_by_mmsegmentation(
     narrow_segmentor: Callable[[str], Config], program: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_tool_measures_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Ca
     assert picture.std() > 10, 'the picture is empty'
 
 
+@pytest.mark.slow
 def test_tool_measures_memory_in_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run('t --size 64 --measure memory --threads 1', tmp_path / 'b') == 0
     (record,) = json.loads((tmp_path / 'b.json').read_text())['records']

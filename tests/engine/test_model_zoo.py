@@ -50,9 +50,7 @@ def test_every_config_has_a_row_and_an_entry() -> None:
 @pytest.mark.parametrize(
     'name',
     [
-        'retinanet_crossformer_pp_s',
         'mask_rcnn_crossformer_s_g14',
-        'fpn_crossformer_pp_s',
         'upernet_crossformer_s',
     ],
 )

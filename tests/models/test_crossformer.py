@@ -44,7 +44,11 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     'name',
     [
         # the largest; their settings are those of the others
-        pytest.param(name, marks=[pytest.mark.slow] * (max(case['size']) > 450 or case['params'] > 60e6))
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow]
+            * (max(case['size']) > 450 or case['params'] > 60e6 or name in ('b-224', 'pp_b-224')),
+        )
         for name, case in BACKBONE.items()
     ],
 )
