@@ -10,7 +10,7 @@ from ..models.crossformer import DERIVED_BUFFERS
 from ..models.grouping import LAYOUTS
 from .names import BACKBONE, model_kind, tensors_of
 
-NOTES = 'crossformer_mm'  # the entry of `meta` with the converter's notes
+NOTES = 'crossformer_mm'  # the entry of `meta` with the notes of the converter, or of a training
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
 SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
 CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")
@@ -54,8 +54,8 @@ class ImpliedLayout(NamedTuple):
 def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
     """Derive the layout from the origin of a file, since its tensors fit both.
 
-    The notes of a converted file come first, then the config in the file, then the names of the tensors;
-    ``docs/checkpoints.md`` lists what each implies.
+    The notes of a file that this package wrote come first, then the config in the file, then the names of
+    the tensors; ``docs/checkpoints.md`` lists what each implies.
 
     Args:
         checkpoint: From :func:`~.reader.read_checkpoint`. Its configs are searched as text, not executed.
@@ -66,7 +66,7 @@ def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
     meta = _mapping(checkpoint.get('meta'))
     noted = _mapping(meta.get(NOTES)).get('long_distance')
     if isinstance(noted, str) and noted in LAYOUTS:
-        return ImpliedLayout((noted,), 'noted when the file was converted')
+        return ImpliedLayout((noted,), 'noted in the file')
     old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
     return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from logging import FileHandler
 from pathlib import Path
 
 from mmengine.config import Config
@@ -248,10 +249,10 @@ class _WorkFolder:
                 self.config.write_bytes(self.old_config)
             elif runner:
                 self.config.unlink(missing_ok=True)
-        for handler in MMLogger.get_current_instance().handlers:
-            folder = Path(getattr(handler, 'baseFilename', self.folder)).parent
-            if folder.parent == self.folder.absolute() and self.folder / folder.name not in self.existing:
-                shutil.rmtree(folder, ignore_errors=True)
+        handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
+        files = [Path(handler.baseFilename) for handler in handlers if isinstance(handler, FileHandler)]
+        for folder in {self.folder / file.parent.name for file in files} - self.existing:
+            shutil.rmtree(folder, ignore_errors=True)
         for path in {*self.folder.glob('[0-9]*_[0-9]*')} - self.existing:
             with suppress(OSError):  # not empty: of another run
                 path.rmdir()

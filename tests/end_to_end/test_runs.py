@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from crossformer_mm.checkpoint.meta import implied_layout
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
@@ -60,6 +61,7 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
     checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=False)
     assert tuple(checkpoint['meta']['dataset_meta']['classes']) == ('circle', 'rectangle', 'triangle')
     assert checkpoint['state_dict']['roi_head.bbox_head.fc_cls.weight'].shape[0] == 4
+    assert implied_layout(checkpoint).layouts == ('map',)
     log = log_of(trained)
     assert log.count('3 classes: circle, rectangle, triangle') == 1
     assert 'WARNING - no pretrained weights' in log
@@ -231,6 +233,14 @@ def evaluate(*words: str | Path) -> int:
         test_command.evaluate(options)
 
     return cli.run(test_command.evaluation_parser(), main, list(map(str, words)))
+
+
+def test_resuming_in_another_layout_warns(
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path, '--resume', trained / 'epoch_1.pth']
+    assert train(*words, '--cfg-options', 'model.backbone.long_distance=window') == 0
+    assert "was trained with long_distance='map', but the model has 'window'" in log_of(tmp_path)
 
 
 def test_resuming_goes_on_with_the_second_epoch(

@@ -12,7 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ...checkpoint.load import not_finite
+from ...checkpoint.load import layout_of, not_finite
+from ...checkpoint.meta import NOTES
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
 from ...utils.text import shorten
@@ -107,7 +108,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super().after_val_epoch(*args, **kwargs)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that are not finite, and add accumulated gradients.
+        """Refuse weights that are not finite; add the backbone's layout and accumulated gradients.
 
         Args:
             runner: The run.
@@ -121,6 +122,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
                 f' without changing the checkpoints: {RESTART_HINT}'
             )
+        if layout := layout_of(_model(runner)):
+            checkpoint['meta'][NOTES] = {'long_distance': layout}
         if 'optimizer' in checkpoint:
             gradients = {
                 name: parameter.grad.cpu()
