@@ -55,6 +55,7 @@ def inference_parser() -> argparse.ArgumentParser:
 
 def infer(options: argparse.Namespace) -> int:
     """Predict on images, and write pictures and results.
+
     Args:
         options: The options parsed by :func:`inference_parser`.
 

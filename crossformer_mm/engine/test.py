@@ -59,6 +59,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
 
 def evaluate(options: argparse.Namespace) -> dict[str, float]:
     """Evaluate a checkpoint.
+
     Args:
         options: The options parsed by :func:`evaluation_parser`.
 

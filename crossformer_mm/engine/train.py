@@ -75,6 +75,7 @@ def training_parser() -> argparse.ArgumentParser:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model.
+
     Args:
         options: The options parsed by :func:`training_parser`.
 

@@ -141,6 +141,7 @@ def count_confusions(truth: Tensor, predicted: Tensor, classes: int, ignore_inde
 
 def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute IoU and accuracy of each class.
+
     Args:
         counts: ``(classes, classes)`` pixels, the true class by row.
 

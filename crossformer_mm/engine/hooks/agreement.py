@@ -29,6 +29,7 @@ class AgreementHook(Hook):
         outputs: dict[str, Any] | None = None,
     ) -> None:
         """Average the losses and statistics.
+
         Args:
             runner: The run.
             batch_idx: The batch's index.
