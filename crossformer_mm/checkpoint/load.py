@@ -76,7 +76,7 @@ def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
         layout = implied_layout(checkpoint)
         _check_fit(state, model, f'Model from {checkpoint.path}', layout)
         check_finite(state)
-    compare_layouts(model, checkpoint)
+    compare_layouts(model, checkpoint.path, layout)
     model.load_state_dict(state)
     return checkpoint
 
@@ -154,18 +154,19 @@ def layout_of(model: nn.Module) -> str | None:
     return next((module.long_distance for module in model.modules() if isinstance(module, CrossFormer)), None)
 
 
-def compare_layouts(model: nn.Module, checkpoint: Checkpoint) -> None:
+def compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> None:
     """Warn if a file was trained with another layout of long distance attention than the model's.
 
     Args:
         model: The model.
-        checkpoint: The file.
+        path: The file, for the message.
+        layout: Its layout, from :func:`~.meta.implied_layout`.
     """
-    ours, layouts = layout_of(model), implied_layout(checkpoint).layouts
-    if ours and layouts and ours not in layouts:
-        theirs = layouts[0]
+    ours = layout_of(model)
+    if ours and layout.layouts and ours not in layout.layouts:
+        theirs = layout.layouts[0]
         print_log(
-            f'{checkpoint.path}: was trained with long_distance={theirs!r}, but the model has {ours!r},'
+            f'{path}: was trained with long_distance={theirs!r}, but the model has {ours!r},'
             ' which computes different outputs from the same weights; for the results of the training, set'
             f' model.backbone.long_distance={theirs}',
             logger='current',

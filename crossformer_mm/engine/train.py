@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoint.load import check_model, compare_layouts
+from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
@@ -92,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
         runner = run.build(labels, warnings)
         if run.checkpoint:
             check_model(network_of(runner), run.checkpoint)
-            compare_layouts(network_of(runner), run.checkpoint)
+            compare_layouts(network_of(runner), run.checkpoint.path, implied_layout(run.checkpoint))
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
