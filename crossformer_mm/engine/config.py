@@ -101,6 +101,14 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     return cfg
 
 
+def check_has_model(cfg: Config) -> None:
+    """Raise a :class:`UserError` if a config has no model with a backbone."""
+    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
+        raise UserError(
+            f'{cfg.filename} has no model with a backbone; "crossformer configs" lists complete configs'
+        )
+
+
 @contextmanager
 def quiet_imports() -> Iterator[None]:
     """Silence the toolboxes' notices about optional packages that this project does not use."""

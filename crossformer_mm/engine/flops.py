@@ -16,7 +16,7 @@ from ..compat import CPU_ATTENTION, without_data
 from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
-from .config import CONFIG_HELP, add_cfg_options, load_config
+from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192
@@ -93,10 +93,7 @@ def build_model(cfg: Config) -> nn.Module:
         UserError: The config has no model, or the model cannot be built.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
-        raise UserError(
-            f'{cfg.filename} has no model with a backbone; "crossformer configs" lists complete configs'
-        )
+    check_has_model(cfg)
     return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
 
 

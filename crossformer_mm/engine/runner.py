@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from logging import FileHandler
 from pathlib import Path
 
 from mmengine.config import Config
@@ -29,7 +28,7 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.text import shorten
 from .build_errors import build_error
-from .config import CONFIG_HELP, add_cfg_options, load_config
+from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
 
@@ -77,8 +76,7 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
 
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check settings for which MMEngine would fail much later, or with the whole config in the message."""
-    if not isinstance(cfg.get('model'), dict) or 'backbone' not in cfg.model:
-        raise UserError(f'{cfg.filename} has no model with a backbone; "crossformer configs" lists configs')
+    check_has_model(cfg)
     for split in splits:
         last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
         names = [f'{split}_dataloader', f'{split}_cfg', last]
@@ -250,7 +248,9 @@ class _WorkFolder:
             elif runner:
                 self.config.unlink(missing_ok=True)
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
-        files = [Path(handler.baseFilename) for handler in handlers if isinstance(handler, FileHandler)]
+        files = [
+            Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)
+        ]
         for folder in {self.folder / file.parent.name for file in files} - self.existing:
             shutil.rmtree(folder, ignore_errors=True)
         for path in {*self.folder.glob('[0-9]*_[0-9]*')} - self.existing:

@@ -8,15 +8,15 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...checkpoint.load import layout_of, not_finite
 from ...checkpoint.meta import NOTES
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
 from ...utils.text import shorten
+from ..runner import network_of
 from .finite_loss import RESTART_HINT
 
 BACKEND = 'crossformer_mm.atomic'  # mmengine's name for it
@@ -88,7 +88,7 @@ class AtomicCheckpointHook(CheckpointHook):
             remove_parts(Path(self.out_dir))
         gradients, self._gradients = self._gradients, {}
         if runner.iter:  # resumed; otherwise only the weights were loaded
-            for name, parameter in _model(runner).named_parameters():
+            for name, parameter in network_of(runner).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)
 
@@ -122,12 +122,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
                 f' without changing the checkpoints: {RESTART_HINT}'
             )
-        if layout := layout_of(_model(runner)):
+        if layout := layout_of(network_of(runner)):
             checkpoint['meta'][NOTES] = {'long_distance': layout}
         if 'optimizer' in checkpoint:
             gradients = {
                 name: parameter.grad.cpu()
-                for name, parameter in _model(runner).named_parameters()
+                for name, parameter in network_of(runner).named_parameters()
                 if parameter.grad is not None  # the optimizer drops them with each update
             }
             if gradients:
@@ -145,7 +145,3 @@ class AtomicCheckpointHook(CheckpointHook):
     def _removals_last(self) -> AbstractContextManager:
         is_ours = isinstance(self.file_backend, AtomicFileBackend)
         return self.file_backend.removals_last() if is_ours else nullcontext()
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
