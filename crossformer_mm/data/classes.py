@@ -174,9 +174,8 @@ def _check_class_weights(model: ConfigDict, count: int) -> None:
     """Check ``class_weight`` of the losses: torch would raise an error only in the first training step."""
     for head in _listed(model.get('decode_head')) + _listed(model.get('auxiliary_head')):
         for loss in _listed(head.get('loss_decode')):
-            weights = loss.get(
-                'class_weight'
-            )  # may be a file name; with sigmoids, not always one weight per class
+            # a list, or a file name; with sigmoids, not always one weight per class
+            weights = loss.get('class_weight')
             if isinstance(weights, list | tuple) and len(weights) != count and not loss.get('use_sigmoid'):
                 raise UserError(
                     f'class_weight of {loss.type}: {len(weights)} numbers for {count} classes;'

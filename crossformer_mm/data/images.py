@@ -66,9 +66,8 @@ def image_size(path: Path, decode: bool = False) -> tuple[int, int]:
             turned = is_jpeg and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             if decode:
                 if is_jpeg:
-                    image.draft(
-                        None, (width // 8, height // 8)
-                    )  # reads the complete file, with little computation
+                    # reads the complete file, with little computation
+                    image.draft(None, (width // 8, height // 8))
                 image.load()
             return (width, height) if turned else (height, width)
     except Image.DecompressionBombError:

@@ -23,11 +23,8 @@ from .datasets import (
 from .label_check import IGNORED
 
 OWN_MAPS = 'LabelMapDataset'
-_TWO_FOLDERS = (
-    'ADE20KDataset',
-    'BaseSegDataset',
-    OWN_MAPS,
-)  # datasets without a fixed layout or numbering
+# Datasets without a fixed layout or numbering.
+_TWO_FOLDERS = ('ADE20KDataset', 'BaseSegDataset', OWN_MAPS)
 COCO_ELSEWHERE = (
     'set other paths with --data-root DIR (laid out like COCO:'
     ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'

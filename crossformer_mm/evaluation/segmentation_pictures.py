@@ -18,11 +18,8 @@ from .records import label_array
 
 TINT = 0.55  # opacity of the class colours over the image
 _IGNORED = (0, 0, 0)  # the colour of ignored pixels
-_LEGEND, _ROW, _MOST_ROWS = (
-    2.4,
-    0.21,
-    24,
-)  # width in inches, height of a row in inches, largest number of rows
+# Width in inches, height of a row in inches, largest number of rows.
+_LEGEND, _ROW, _MOST_ROWS = 2.4, 0.21, 24
 
 
 class SegmentedImage(NamedTuple):
