@@ -101,16 +101,19 @@ def exit_immediately(status: int) -> NoReturn:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Raise :class:`Terminated` on SIGTERM inside the block."""
+    """Raise :class:`Terminated` on SIGTERM inside the block, but not in processes forked there."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    process = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker, terminated before it has set its own handler
+            os._exit(143)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated

@@ -431,6 +431,27 @@ def test_one_of_several_processes_exits_without_finalising(how: str, status: int
     assert processes_of(tmp_path) == []
 
 
+FORKED = """
+import argparse, atexit, os, signal
+from crossformer_mm.engine import cli
+
+def main(options):
+    atexit.register(print, 'exit function')
+    worker = os.fork()
+    if worker == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
+
+raise SystemExit(cli.run(argparse.ArgumentParser(), main))
+"""
+
+
+def test_a_terminated_worker_does_not_go_on_as_the_run() -> None:
+    """A worker process that is terminated before it has its own handlers has those of the run."""
+    done = subprocess.run([sys.executable, '-c', FORKED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '143\nexit function\n', '')
+
+
 def test_bn_that_collects_is_agreed_on() -> None:
     frozen = nn.BatchNorm2d(3).eval()
     model = nn.Sequential(nn.BatchNorm2d(2), nn.SyncBatchNorm(2), nn.LayerNorm(2), nn.ModuleList([frozen]))
