@@ -1,6 +1,5 @@
 """Label map files: pair them with images, read them as training does, and write predictions."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
-from ..utils.files import write_atomically
+from ..utils.files import files_in, write_atomically
 from .images import PILLOW_ERRORS
 from .problems import Problem
 
@@ -140,10 +139,4 @@ def png_name(image: str | Path, folder: str | Path) -> Path:
 
 
 def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """All files except hidden ones, which other programs create."""
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(suffixes) and not name.startswith('.')
-    )
+    return [path for path in files_in(folder) if path.name.lower().endswith(suffixes)]

@@ -5,12 +5,12 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import cv2
 from mmengine.config import Config
 
 from ..utils.errors import UserError
+from ..utils.files import files_in
 from .datasets import LOADERS, datasets_of, join_data_root
 
 _LOADER = 'mmcv/transforms/loading.py'
@@ -64,5 +64,5 @@ def _empty_image(cfg: Config) -> str:
         for dataset in datasets_of(cfg, *LOADERS)
         for folder in dataset.get('data_prefix', {}).values()
     }
-    files = (path for folder in sorted(folders) for path in sorted(Path(folder).rglob('[!.]*.*')))
-    return str(next((path for path in files if path.is_file() and not path.stat().st_size), 'an empty file'))
+    files = (path for folder in sorted(folders) for path in files_in(folder))
+    return str(next((path for path in files if not path.stat().st_size), 'an empty file'))

@@ -1,0 +1,21 @@
+"""Finding files in folders as people have them."""
+
+import os
+from pathlib import Path
+
+from crossformer_mm.utils.files import files_in
+
+
+def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path) -> None:
+    for name in ('b/1.jpg', 'a/2.jpg', '.ipynb_checkpoints/1.jpg', 'a/.hidden.jpg', 'elsewhere/3.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / 'elsewhere').rename(tmp_path.with_name('elsewhere'))
+    (tmp_path / 'a/all').symlink_to(tmp_path)
+    (tmp_path / 'a/first').symlink_to(tmp_path / 'b')
+    (tmp_path / 'broken').symlink_to('nothing')
+    (tmp_path / 'linked').symlink_to(tmp_path.with_name('elsewhere'))
+    os.mkfifo(tmp_path / 'b/pipe')
+    found = [str(path.relative_to(tmp_path)) for path in files_in(tmp_path)]
+    assert found == ['a/2.jpg', 'b/1.jpg', 'linked/3.jpg']
+    assert files_in(tmp_path / 'none') == []
