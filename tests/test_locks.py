@@ -53,9 +53,9 @@ def test_a_folder_is_locked_until_its_process_is_killed(
     child = in_child(lambda: hold(folder))
     wait_for_owner(folder, child)
     owner = rf'process {child} on {socket.gethostname()} since 2\d\d\d-\d\d-\d\d \d\d:\d\d'
-    with pytest.raises(UserError, match=f'^{folder} is in use by {owner}; use another --work-dir$'):
-        with locked(folder, '--work-dir'):
-            pass
+    message = f'^{folder} is in use by {owner}; use another --work-dir$'
+    with pytest.raises(UserError, match=message), locked(folder, '--work-dir'):
+        pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert (folder / NAME).exists()

@@ -28,7 +28,8 @@ def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / 'hard.txt').hardlink_to(tmp_path / 'words.txt')
     monkeypatch.chdir(tmp_path / 'other')
     inputs = [tmp_path / 'images', '../words.txt', tmp_path / 'missing']
-    with pytest.raises(UserError, match=rf'^--out \.\./{place}: .* of this run; choose another place$'):
+    what = '.*(contains the data|is an input of this run); choose another place'
+    with pytest.raises(UserError, match=rf'^--out \.\./{place}: {what}$'):
         check_place('--out', f'../{place}', inputs)
     for free in ('..', '.', '../photos/drawn', '../images2', '../new.txt', '../missing'):
         check_place('--out', free, inputs)

@@ -1,14 +1,20 @@
-"""Lay out images in a figure, large enough to read for images of any size."""
+"""Lay out images in a figure, large enough to read for images of any size, and draw while testing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..data.images import read_image
+from ..utils.outputs import write_output
 
 PANEL = 6.5  # length of an image's longer side in inches; lines and letters have a fixed size
 SMALL_PANEL = 2.6  # the same, on a sheet of many images
@@ -76,3 +82,35 @@ def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
     """
     longest = max(max(shape[:2]) for shape in shapes)
     return float(np.clip(longest, *_PIXELS)) / panel
+
+
+class PicturesHook(Hook):
+    """Draws a picture of each tested image.
+
+    Args:
+        folder: The folder for the pictures.
+        names: The name of the picture of each image path.
+    """
+
+    def __init__(self, folder: str | Path, names: Mapping[str, str]) -> None:
+        self.folder = Path(folder)
+        self.names = names
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Draw a batch."""
+        meta = runner.test_dataloader.dataset.metainfo
+        for sample in outputs:
+            draw = partial(self.draw, sample=sample, meta=meta)
+            write_output(self.folder / self.names[sample.img_path], draw)
+
+    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+        """Draw an image.
+
+        Args:
+            path: The PNG file.
+            sample: The toolbox's data sample, with the prediction and possibly the ground truth.
+            meta: The dataset's ``metainfo``.
+        """
+        raise NotImplementedError

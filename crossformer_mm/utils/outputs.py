@@ -35,7 +35,7 @@ def check_place(option: str, place: str | Path, inputs: Iterable[str | Path]) ->
     for given in inputs:
         for path, whole in _real_places(given).items():
             if _identity(path) in (above if whole else above[:1]) and path.exists():
-                what = f'{path} holds inputs of this run' if path.is_dir() else 'is an input of this run'
+                what = f'{path} contains the data' if path.is_dir() else 'is an input of this run'
                 raise UserError(f'{option} {place}: {what}; choose another place')
 
 
@@ -66,6 +66,23 @@ def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str
         else:
             continue
         raise UserError(f'{option}: {path} {what}; move it, or choose another place')
+
+
+def check_distinct(files: Mapping[str, Iterable[str | Path]]) -> None:
+    """Check that the outputs of different options do not replace each other.
+
+    Args:
+        files: The files that each option writes.
+
+    Raises:
+        UserError: Two options write the same file.
+    """
+    options: dict[str, str] = {}
+    for option, paths in files.items():
+        for path in paths:
+            first = options.setdefault(os.path.realpath(path), option)
+            if first != option:
+                raise UserError(f'{first} and {option} would both write {path}; give different places')
 
 
 def is_output(path: Path) -> bool:

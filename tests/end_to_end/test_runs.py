@@ -85,7 +85,7 @@ def test_evaluation_agrees_with_pycocotools(
         for plot in ('precision_recall', 'confusion_matrix'):
             assert cv2.imread(str(tmp_path / 'plots' / f'{kind}_{plot}.png')) is not None
     assert len(re.findall(r'Average (Precision|Recall)', log)) == 24
-    drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.jpg'))
+    drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.png'))
     assert drawn.shape[1] > 1.9 * drawn.shape[0]  # the truth and, beside it, the prediction
 
 

@@ -223,11 +223,10 @@ def test_settings_that_make_no_sense(flat_config: Path, setting: str, message: s
 def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: Path, tmp_path: Path) -> None:
     words = [
         *(str(flat_config), 'weights.pth', '--data-root', str(coco_root), '--train-ann', 'none.json'),
-        *('--out', 'results.json', '--show-dir', str(tmp_path)),
+        *('--out', 'results.json', '--plots', str(tmp_path)),
         *('--cfg-options', 'load_from=x.pth', 'resume=True', 'model.backbone.init_cfg.checkpoint=y.pth'),
     ]
     cfg = evaluation_config(evaluation_parser().parse_args(words))
     assert (cfg.load_from, cfg.resume, cfg.model.backbone.init_cfg) == (None, False, None)
     assert cfg.test_evaluator.outfile_prefix == 'results'
-    assert cfg.default_hooks.visualization.draw
-    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path)
+    assert cfg.test_evaluator.plots_dir == str(tmp_path)
