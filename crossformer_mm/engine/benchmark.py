@@ -29,6 +29,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.benchmark import timer
 
+from ..evaluation.pictures import save_figure
 from ..models.arch import ARCHS
 from ..models.crossformer import IMAGE_CHANNELS, CrossFormer
 from ..models.grouping import LAYOUTS
@@ -461,8 +462,7 @@ def _cells(values: dict[str, Any], baseline: dict[str, Any] | None) -> Iterator[
 def _write(result: dict[str, Any], data: Path, picture: Path) -> None:
     """Write a result as JSON and as a picture, and print the file names."""
     write_output(data, lambda part: mmengine.dump(result, part, 'json', indent=1))
-    figure = draw(result['records'])
-    write_output(picture, lambda part: figure.savefig(part, format='png', dpi=100))
+    save_figure(draw(result['records']), picture, 100)
     print(f'\nwrote {data} and {picture}')
 
 

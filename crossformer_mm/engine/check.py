@@ -7,9 +7,8 @@ problem, and the images are decoded too.
 import argparse
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -33,12 +32,11 @@ from ..evaluation.plots import plot_bars, plot_box_sizes
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
-from ..utils.outputs import check_outputs, check_place, write_output
+from ..utils.outputs import check_outputs, check_place
 from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
-PICTURES = ('classes', 'boxes', 'samples')
 _SAMPLES, _COLUMNS = 12, 4  # images per sheet and per row
 _LABEL_DPI = 150  # of a sheet of label maps
 
@@ -89,13 +87,13 @@ def check_dataset(options: argparse.Namespace) -> int:
     if options.out:
         check_folder('--out', options.out)
         check_place('--out', options.out, input_paths(cfg))
-        names = [name for loader in LOADERS for name, _ in _named(find(cfg, loader), loader)]
-        pictures = [picture_path(options.out, name, what) for name in names for what in PICTURES]
-        check_outputs('--out', pictures)
+        pictures = [options.out.glob(f'{loader.removesuffix("_dataloader")}*_*.png') for loader in LOADERS]
+        check_outputs('--out', [path for paths in pictures for path in paths])
     errors, training = 0, []
     for loader in LOADERS:
-        for name, dataset in _named(find(cfg, loader), loader):
+        for number, dataset in enumerate(find(cfg, loader)):
             findings = Findings(options.show)
+            name = loader.removesuffix('_dataloader') + (f'_{number}' if number else '')
             images = check(dataset, name, findings)
             if loader == LOADERS[0]:
                 training += images
@@ -106,12 +104,6 @@ def check_dataset(options: argparse.Namespace) -> int:
             errors += findings.errors()
     print(f'\n{errors or "no"} error{"s" * (errors != 1)}')
     return min(errors, 1)
-
-
-def _named(datasets: Iterable[ConfigDict], loader: str) -> Iterator[tuple[str, ConfigDict]]:
-    """The datasets of a loader, with the names of their pictures' first parts: ``train``, ``train_1``."""
-    for number, dataset in enumerate(datasets):
-        yield loader.removesuffix('_dataloader') + (f'_{number}' if number else ''), dataset
 
 
 def _decode(
@@ -166,11 +158,6 @@ class _CocoCheck:
         return [path for path in images if not faults.get(path)]
 
 
-def picture_path(out: Path, name: str, what: str) -> Path:
-    """The file of one of the :data:`PICTURES` of a dataset in the folder ``out``."""
-    return out / f'{name}_{what}.png'
-
-
 def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:
     """The existing images, with their records."""
     try:
@@ -206,10 +193,8 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
     """
     counts = Counter(annotation['category_id'] for annotation in file.annotations)
     frequencies = [counts[category['id']] for category in file.categories]
-    bars = partial(plot_bars, names=file.classes, values=frequencies, unit='objects')
-    write_output(picture_path(out, name, 'classes'), bars)
-    boxes = partial(plot_box_sizes, boxes=[annotation['bbox'] for annotation in file.annotations])
-    write_output(picture_path(out, name, 'boxes'), boxes)
+    plot_bars(out / f'{name}_classes.png', file.classes, frequencies, 'objects')
+    plot_box_sizes(out / f'{name}_boxes.png', [annotation['bbox'] for annotation in file.annotations])
     with_objects = {annotation['image_id'] for annotation in file.annotations}
     paths = [path for path, image in images.items() if image['id'] in with_objects]
     paths = random.Random(seed).sample(paths, min(_SAMPLES, len(paths)))
@@ -221,9 +206,8 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
         with redirect_stdout(StringIO()):
             coco.createIndex()
         sheet = [(read_picture(path), coco_objects(coco, images[path]['id'])) for path in paths]
-        columns = min(_COLUMNS, len(sheet))
-        samples = partial(save_objects, images=sheet, columns=columns, panel=SMALL_PANEL, dpi=SHEET_DPI)
-        write_output(picture_path(out, name, 'samples'), samples)
+        path = out / f'{name}_samples.png'
+        save_objects(path, sheet, columns=min(_COLUMNS, len(sheet)), panel=SMALL_PANEL, dpi=SHEET_DPI)
 
 
 class _LabelCheck:
@@ -272,21 +256,19 @@ def draw_labels(
     total = sum(labels.pixels.values())
     names = [folder.rule.name_of(value) or f'{value}: no class' for value in labels.pixels]
     shares = [100 * count / total for count in labels.pixels.values()]
-    bars = partial(plot_bars, names=names, values=shares, unit='% of the pixels')
-    write_output(picture_path(out, name, 'classes'), bars)
+    plot_bars(out / f'{name}_classes.png', names, shares, '% of the pixels')
     chosen = random.Random(seed).sample(pairs, min(_SAMPLES, len(pairs)))
     if chosen:
         images = [_labelled(image, label_map, folder) for image, label_map in chosen]
-        samples = partial(
-            save_segments,
-            images=images,
-            classes=folder.rule.classes,
-            colours=folder.colours,
+        save_segments(
+            out / f'{name}_samples.png',
+            images,
+            folder.rule.classes,
+            folder.colours,
             columns=min(_COLUMNS, len(images)),
             panel=SMALL_PANEL,
             dpi=_LABEL_DPI,
         )
-        write_output(picture_path(out, name, 'samples'), samples)
 
 
 def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedImage:

@@ -222,7 +222,7 @@ class _Output:
             objects = object_records(sample, self.classes, (height, width), self.score_thr)
             found = {'objects': objects}
             draw = partial(save_objects, images=[(picture, predicted_objects(objects))])
-        write_atomically(self.folder / paths['picture'], draw, overwrite=True)
+        draw(self.folder / paths['picture'])
         self.images.append({'file': str(file), 'height': height, 'width': width, **paths, **found})
 
     def write(self) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ class CocoReport(BaseMetric):
 
     def _write(self, kind: str, detections: list[dict]) -> None:
         path = f'{self.outfile_prefix}.{kind}.json'
-        write_output(Path(path), partial(dump, detections, file_format='json'))
+        write_output(Path(path), lambda part: dump(detections, part, file_format='json'))
         MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
 
     def _evaluate(
@@ -146,13 +145,11 @@ class CocoReport(BaseMetric):
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
         if self.plots_dir:
-            curves = partial(plot_precision_recall, evaluation=evaluation)
+            curves, matrix = (Path(self.plots_dir, name.format(kind)) for name in self.PLOTS)
+            plot_precision_recall(curves, evaluation)
             title = f'{KINDS[kind]}: score ≥ {_SCORE_THR:g}, IoU ≥ {_IOU_THR:g}'
             labels = [*class_names(evaluation), 'background']
-            counts = count_confusions(evaluation)
-            matrix = partial(plot_confusions, counts=counts, labels=labels, title=title)
-            for name, draw in zip(self.PLOTS, (curves, matrix), strict=True):
-                write_output(Path(self.plots_dir, name.format(kind)), draw)
+            plot_confusions(matrix, count_confusions(evaluation), labels, title)
         return report
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, read_picture
+from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, read_picture, save_figure
 from .records import object_records
 
 
@@ -54,7 +54,7 @@ def save_objects(
         axes.imshow(image, interpolation='bilinear')
         for item in objects:
             _draw(axes, item, len(image))
-    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
 def predicted_objects(records: Sequence[Mapping[str, Any]]) -> list[DrawnObject]:

@@ -1,7 +1,6 @@
 """Lay out images in a figure, large enough to read for images of any size, and draw while testing."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,20 @@ def image_grid(
     return figure, panels.ravel()
 
 
+def save_figure(figure: Figure, path: Path, dpi: float) -> None:
+    """Write a figure as a PNG file, atomically, and list it as an output.
+
+    Args:
+        figure: The figure.
+        path: The file; it is replaced if it exists, and missing folders are created.
+        dpi: Dots per inch.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    write_output(path, lambda part: figure.savefig(part, format='png', dpi=dpi))
+
+
 def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
     """Dots per inch for about the resolution of the images, within limits.
 
@@ -102,8 +115,7 @@ class PicturesHook(Hook):
         """Draw a batch."""
         meta = runner.test_dataloader.dataset.metainfo
         for sample in outputs:
-            draw = partial(self.draw, sample=sample, meta=meta)
-            write_output(self.folder / self.names[sample.img_path], draw)
+            self.draw(self.folder / self.names[sample.img_path], sample, meta)
 
     def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
         """Draw an image.

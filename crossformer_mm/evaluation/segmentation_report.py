@@ -1,7 +1,6 @@
 """Evaluation of segmentation: mIoU, mAcc and aAcc, a table of the classes, label maps and plots."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from ..data.label_check import IGNORED
 from ..data.label_files import values_of_classes, write_label_map
-from ..utils.outputs import write_output
 from .plots import plot_bars, plot_confusions
 from .records import label_array
 
@@ -112,11 +110,10 @@ class SegmentationReport(BaseMetric):
                 known = zip(names, scores.tolist(), strict=True)
                 report.update({f'{kind}/{name}': score for name, score in known if score == score})
         if self.plots_dir:
-            bars = partial(plot_bars, names=names, values=ious, unit='IoU, percent', mean='mIoU')
+            bars, matrix = (Path(self.plots_dir, name) for name in self.PLOTS)
+            plot_bars(bars, names, ious, 'IoU, percent', mean='mIoU')
             title = 'pixels, in percent of the true class'
-            matrix = partial(plot_confusions, counts=counts, labels=names, title=title, percent=True)
-            for name, draw in zip(self.PLOTS, (bars, matrix), strict=True):
-                write_output(Path(self.plots_dir, name), draw)
+            plot_confusions(matrix, counts, names, title, percent=True)
         return report
 
 

@@ -1,7 +1,6 @@
 """Draw the loss and the validation scores of a training from the scalars that it logs."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ...utils.outputs import write_output
+from ...evaluation.pictures import save_figure
 
 Row = dict[str, Any]
 
@@ -39,7 +38,7 @@ class CurvesHook(Hook):
         """Draw the training so far."""
         train, val = read_scalars(runner.work_dir)
         if train:  # a short run may be validated before it logs its first loss
-            write_output(Path(runner.work_dir, CURVES), partial(plot_curves, train=train, val=val))
+            plot_curves(Path(runner.work_dir, CURVES), train, val)
 
     def after_train(self, runner: Runner) -> None:
         """Draw the complete training."""
@@ -85,7 +84,7 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
     losses, scores = figure.subplots(1, 2)
     _draw_losses(losses, train)
     _draw_scores(scores, val, 'epoch' if 'epoch' in train[0] else 'iteration')
-    figure.savefig(path, format='png', dpi=100)
+    save_figure(figure, path, 100)
 
 
 def _scores(row: Row) -> dict[str, float]:
