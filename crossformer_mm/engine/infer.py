@@ -26,8 +26,7 @@ from ..utils.files import check_folder, write_atomically
 from ..utils.progress import progress_bar
 from .config import CONFIG_HELP, add_cfg_options
 from .inferencer import is_segmentor, open_inferencer, predict
-
-_THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
+from .memory import ran_out_of_memory
 
 
 def inference_parser() -> argparse.ArgumentParser:
@@ -132,16 +131,33 @@ def _predict_all(inferencer: BaseInferencer, files: Sequence[Path], output: _Out
         task = progress.add_task('predict', total=len(todo))
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            read = []
-            for file, name in batch:
-                try:
-                    read.append((file, name, read_image(file)))
-                except NoImageError as error:
-                    output.skip(file, str(error))
-            samples = predict(inferencer, [widen(image) for _, _, image in read])
-            for (file, name, image), sample in zip(read, samples, strict=True):
-                output.add(file, name, image, sample)
+            _predict_batch(inferencer, batch, output)
             progress.advance(task, len(batch))
+
+
+def _predict_batch(inferencer: BaseInferencer, batch: Sequence[tuple[Path, str]], output: _Output) -> None:
+    """Predict on files in one batch, or on each alone if the batch does not fit into memory."""
+    read = []
+    for file, name in batch:
+        try:
+            read.append((file, name, read_image(file)))
+        except NoImageError as error:
+            output.skip(file, str(error))
+    done = 0
+    try:
+        for item, sample in zip(read, predict(inferencer, [image for *_, image in read]), strict=True):
+            output.add(*item, sample)
+            done += 1
+        return
+    except Exception as error:  # torch, numpy and OpenCV raise different ones
+        if not ran_out_of_memory(error):
+            raise
+    # Here, the error no longer keeps what was computed in memory.
+    if len(read) == 1:
+        output.skip(read[0][0], 'there is not enough memory to predict on it')
+    else:
+        for file, name, _ in read[done:]:
+            _predict_batch(inferencer, [(file, name)], output)
 
 
 def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
@@ -164,21 +180,6 @@ def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
             name = f'{path.stem}-{count}'
         names[name.casefold()] = name
     return list(names.values())
-
-
-def widen(image: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels.
-
-    Args:
-        image: ``(H, W, 3)``.
-
-    Returns:
-        The image, or a wider one that contains it at the top left.
-    """
-    height, width = image.shape[:2]
-    least = -(-max(height, width) // _THINNEST)
-    below, right = max(least - height, 0), max(least - width, 0)
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
 
 
 class _Output:
@@ -212,7 +213,7 @@ class _Output:
         picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         paths = {'picture': f'pictures/{name}.png'}
         if self.segments:
-            labels = label_array(sample.pred_sem_seg.data)[:height, :width]
+            labels = label_array(sample.pred_sem_seg.data)
             paths['label_map'] = f'label_maps/{name}.png'
             write_label_map(self.folder / paths['label_map'], labels)
             found = {'segments': segment_records(labels, self.classes)}
