@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from crossformer_mm.utils.files import files_in
+from crossformer_mm.utils.files import files_in, remove_parts, write_atomically
 
 
 def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path) -> None:
@@ -19,3 +19,23 @@ def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path
     found = [str(path.relative_to(tmp_path)) for path in files_in(tmp_path)]
     assert found == ['a/2.jpg', 'b/1.jpg', 'linked/3.jpg']
     assert files_in(tmp_path / 'none') == []
+
+
+def test_only_unused_temporary_files_of_this_project_are_removed(tmp_path: Path) -> None:
+    theirs = ['.mine.part', '.a.0123456.part', '.0123abcd.part', 'a.0123abcd.part', '.a.txt.0123wxyz.part']
+    for name in (*theirs, '.a.txt.0123abcd.part'):
+        (tmp_path / name).touch()
+
+    def save(part: Path) -> None:
+        part.write_text('first half')
+        child = os.fork()
+        if not child:  # another process, such as a second training in the same folder
+            remove_parts(tmp_path)
+            os._exit(0)
+        os.waitpid(child, 0)
+        part.write_text('complete')
+
+    name = 'ä' * 120
+    write_atomically(tmp_path / name, save)
+    assert (tmp_path / name).read_text() == 'complete'
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, name])

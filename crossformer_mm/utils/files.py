@@ -1,10 +1,12 @@
 """Find files, and write them atomically."""
 
+import fcntl
 import hashlib
 import os
 import secrets
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -78,18 +80,21 @@ def write_atomically(
     Raises:
         UserError: The file cannot be written, or exists and must not be overwritten.
     """
-    part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
+    # 60 characters have at most 240 bytes, of the 255 that a name may have
+    part = path.with_name(f'.{path.name[:60]}.{secrets.token_hex(4)}.part')
     try:
-        part.touch(exist_ok=False)
-        mode = part.stat().st_mode
-        save(part)
-        part.chmod(mode)  # safetensors replaces it with a file that only the user can read
-        _flush(part)
-        if digest_in_name:
-            path = path.with_stem(f'{path.stem}-{sha256_of(part)[:DIGEST_DIGITS]}')
-        check_free(path, overwrite)
-        part.replace(path)
-        _flush(path.parent)
+        with part.open('xb') as held:
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(held, fcntl.LOCK_EX)  # for remove_parts, until this process ends
+            mode = part.stat().st_mode
+            save(part)
+            part.chmod(mode)  # safetensors replaces it with a file that only the user can read
+            _flush(part)
+            if digest_in_name:
+                path = path.with_stem(f'{path.stem}-{sha256_of(part)[:DIGEST_DIGITS]}')
+            check_free(path, overwrite)
+            part.replace(path)
+            _flush(path.parent)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
     finally:
@@ -98,9 +103,11 @@ def write_atomically(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
-    for part in folder.glob('.*.part'):
-        part.unlink(missing_ok=True)
+    """Remove the temporary files that killed processes left in a folder, not those of running ones."""
+    for part in folder.glob(f'.?*.{"[0-9a-f]" * 8}.part'):
+        with suppress(OSError), part.open('rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process is writing it
+            part.unlink()
 
 
 def check_free(path: Path, overwrite: bool) -> None:
