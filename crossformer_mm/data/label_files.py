@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
-from ..utils.files import files_in, write_atomically
+from ..utils.files import files_in
+from ..utils.outputs import write_output
 from .images import PILLOW_ERRORS
 from .problems import Problem
 
@@ -94,7 +95,7 @@ def write_label_map(path: Path, labels: np.ndarray) -> None:
     """Write a label map as a grey PNG, atomically.
 
     Args:
-        path: The file, in an existing folder; it is replaced if it exists.
+        path: The file; it is replaced if it exists.
         labels: Integers from 0 to 65535, ``(H, W)``; written with 8 bits per pixel if possible, else 16.
 
     Raises:
@@ -102,7 +103,7 @@ def write_label_map(path: Path, labels: np.ndarray) -> None:
     """
     labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
     encoded = cv2.imencode('.png', labels)[1].tobytes()
-    write_atomically(path, lambda part: part.write_bytes(encoded), overwrite=True)
+    write_output(path, lambda part: part.write_bytes(encoded))
 
 
 def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:

@@ -176,23 +176,23 @@ def _find_labels(
         logits: ``(N, C, h, w)``.
         samples: The data samples of the images, to which the labels are added.
     """
-    classes = logits.shape[1]
-    if classes == 1 or any(sample.get('flip') for sample in samples):  # a threshold; not for prediction
+    flipped = any(sample.get('flip') for sample in samples)
+    if flipped or logits.shape[1] == 1:  # not for prediction; a single class has a threshold instead
         return type(model).postprocess_result(model, logits, samples)
     for sample, padded in zip(samples, logits.split(1), strict=True):
         left, right, top, bottom = sample.get('img_padding_size', sample.get('padding_size', [0] * 4))
         small = padded[..., top : padded.shape[2] - bottom, left : padded.shape[3] - right]
         size = sample.ori_shape[:2]
         step = max(_GROUP // math.prod(size), 1)
-        for first in range(0, classes, step):
-            group = F.interpolate(
-                small[:, first : first + step], size, mode='bilinear', align_corners=model.align_corners
-            )
-            value, label = group[0].max(0, keepdim=True)
-            if first:
-                label = torch.where(value > best, label + first, labels)
-                value = value.maximum(best)
-            best, labels = value, label
+        large = (
+            F.interpolate(group, size, mode='bilinear', align_corners=model.align_corners)
+            for group in small.split(step, 1)
+        )
+        groups = (logits[0].max(0, keepdim=True) for logits in large)
+        best, labels = next(groups)
+        for i, (value, label) in enumerate(groups, 1):
+            labels = torch.where(value > best, label + i * step, labels)
+            best = best.maximum(value)
         sample.pred_sem_seg = PixelData(data=labels)
     return samples
 
