@@ -119,16 +119,16 @@ def find_files(words: Sequence[str], out: str | Path) -> tuple[list[Path], dict[
     empty = {}
     for word in words:
         try:
-            found = {path.resolve(): path for path in _files_of(Path(word))}
+            found = [(path.resolve(), path) for path in _files_of(Path(word))]
             reason = 'no such file'
             if Path(word).exists():
                 reason = 'the folder contains no files' if Path(word).is_dir() else 'not a regular file'
         except OSError as error:  # it may not be read, or its name is too long
-            found, reason = {}, error.strerror
+            found, reason = [], error.strerror
         if not found:
             empty[word] = reason
-        others = {real: path for real, path in found.items() if not {real, real.parent} & results}
-        for real, path in (others or found).items():
+        others = [(real, path) for real, path in found if not {real, real.parent} & results]
+        for real, path in others or found:
             files.setdefault(real, path)
     return list(files.values()), empty
 
