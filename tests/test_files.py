@@ -14,6 +14,7 @@ def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path
     (tmp_path / 'a/all').symlink_to(tmp_path)
     (tmp_path / 'a/first').symlink_to(tmp_path / 'b')
     (tmp_path / 'broken').symlink_to('nothing')
+    (tmp_path / 'itself').symlink_to('itself')
     (tmp_path / 'linked').symlink_to(tmp_path.with_name('elsewhere'))
     os.mkfifo(tmp_path / 'b/pipe')
     found = [str(path.relative_to(tmp_path)) for path in files_in(tmp_path)]

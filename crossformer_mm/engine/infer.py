@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,17 @@ from ..evaluation.detection_pictures import predicted_objects, save_objects
 from ..evaluation.records import label_array, object_records, segment_records
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
-from ..utils.files import check_folder, write_atomically
+from ..utils.files import check_folder, files_in
+from ..utils.outputs import check_outputs, unique_names, write_output
 from ..utils.progress import progress_bar
+from ..utils.text import printable, shorten
 from .config import CONFIG_HELP, add_cfg_options
 from .inferencer import is_segmentor, open_inferencer, predict
+from .memory import ran_out_of_memory
 
-_THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
+_FOLDERS = {'picture': 'pictures', 'label_map': 'label_maps'}
+_RESULTS = 'results.json'
+_LONGEST = 240  # bytes of a file's name, which may have 255
 
 
 def inference_parser() -> argparse.ArgumentParser:
@@ -66,13 +73,13 @@ def infer(options: argparse.Namespace) -> int:
         UserError: An option, the config or the checkpoint is invalid, or no file was found.
     """
     _check_options(options)
-    files, empty = find_files(options.images)
+    files, empty = find_files(options.images, options.out)
     if not files:
-        raise UserError(f'no files at {", ".join(options.images)}; give images, folders or patterns')
+        raise UserError(f'no files at {shorten(options.images)}; give images, folders or patterns')
     inferencer = open_inferencer(
         options.config, options.checkpoint, options.device, options.bf16, options.cfg_options
     )
-    output = _Output(options, inferencer)
+    output = _Output(options, inferencer, files)
     try:
         for word, reason in empty.items():
             output.skip(word, reason)
@@ -92,99 +99,112 @@ def _check_options(options: argparse.Namespace) -> None:
     check_folder('--out', options.out)
 
 
-def find_files(words: Sequence[str]) -> tuple[list[Path], dict[Path, str]]:
+def find_files(words: Sequence[str], out: str | Path) -> tuple[list[Path], dict[str, str]]:
     """Find the files that command-line arguments refer to.
 
     Args:
-        words: Files, folders (hidden files and subfolders are left out) and glob patterns (``**`` for any
-            depth). An existing file is taken as it is, even with brackets and stars in its name.
+        words: Files, folders with their subfolders, and glob patterns (``**`` for any depth), without hidden
+            files and folders. An existing file is taken as it is, even with brackets and stars in its name.
+        out: The output folder. What an earlier run wrote there is left out of folders and patterns with
+            other files.
 
     Returns:
         The files in order, without repetitions; and the arguments without any file, with the reason.
+
+    Raises:
+        UserError: A folder cannot be listed.
     """
+    results = {Path(out, name).resolve() for name in (*_FOLDERS.values(), _RESULTS)}
     files: dict[Path, Path] = {}
     empty = {}
     for word in words:
-        found = _files_of(word)
+        try:
+            found = [(path.resolve(), path) for path in _files_of(Path(word))]
+            reason = 'no such file'
+            if Path(word).exists():
+                reason = 'the folder contains no files' if Path(word).is_dir() else 'not a regular file'
+        except OSError as error:  # it may not be read, or its name is too long
+            found, reason = [], error.strerror
         if not found:
-            empty[Path(word)] = 'the folder contains no files' if Path(word).is_dir() else 'no such file'
-        for path in found:
-            files.setdefault(path.resolve(), path)
+            empty[word] = reason
+        others = [(real, path) for real, path in found if not {real, real.parent} & results]
+        for real, path in others or found:
+            files.setdefault(real, path)
     return list(files.values()), empty
 
 
-def _files_of(word: str) -> list[Path]:
-    path = Path(word)
-    if path.exists():
-        return _files_in(path) if path.is_dir() else [path]
-    matches = map(Path, sorted(glob.glob(word, recursive=True)))  # noqa: PTH207, pathlib refuses absolute ones
-    return [file for match in matches for file in (_files_in(match) if match.is_dir() else [match])]
+def _files_of(word: Path) -> list[Path]:
+    if word.exists():
+        return files_in(word) if word.is_dir() else [word] * word.is_file()
+    if '**' not in word.parts:
+        matches = map(Path, sorted(glob.glob(str(word))))  # noqa: PTH207, pathlib refuses absolute ones
+        return [file for match in matches if match.exists() for file in _files_of(match)]
+    depth = next(i for i, part in enumerate(word.parts) if glob.has_magic(part))
+    top = Path(*word.parts[:depth])  # glob would follow links that loop
+    return [file for file in files_in(top) if _fits(file.parts[depth:], word.parts[depth:])]
 
 
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a pattern matches a path or a folder that it is in."""
+    if not pattern:
+        return True
+    if pattern[0] == '**' and _fits(parts, pattern[1:]):
+        return True
+    if not parts or not fnmatchcase(parts[0], pattern[0]):
+        return False
+    return _fits(parts[1:], pattern if pattern[0] == '**' else pattern[1:])
 
 
 def _predict_all(inferencer: BaseInferencer, files: Sequence[Path], output: _Output, batch_size: int) -> None:
-    names = name_outputs(files, output.folder / 'pictures')
-    todo = list(zip(files, names, strict=True))
     with progress_bar() as progress:
-        task = progress.add_task('predict', total=len(todo))
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
-            read = []
-            for file, name in batch:
-                try:
-                    read.append((file, name, read_image(file)))
-                except NoImageError as error:
-                    output.skip(file, str(error))
-            samples = predict(inferencer, [widen(image) for _, _, image in read])
-            for (file, name, image), sample in zip(read, samples, strict=True):
-                output.add(file, name, image, sample)
+        task = progress.add_task('predict', total=len(files))
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            _predict_batch(inferencer, batch, output)
             progress.advance(task, len(batch))
 
 
-def name_outputs(files: Iterable[Path], folder: Path) -> list[str]:
-    """Choose names for the outputs of each file, so that none overwrites another or an input.
-
-    Args:
-        files: The images.
-        folder: The folder for the outputs, which are PNG files.
-
-    Returns:
-        The names without suffix: the files' stems, numbered if repeated (``a``, ``a-2``, ``a-3``).
-    """
-    files = list(files)
-    inputs = {path.resolve() for path in files}
-    names: dict[str, str] = {}  # keys in lower case, since some file systems ignore case
-    for path in files:
-        name, count = path.stem, 1
-        while name.casefold() in names or (folder / f'{name}.png').resolve() in inputs:
-            count += 1
-            name = f'{path.stem}-{count}'
-        names[name.casefold()] = name
-    return list(names.values())
-
-
-def widen(image: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels.
-
-    Args:
-        image: ``(H, W, 3)``.
-
-    Returns:
-        The image, or a wider one that contains it at the top left.
-    """
-    height, width = image.shape[:2]
-    least = -(-max(height, width) // _THINNEST)
-    below, right = max(least - height, 0), max(least - width, 0)
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+def _predict_batch(inferencer: BaseInferencer, files: Sequence[Path], output: _Output) -> None:
+    """Predict on files in one batch, or on each alone if the batch does not fit into memory."""
+    read = []
+    for file in files:
+        try:
+            read.append((file, read_image(file)))
+        except NoImageError as error:
+            output.skip(file, str(error))
+    done = 0
+    try:
+        samples = predict(inferencer, [image for _, image in read])
+        for (file, image), sample in zip(read, samples, strict=True):
+            output.add(file, image, sample)
+            done += 1
+        return
+    except Exception as error:  # torch, numpy and OpenCV raise different ones
+        if not ran_out_of_memory(error):
+            raise
+    # Here, the error no longer keeps in memory what was computed.
+    if len(read) == 1:
+        output.skip(read[0][0], 'there is not enough memory to predict on it')
+    else:
+        for file, _ in read[done:]:
+            _predict_batch(inferencer, [file], output)
 
 
 class _Output:
-    """Writes pictures and label maps, and collects the results for the JSON file."""
+    """Writes pictures and label maps, and collects the results for the JSON file.
 
-    def __init__(self, options: argparse.Namespace, inferencer: BaseInferencer) -> None:
+    Args:
+        options: The options of the command.
+        inferencer: The model.
+        files: The images.
+
+    Raises:
+        UserError: The files would replace an image, or a file that is not an earlier result.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, inferencer: BaseInferencer, files: Sequence[Path]
+    ) -> None:
         self.folder = Path(options.out)
         self.score_thr = options.score_thr
         self.classes = list(inferencer.model.dataset_meta['classes'])
@@ -195,25 +215,40 @@ class _Output:
             self.about['score_thr'] = self.score_thr
         self.images: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
+        self.paths = {}
+        kinds = ('picture', 'label_map') if self.segments else ('picture',)
+        for file, name in zip(files, unique_names(map(_stem, files)), strict=True):
+            self.paths[file] = {kind: f'{_FOLDERS[kind]}/{name}.png' for kind in kinds}
+        self._create([self.folder / _FOLDERS[kind] for kind in kinds], files)
+
+    def _create(self, folders: Sequence[Path], files: Sequence[Path]) -> None:
+        """Create the folders, unless an image or a user's file would be replaced."""
+        inputs = {file.resolve().parent for file in files}
+        for folder in folders:
+            if folder.resolve() in inputs:
+                what = f'{folder} holds inputs of this run'
+                raise UserError(f'--out {self.folder}: {what}; choose another folder')
+            check_folder('--out', folder)
+        paths = [path for paths in self.paths.values() for path in paths.values()]
+        check_outputs('--out', [self.folder / path for path in (*paths, _RESULTS)], files)
         try:
-            for name in ('pictures', 'label_maps') if self.segments else ('pictures',):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f'--out {self.folder}: cannot be written ({error.strerror})') from error
 
-    def skip(self, file: Path, reason: str) -> None:
+    def skip(self, file: str | Path, reason: str) -> None:
         """Record a file without a result."""
         self.skipped.append({'file': str(file), 'reason': reason})
-        print(f'skipped {file}: {reason}', file=sys.stderr)
+        print(f'skipped {printable(str(file))}: {reason}', file=sys.stderr)
 
-    def add(self, file: Path, name: str, image: np.ndarray, sample: BaseDataElement) -> None:
+    def add(self, file: Path, image: np.ndarray, sample: BaseDataElement) -> None:
         """Write the predictions for an image, BGR ``(H, W, 3)``."""
         height, width = image.shape[:2]
         picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        paths = {'picture': f'pictures/{name}.png'}
+        paths = self.paths[file]
         if self.segments:
-            labels = label_array(sample.pred_sem_seg.data)[:height, :width]
-            paths['label_map'] = f'label_maps/{name}.png'
+            labels = label_array(sample.pred_sem_seg.data)
             write_label_map(self.folder / paths['label_map'], labels)
             found = {'segments': segment_records(labels, self.classes)}
             segmented = SegmentedImage(picture, [labels])
@@ -227,8 +262,17 @@ class _Output:
 
     def write(self) -> None:
         """Write ``results.json``."""
+        write_output(self.folder / _RESULTS, self._save)
+
+    def _save(self, path: Path) -> None:
         content = {**self.about, 'images': self.images, 'skipped': self.skipped}
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         # bytes of file names that are not UTF-8 become JSON escapes
-        encoded = f'{text}\n'.encode(errors='backslashreplace')
-        write_atomically(self.folder / 'results.json', lambda part: part.write_bytes(encoded), overwrite=True)
+        with path.open('w', encoding='utf-8', errors='backslashreplace') as file:
+            json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write('\n')
+
+
+def _stem(file: Path) -> str:
+    """A file's name without suffix, shortened so that a number and a suffix fit behind it."""
+    encoded = os.fsencode(file.stem)
+    return file.stem if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode(errors='ignore')

@@ -1,18 +1,24 @@
 """Prediction from Python: the toolboxes' inferencers, with safe and strict loading of the weights."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from mmengine.registry import FUNCTIONS, Registry
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor, nn
 
 from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
@@ -21,6 +27,9 @@ from ..data.datasets import building, dataset_meta, palette, set_num_classes, wi
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
+
+_THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
+_GROUP = 1 << 26  # logits at the size of the images that are in memory at a time
 
 
 def open_inferencer(
@@ -106,13 +115,86 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
             batches of consecutive images that have the same size after the pipeline.
 
     Returns:
-        The toolbox's data sample of each image, in the image's own pixels.
+        The toolbox's data sample of each image, in the image's own pixels. A segmentor's samples contain
+        labels but no logits, which need gigabytes for a large image.
     """
-    data = [inferencer.pipeline(image) for image in images]
-    groups = [data] if data else []
+    data = [inferencer.pipeline(_widen(image)) for image in images]
     if is_segmentor(inferencer):  # MMSegmentation refuses a batch of several sizes
         groups = [list(group) for _, group in groupby(data, lambda item: item['inputs'].shape)]
-    return [sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))]
+        with _few_classes_at_a_time(inferencer.model):
+            samples = [
+                sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))
+            ]
+    else:
+        samples = inferencer.forward(inferencer.collate_fn(data)) if data else []
+    for image, sample in zip(images, samples, strict=True):
+        if sample.ori_shape[:2] != image.shape[:2]:
+            _crop(sample, *image.shape[:2])
+    return samples
+
+
+def _widen(image: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels."""
+    height, width = image.shape[:2]
+    least = -(-max(height, width) // _THINNEST)
+    below, right = max(least - height, 0), max(least - width, 0)
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+
+
+def _crop(sample: BaseDataElement, height: int, width: int) -> None:
+    """Reduce a prediction on a widened image to the image itself, at the top left."""
+    sample.set_metainfo({'ori_shape': (height, width)})
+    if 'pred_sem_seg' in sample:
+        sample.pred_sem_seg = PixelData(data=sample.pred_sem_seg.data[..., :height, :width])
+    if 'pred_instances' in sample:
+        found = sample.pred_instances
+        found.bboxes = found.bboxes.minimum(found.bboxes.new_tensor([width, height] * 2))
+        if 'masks' in found:
+            found.masks = found.masks[:, :height, :width]
+
+
+@contextmanager
+def _few_classes_at_a_time(model: nn.Module) -> Iterator[None]:
+    """Let a segmentor resize the logits of a few classes at a time to an image's size, with the same labels.
+
+    All 150 classes of a photograph of 12 megapixels would need 7.2 GB.
+    """
+    model.postprocess_result = partial(_find_labels, model)
+    try:
+        yield
+    finally:
+        del model.postprocess_result  # the class's own method is left
+
+
+def _find_labels(
+    model: nn.Module, logits: Tensor, samples: Sequence[BaseDataElement]
+) -> Sequence[BaseDataElement]:
+    """Find the labels of a batch as MMSegmentation's ``postprocess_result`` does, without keeping the logits.
+
+    Args:
+        model: The segmentor.
+        logits: ``(N, C, h, w)``.
+        samples: The data samples of the images, to which the labels are added.
+    """
+    flipped = any(sample.get('flip') for sample in samples)
+    if flipped or logits.shape[1] == 1:  # not for prediction; a single class has a threshold instead
+        return type(model).postprocess_result(model, logits, samples)
+    for sample, padded in zip(samples, logits.split(1), strict=True):
+        left, right, top, bottom = sample.get('img_padding_size', sample.get('padding_size', [0] * 4))
+        small = padded[..., top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+        size = sample.ori_shape[:2]
+        step = max(_GROUP // math.prod(size), 1)
+        large = (
+            F.interpolate(group, size, mode='bilinear', align_corners=model.align_corners)
+            for group in small.split(step, 1)
+        )
+        groups = (logits[0].max(0, keepdim=True) for logits in large)
+        best, labels = next(groups)
+        for i, (value, label) in enumerate(groups, 1):
+            labels = torch.where(value > best, label + i * step, labels)
+            best = best.maximum(value)
+        sample.pred_sem_seg = PixelData(data=labels)
+    return samples
 
 
 def _build(cfg: Config, device: str) -> BaseInferencer:

@@ -1,6 +1,6 @@
 """Pictures of detected and annotated objects: boxes, masks and labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class DrawnObject(NamedTuple):
 
 def save_objects(
     path: Path,
-    images: Sequence[tuple[np.ndarray, Sequence[DrawnObject]]],
+    images: Sequence[tuple[np.ndarray, Iterable[DrawnObject]]],
     *,
     columns: int = 1,
     panel: float = PANEL,
@@ -57,21 +57,19 @@ def save_objects(
     save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
-def predicted_objects(records: Sequence[Mapping[str, Any]]) -> list[DrawnObject]:
-    """Prepare predictions for drawing, the best on top.
+def predicted_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:
+    """Prepare predictions for drawing, with one decoded mask in memory at a time.
 
     Args:
         records: From :func:`crossformer_mm.evaluation.records.object_records`.
+
+    Yields:
+        The objects, the best last, which is drawn on top.
     """
-    return [
-        DrawnObject(
-            f'{record["name"]} {record["score"]:.2f}',
-            _colour(record['label']),
-            record['bbox'],
-            coco_mask.decode(record['mask']) if 'mask' in record else None,
-        )
-        for record in reversed(records)
-    ]
+    for record in reversed(records):
+        mask = coco_mask.decode(record['mask']) if 'mask' in record else None
+        label = f'{record["name"]} {record["score"]:.2f}'
+        yield DrawnObject(label, _colour(record['label']), record['bbox'], mask)
 
 
 def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:

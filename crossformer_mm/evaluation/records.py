@@ -24,11 +24,13 @@ def object_records(
         ``label``, ``name``, ``score``, ``bbox`` (left, top, width, height in pixels) and, for a model with
         masks, ``mask`` (COCO's run lengths) of each object, the best first.
     """
-    found = sample.pred_instances.cpu()
-    found = found[found.scores >= score_thr]
-    found = found[found.scores.argsort(descending=True)]
-    corners = found.bboxes.float().numpy().reshape(-1, 2, 2).clip(0, size[::-1])  # [N, 2 corners, xy]
+    found = sample.pred_instances
+    order = found.scores.argsort(descending=True)
+    order = order[found.scores[order] >= score_thr]
+    corners = found.bboxes[order].float().cpu().numpy().reshape(-1, 2, 2)  # [N, 2 corners, xy]
+    corners = corners.clip(0, size[::-1])
     boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], 1)
+    labels, scores = found.labels[order].tolist(), found.scores[order].tolist()
     records = [
         {
             'label': label,
@@ -36,11 +38,11 @@ def object_records(
             'score': round(score, 4),
             'bbox': [round(float(value), 2) for value in box],
         }
-        for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), boxes, strict=True)
+        for label, score, box in zip(labels, scores, boxes, strict=True)
     ]
     if 'masks' in found:
-        for record, mask in zip(records, found.masks.numpy(), strict=True):
-            record['mask'] = encode_mask(mask[: size[0], : size[1]])
+        for record, index in zip(records, order.tolist(), strict=True):
+            record['mask'] = encode_mask(found.masks[index].cpu().numpy())
     return records
 
 

@@ -46,10 +46,11 @@ def files_in(folder: str | Path) -> list[Path]:
                 for entry in os.scandir(parent):
                     if entry.name.startswith('.'):
                         continue
-                    if entry.is_dir():
-                        (links if entry.is_symlink() else folders).append(entry.path)
-                    elif entry.is_file():  # no pipe, socket or broken link
-                        files.append(Path(entry.path))
+                    with suppress(OSError):  # a link to itself, or to where one may not look
+                        if entry.is_dir():
+                            (links if entry.is_symlink() else folders).append(entry.path)
+                        elif entry.is_file():  # no pipe, socket or broken link
+                            files.append(Path(entry.path))
         except FileNotFoundError:
             continue
         except OSError as error:
