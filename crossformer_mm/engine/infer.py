@@ -24,6 +24,7 @@ from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder, write_atomically
 from ..utils.progress import progress_bar
+from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options
 from .inferencer import is_segmentor, open_inferencer, predict
 
@@ -80,7 +81,8 @@ def infer(options: argparse.Namespace) -> int:
     finally:  # also after Ctrl-C, with the results so far
         output.write()
     count = len(output.images)
-    print(f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}')
+    found = f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}'
+    print(printable(found))
     return int(bool(output.skipped))
 
 
@@ -204,7 +206,7 @@ class _Output:
     def skip(self, file: Path, reason: str) -> None:
         """Record a file without a result."""
         self.skipped.append({'file': str(file), 'reason': reason})
-        print(f'skipped {file}: {reason}', file=sys.stderr)
+        print(printable(f'skipped {file}: {reason}'), file=sys.stderr)
 
     def add(self, file: Path, name: str, image: np.ndarray, sample: BaseDataElement) -> None:
         """Write the predictions for an image, BGR ``(H, W, 3)``."""
@@ -222,7 +224,7 @@ class _Output:
             objects = object_records(sample, self.classes, (height, width), self.score_thr)
             found = {'objects': objects}
             draw = partial(save_objects, images=[(picture, predicted_objects(objects))])
-        write_atomically(self.folder / paths['picture'], draw, overwrite=True)
+        draw(self.folder / paths['picture'])
         self.images.append({'file': str(file), 'height': height, 'width': width, **paths, **found})
 
     def write(self) -> None:

@@ -21,6 +21,7 @@ from ..data.datasets import building, dataset_meta, palette, set_num_classes, wi
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
+from .runner import escape_drawn_names
 
 
 def open_inferencer(
@@ -62,6 +63,8 @@ def open_inferencer(
     inferencer = _build(cfg, device)
     load_model(inferencer.model, checkpoint)
     inferencer.model.dataset_meta = inferencer.visualizer.dataset_meta = meta
+    if not is_segmentor(inferencer):  # which draws with OpenCV
+        escape_drawn_names(inferencer.visualizer)
     if bf16:
         keep_boxes_in_float32(inferencer.model)
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16)

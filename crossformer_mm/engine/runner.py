@@ -1,7 +1,6 @@
 """Shared parts of training and testing: common options, the config of a run, and its error messages."""
 
 import argparse
-import errno
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from ..checkpoint.reader import Checkpoint
@@ -25,14 +25,13 @@ from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
 from ..data.options import add_data_options, data_options, set_data_paths
 from ..utils.errors import UserError
-from ..utils.files import check_folder
-from ..utils.text import shorten
+from ..utils.files import MACHINE_ERRORS, check_folder, write_error
+from ..utils.text import escape_mathtext, printable, printable_lines, shorten
 from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -144,10 +143,10 @@ class Run:
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
         for report in labels:
-            runner.logger.info(report.summary())
+            runner.logger.info(printable_lines(report.summary()))
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
         for warning in warnings:
-            runner.logger.warning(warning)
+            runner.logger.warning(printable(warning))
         return runner
 
 
@@ -158,11 +157,19 @@ class _StartHook(Hook):
         self.run = run
 
     def before_train(self, runner: Runner) -> None:
-        self.run.started = True
         self.run.checkpoint = None
+        self.before_test(runner)
 
     def before_test(self, runner: Runner) -> None:
         self.run.started = True
+        escape_drawn_names(runner.visualizer)
+
+
+def escape_drawn_names(visualizer: Visualizer) -> None:
+    """Escape the class names that a toolbox's visualizer draws with matplotlib."""
+    meta = visualizer.dataset_meta or {}
+    if classes := meta.get('classes'):
+        visualizer.dataset_meta = {**meta, 'classes': tuple(map(escape_mathtext, classes))}
 
 
 @contextmanager
@@ -222,10 +229,9 @@ def _explain(error: Exception, run: Run) -> UserError | None:
     if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker'):
         reason = str(error).partition('. ')[0]
         return UserError(f'{reason}; if memory ran out, use fewer: --cfg-options {loader}.num_workers=1')
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         intact = '; the checkpoints are intact: continue with --resume' if run.training else ''
-        reason = f'{error.filename or run.cfg.work_dir}: cannot be written ({error.strerror})'
-        return UserError(f'{reason}; free some space{intact}')
+        return UserError(f'{write_error(error, error.filename or run.cfg.work_dir)}{intact}')
     explained = None if run.started else build_error(error, run.cfg)
     return UserError(explained) if explained else None
 

@@ -14,6 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from ..utils.files import write_atomically
+from ..utils.text import printable, short_name
 from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
 from .records import encode_mask
 
@@ -124,8 +126,9 @@ class CocoReport(BaseMetric):
 
     def _write(self, kind: str, detections: list[dict]) -> None:
         path = f'{self.outfile_prefix}.{kind}.json'
-        dump(detections, path)
-        MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
+        write_atomically(Path(path), lambda part: dump(detections, part, file_format='json'), overwrite=True)
+        line = f'{kind}, {len(detections)} detections: written to {path}'
+        MMLogger.get_current_instance().info(printable(line))
 
     def _evaluate(
         self, truth: COCO, detections: list[dict], kind: str, category_ids: Sequence[int]
@@ -139,7 +142,7 @@ class CocoReport(BaseMetric):
         }
         if self.classwise:
             table = class_table(evaluation)
-            rows = [[name, *(f'{value:.3f}' for value in row)] for name, row in table.items()]
+            rows = [[short_name(name), *(f'{value:.3f}' for value in row)] for name, row in table.items()]
             text = AsciiTable([['class', *_STATS[:6]], *rows]).table
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
@@ -228,7 +231,7 @@ def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
     precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections per image]
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
     return {
-        name: [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
+        printable(name): [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
         for index, name in enumerate(class_names(evaluation))
     }
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, fitting_dpi, image_grid
+from .pictures import PANEL, fitting_dpi, image_grid, save_figure
 
 
 class DrawnObject(NamedTuple):
@@ -52,7 +52,7 @@ def save_objects(
         axes.imshow(image, interpolation='bilinear')
         for item in objects:
             _draw(axes, item, len(image))
-    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
 def predicted_objects(records: Sequence[Mapping[str, Any]]) -> list[DrawnObject]:

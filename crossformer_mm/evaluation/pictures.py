@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.images import read_image
+from ..utils.files import write_atomically
 
 PANEL = 6.5  # length of an image's longer side in inches; lines and letters have a fixed size
 SMALL_PANEL = 2.6  # the same, on a sheet of many images
@@ -65,6 +66,20 @@ def image_grid(
     for axes, text in zip(panels[0], [*titles] * columns, strict=False):
         axes.set_title(text)
     return figure, panels.ravel()
+
+
+def save_figure(figure: Figure, path: Path, dpi: float) -> None:
+    """Write a figure as a PNG file, atomically.
+
+    Args:
+        figure: The figure.
+        path: The file; it is replaced if it exists.
+        dpi: Dots per inch.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    write_atomically(path, lambda part: figure.savefig(part, format='png', dpi=dpi), overwrite=True)
 
 
 def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ..data.label_files import png_name
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, fitting_dpi, image_grid, read_picture
+from .pictures import PANEL, fitting_dpi, image_grid, read_picture, save_figure
 from .records import label_array
 
 TINT = 0.55  # opacity of the class colours over the image
@@ -65,7 +65,7 @@ def save_segments(
         _draw(axes, picture, labels, colours)
     title = 'share of the pixels:\ntruth, prediction' if titles else None
     figure.legend(handles=legend, title=title, loc='upper right', frameon=False, fontsize=9)
-    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
 def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]]) -> None:

@@ -40,7 +40,7 @@ class AtomicFileBackend(LocalBackend):
             write_atomically(path, lambda part: part.write_bytes(obj), overwrite=True)
         except UserError as error:
             raise UserError(
-                f'{error}; earlier checkpoints are intact: free some space, then resume'
+                f'{error}; earlier checkpoints are intact: continue with --resume'
             ) from error
 
     def remove(self, filepath: str | Path) -> None:

@@ -11,6 +11,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...evaluation.pictures import save_figure
+
 Row = dict[str, Any]
 
 _PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others range from 0 to 1
@@ -81,7 +83,7 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
     losses, scores = figure.subplots(1, 2)
     _draw_losses(losses, train)
     _draw_scores(scores, val, 'epoch' if 'epoch' in train[0] else 'iteration')
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)
 
 
 def _scores(row: Row) -> dict[str, float]:
