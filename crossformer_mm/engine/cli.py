@@ -46,7 +46,7 @@ def run(
         ``main``'s status; 1 after a :class:`UserError`, printed to stderr as one line, or raised with its
         traceback if ``--debug`` is given; 130 after Ctrl-C and 143 after SIGTERM, also with one line.
     """
-    # Matplotlib warns of each character of a class name that its font lacks, such as Chinese, and draws a box.
+    # Matplotlib warns of each character of a name that its font lacks, such as Chinese, and draws a box.
     warnings.filterwarnings('ignore', message='Glyph .* missing from')
     parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, printable(message)))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')

@@ -140,6 +140,9 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
+        for handler in runner.logger.handlers:  # class names may have characters that this locale has not
+            if isinstance(handler, logging.FileHandler):
+                handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
         for report in labels:

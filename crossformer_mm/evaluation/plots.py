@@ -102,6 +102,8 @@ def plot_confusions(
     axes.set(title=title, xlabel='predicted', ylabel='ground truth')
     size = 7 if many else 10
     axes.set_xticks(range(len(labels)), labels, rotation=90 if many else 45, fontsize=size)
+    for text in axes.get_xticklabels():
+        text.set(ha='right', va='center', rotation_mode='anchor')
     axes.set_yticks(range(len(labels)), labels, fontsize=size)
     axes.set_xticks(np.arange(len(labels)) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(labels)) + 0.5, minor=True)

@@ -109,7 +109,7 @@ def write_error(error: OSError, path: str | Path | None = None) -> str:
         path: The file, if the error does not name it.
     """
     remedy = '; free some space' if error.errno in DISK_FULL else ''
-    return f'{path or error.filename or "a file"}: cannot be written ({error.strerror or error}){remedy}'
+    return f'{path or error.filename or "the output"}: cannot be written ({error.strerror or error}){remedy}'
 
 
 def remove_parts(folder: Path) -> None:

@@ -39,9 +39,7 @@ class AtomicFileBackend(LocalBackend):
         try:
             write_atomically(path, lambda part: part.write_bytes(obj), overwrite=True)
         except UserError as error:
-            raise UserError(
-                f'{error}; earlier checkpoints are intact: continue with --resume'
-            ) from error
+            raise UserError(f'{error}; earlier checkpoints are intact: continue with --resume') from error
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file; inside :meth:`removals_last`, the removal is postponed."""
