@@ -32,6 +32,7 @@ from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
 
+SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -76,6 +77,9 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check settings for which MMEngine would fail much later, or with the whole config in the message."""
     check_has_model(cfg)
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < SEEDS):
+        raise UserError(f'randomness.seed={seed!r:.60}: must be an integer from 0 to {SEEDS - 1}')
     for split in splits:
         last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
         names = [f'{split}_dataloader', f'{split}_cfg', last]
