@@ -46,7 +46,7 @@ def set_launcher(cfg: Config, launcher: str, local_rank: int) -> None:
         return
     processes, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()  # by torchrun
     if processes > gpus:
-        raise UserError(f'{processes} processes need as many GPUs; this machine has {gpus}: start {gpus} here')
+        raise UserError(f'{processes} processes on a machine with {gpus} GPUs; start at most one per GPU')
 
 
 def _distribute_on_cpus(cfg: Config) -> None:
@@ -102,7 +102,7 @@ def process_group(cfg: Config) -> Iterator[None]:
         yield
         # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
-            # If another process fails now, the launcher ends this one, which may still be writing a checkpoint.
+            # The launcher ends all when one fails, even at its exit, while another still writes a checkpoint.
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
     except RuntimeError as error:

@@ -31,6 +31,13 @@ from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
+from .shared_memory import (
+    FOLDER,
+    MORE,
+    copy_if_shared_memory_is_full,
+    shared_memory_is_full,
+    shared_memory_warnings,
+)
 
 SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
 CLASSES_NAMED = 6  # class names in a message; the others are counted
@@ -149,6 +156,8 @@ class Run:
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+        if any((self.cfg.get(loader) or {}).get('num_workers') for loader in LOADERS):
+            warnings = [*warnings, *shared_memory_warnings()]
         for report in labels:
             runner.logger.info(printable_lines(report.summary()))
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
@@ -197,6 +206,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     """
     raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # report a full disk once
     run, work_folder = Run(cfg, training), _WorkFolder(cfg)
+    copy_if_shared_memory_is_full()
     try:
         with process_group(cfg), unreadable_images_named(cfg):
             yield run
@@ -233,6 +243,8 @@ def _explain(error: Exception, run: Run) -> UserError | None:
         reason = f'out of memory ({error})'
         advice = f'{reason}; use fewer worker processes ({loader}.num_workers) or smaller images'
         return UserError(memory_advice(run.cfg, error) if run.training else advice)
+    if shared_memory_is_full(error):
+        return UserError(f'shared memory ({FOLDER}) is full; {MORE}, or use {loader}.num_workers=0')
     if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker'):
         reason = str(error).partition('. ')[0]
         return UserError(f'{reason}; if memory ran out, use fewer: --cfg-options {loader}.num_workers=1')
