@@ -1,11 +1,15 @@
 """The command ``crossformer``, outside the package, which cannot be imported if the stack is broken."""
 
+from __future__ import annotations  # so that an old Python gets as far as the doctor's report
+
 import argparse
 import difflib
 import importlib
+import os
 import runpy
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +26,9 @@ COMMANDS = {
 }
 
 
+READER_GONE = 141  # what a shell reports for a program that SIGPIPE has ended
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -31,21 +38,69 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    name, *options = (sys.argv[1:] if words is None else words) or ['--help']
+    return safely(lambda: _main(sys.argv[1:] if words is None else words))
+
+
+def script(name: str) -> int:
+    """Run a command for a script in ``tools/``, with the options of the process; returns the exit status."""
+    return safely(lambda: run(name, sys.argv[1:], Path(sys.argv[0]).name))
+
+
+def safely(command: Callable[[], int]) -> int:
+    """Run a command whose standard output may be closed, lack characters, be full, or end early (``| head``).
+
+    Args:
+        command: Returns its exit status.
+
+    Returns:
+        That status, or :data:`READER_GONE` if nobody reads the output any more.
+    """
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        if getattr(sys, name) is None:  # closed: the next file to be opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, 'w' if number else 'r'))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        return command()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE
+    finally:
+        _flush_output()
+
+
+def _reader_is_gone() -> bool:
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush_output() -> None:
+    """Write what is left, or drop it, so that Python does not fail to write it when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            print(f'error: standard output: cannot be written ({error.strerror})', file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def _main(words: Sequence[str]) -> int:
+    name, *options = words or ['--help']
     if name in ('-h', '--help'):
         lines = [f'  {command:<9} {about}' for command, (about, *_) in COMMANDS.items()]
-        print('\n'.join(['usage: crossformer COMMAND …, with --help for the options', '', *lines]))
+        print('\n'.join(['usage: crossformer COMMAND ..., with --help for the options', '', *lines]))
         return 0
     if name not in COMMANDS:
         close = ' or '.join(difflib.get_close_matches(name, COMMANDS)) or ', '.join(COMMANDS)
         print(f'error: unknown command {name}; did you mean {close}?', file=sys.stderr)
         return 2
     return run(name, options, f'crossformer {name}')
-
-
-def script(name: str) -> int:
-    """Run a command for a script in ``tools/``, with the options of the process; returns the exit status."""
-    return run(name, sys.argv[1:], Path(sys.argv[0]).name)
 
 
 def run(name: str, options: Sequence[str], prog: str) -> int:

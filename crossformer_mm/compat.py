@@ -12,6 +12,7 @@ from mmengine.registry import build_from_cfg
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
+from torch.multiprocessing.reductions import reduce_storage as reduce_storage
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module

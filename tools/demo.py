@@ -3,6 +3,7 @@
 
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.demo import demo, demo_parser
+from crossformer_mm_command import safely
 
 if __name__ == '__main__':
-    raise SystemExit(cli.run(demo_parser(), demo))
+    raise SystemExit(safely(lambda: cli.run(demo_parser(), demo)))

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..utils.text import printable
+from ..utils.text import cut, printable
+
+LONGEST = 1000  # characters of a line
 
 
 class Problem(NamedTuple):
@@ -52,6 +54,6 @@ class Findings:
         """The problems as text, errors first."""
         for (fatal, kind), problems in sorted(self.examples.items(), key=lambda item: not item[0][0]):
             yield f'{"error" if fatal else "warning"}: {kind}: {self.counts[fatal, kind]}'
-            yield from (f'    {printable(problem.what)}' for problem in problems)
+            yield from (f'    {cut(printable(problem.what), LONGEST)}' for problem in problems)
             if remedy := problems[0].remedy:
-                yield f'    → {remedy}'
+                yield f'    → {printable(remedy)}'

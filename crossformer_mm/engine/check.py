@@ -33,7 +33,7 @@ from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.outputs import check_outputs, check_place
-from ..utils.text import printable
+from ..utils.text import printable, printable_lines, short_name
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -137,7 +137,7 @@ class _CocoCheck:
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
         """Check, print and draw a dataset; returns its images without known faults."""
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
-        print(f'\n{path} with images in {folder}')
+        print('\n' + printable(f'{path} with images in {folder}'))
         try:
             file = read_coco(path, self.masks, report=findings.add)
         except UserError as error:
@@ -177,7 +177,7 @@ def _objects_table(file: CocoFile) -> str:
         f'{len(file.images)} images, {len(file.images) - len(with_objects)} of them without objects;'
         f' {len(file.annotations)} objects of {len(file.categories)} classes'
     )
-    lines = [f'{counts[category["id"]]:>10}  {printable(category["name"])}' for category in file.categories]
+    lines = [f'{counts[category["id"]]:>10}  {short_name(category["name"])}' for category in file.categories]
     return '\n'.join([heading, *lines])
 
 
@@ -229,7 +229,7 @@ class _LabelCheck:
         pairs = [pair for pair in folder.pairs if pair[1].is_file()]
         most = MAPS_READ if self.options.sample else None
         labels = inspect_labels(pairs, folder.maps, folder.rule, most)
-        print(f'\n{labels.summary()}')
+        print(f'\n{printable_lines(labels.summary())}')
         for problem in (*problems, *labels.problems, *labels.warnings):
             findings.add(problem)
         sizes = {image: size for (image, _), size in labels.sound.items()}

@@ -9,12 +9,16 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from ..utils.errors import UserError
+from ..utils.files import MACHINE_ERRORS, write_error
+from ..utils.processes import end_with_parent
+from ..utils.text import printable
 
 OTHERS_WAIT = 3.0  # seconds that all processes except a machine's first wait before they print an error
 
@@ -42,21 +46,27 @@ def run(
         ``main``'s status; 1 after a :class:`UserError`, printed to stderr as one line, or raised with its
         traceback if ``--debug`` is given; 130 after Ctrl-C and 143 after SIGTERM, also with one line.
     """
-    parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, message))
+    # Matplotlib warns of each character of a name that its font lacks, such as Chinese, and draws a box.
+    warnings.filterwarnings('ignore', message='Glyph .* missing from')
+    parser.error = lambda message: (_wait_for_first(), type(parser).error(parser, printable(message)))
     parser.add_argument('--debug', action='store_true', help='show tracebacks of expected errors')
     options = parser.parse_args(argv)
     status = 1  # if Python itself reports an error
     if getattr(options, 'launcher', 'none') != 'none' and 'RANK' in os.environ:
         atexit.register(lambda: exit_immediately(status))
+        launcher = os.environ.get('LAUNCHER_PID')  # from tools/dist_run.sh
+        end_with_parent(int(launcher) if launcher else None)
     try:
         with _sigterm_raises():
             result = main(options)
             status = result if isinstance(result, int) else 0
-    except UserError as error:
-        if options.debug:
+    except (UserError, OSError) as error:
+        fault = isinstance(error, OSError) and error.errno not in MACHINE_ERRORS
+        if options.debug or fault:
             raise
         _wait_for_first()
-        print(f'error: {error}', file=sys.stderr)
+        message = write_error(error) if isinstance(error, OSError) else error
+        print(f'error: {message}', file=sys.stderr)
         status = 1
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)

@@ -13,6 +13,7 @@ from ..checkpoint import load_backbone, load_model
 from ..checkpoint.convert import TARGETS, convert_checkpoint
 from ..data.datasets import build_network
 from ..utils.errors import UserError
+from ..utils.text import printable
 from .config import load_config
 
 IMAGE_SIZE = (128, 160)  # height, width
@@ -75,7 +76,7 @@ def convert(options: argparse.Namespace) -> None:
         verify=partial(verify, options.verify) if options.verify else None,
         dry_run=options.dry_run,
     )
-    print('\n'.join(report))
+    print('\n'.join(map(printable, report)))
 
 
 def verify(config: str | Path, path: Path, kind: str) -> str:

@@ -43,6 +43,10 @@ def set_launcher(cfg: Config, launcher: str, local_rank: int) -> None:
         raise UserError(f'--launcher {launcher}: this is a single process; start it with {program}')
     if not torch.cuda.is_available():
         _distribute_on_cpus(cfg)
+        return
+    processes, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()  # by torchrun
+    if processes > gpus:
+        raise UserError(f'{processes} processes on a machine with {gpus} GPUs; start at most one per GPU')
 
 
 def _distribute_on_cpus(cfg: Config) -> None:
@@ -98,6 +102,8 @@ def process_group(cfg: Config) -> Iterator[None]:
         yield
         # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
+            # The launcher ends all when one fails, even at its exit, while another still writes a checkpoint.
+            torch.distributed.barrier()
             torch.distributed.destroy_process_group()
     except RuntimeError as error:
         if not lost_process(error):

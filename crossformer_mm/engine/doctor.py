@@ -48,7 +48,7 @@ def main() -> int:
     for check in CHECKS:
         for mark, found in findings(check):
             line = f'{mark:<8}{check}: {" ".join(found.split())}'
-            print(line.encode(errors='replace').decode(), flush=True)
+            print(line, flush=True)
             failed += mark == FAILED
     print(f'{failed} failed' if failed else 'all checks passed')
     return min(failed, 1)

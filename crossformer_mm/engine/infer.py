@@ -87,7 +87,8 @@ def infer(options: argparse.Namespace) -> int:
     finally:  # also after Ctrl-C, with the results so far
         output.write()
     count = len(output.images)
-    print(f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}')
+    found = f'{count} image{"s" * (count != 1)}: results.json and pictures are in {output.folder}'
+    print(printable(found))
     return int(bool(output.skipped))
 
 
@@ -240,7 +241,7 @@ class _Output:
     def skip(self, file: str | Path, reason: str) -> None:
         """Record a file without a result."""
         self.skipped.append({'file': str(file), 'reason': reason})
-        print(f'skipped {printable(str(file))}: {reason}', file=sys.stderr)
+        print(printable(f'skipped {file}: {reason}'), file=sys.stderr)
 
     def add(self, file: Path, image: np.ndarray, sample: BaseDataElement) -> None:
         """Write the predictions for an image, BGR ``(H, W, 3)``."""

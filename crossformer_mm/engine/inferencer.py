@@ -27,6 +27,7 @@ from ..data.datasets import building, dataset_meta, palette, set_num_classes, wi
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
+from .runner import escape_drawn_names
 
 _THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
 _GROUP = 1 << 26  # logits at the size of the images that are in memory at a time
@@ -71,6 +72,8 @@ def open_inferencer(
     inferencer = _build(cfg, device)
     load_model(inferencer.model, checkpoint)
     inferencer.model.dataset_meta = inferencer.visualizer.dataset_meta = meta
+    if not is_segmentor(inferencer):  # which draws with OpenCV
+        escape_drawn_names(inferencer.visualizer)
     if bf16:
         keep_boxes_in_float32(inferencer.model)
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -5,10 +5,7 @@ network, as an uninterrupted one. No state of a random generator has to be saved
 could not be, because they prefetch batches of later iterations.
 """
 
-import ctypes
 import random
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +15,9 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..utils.processes import end_with_parent
+
 SAMPLE, STEP = 0, 1  # purposes of seeds
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent dies
 
 
 class Draw(NamedTuple):
@@ -149,8 +147,7 @@ def die_with_parent(worker_init_fn: Callable[[int], None] | None, worker_id: int
         worker_init_fn: The loader's own initialisation of a worker.
         worker_id: The worker's number.
     """
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if worker_init_fn is not None:
         worker_init_fn(worker_id)
 

@@ -1,7 +1,6 @@
 """Shared parts of training and testing: common options, the config of a run, and its error messages."""
 
 import argparse
-import errno
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 
 from ..checkpoint.reader import Checkpoint
@@ -25,16 +25,23 @@ from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
 from ..data.options import add_data_options, data_options, set_data_paths
 from ..utils.errors import UserError
-from ..utils.files import check_folder
+from ..utils.files import MACHINE_ERRORS, check_folder, write_error
 from ..utils.locks import locked
 from ..utils.outputs import check_place, is_output, write_output
-from ..utils.text import shorten
+from ..utils.text import escape_mathtext, printable, printable_lines, shorten
 from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
 from .memory import memory_advice, ran_out_of_memory
+from .shared_memory import (
+    FOLDER,
+    MORE,
+    copy_if_shared_memory_is_full,
+    shared_memory_is_full,
+    shared_memory_warnings,
+)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -85,6 +92,9 @@ def input_files(options: argparse.Namespace) -> list[str]:
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check settings for which MMEngine would fail much later, or with the whole config in the message."""
     check_has_model(cfg)
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < SEEDS):
+        raise UserError(f'randomness.seed={seed!r:.60}: must be an integer from 0 to {SEEDS - 1}')
     for split in splits:
         last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
         names = [f'{split}_dataloader', f'{split}_cfg', last]
@@ -149,13 +159,18 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = _Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
+        for handler in runner.logger.handlers:  # class names may have characters that this locale has not
+            if isinstance(handler, logging.FileHandler):
+                handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+        if any((self.cfg.get(loader) or {}).get('num_workers') for loader in LOADERS):
+            warnings = [*warnings, *shared_memory_warnings()]
         for report in labels:
-            runner.logger.info(report.summary())
+            runner.logger.info(printable_lines(report.summary()))
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
         for warning in warnings:
-            runner.logger.warning(warning)
+            runner.logger.warning(printable(warning))
         return runner
 
 
@@ -171,13 +186,21 @@ class _StartHook(Hook):
         self.run = run
 
     def before_train(self, runner: Runner) -> None:
-        self.run.started = True
         self.run.checkpoint = None
         if is_main_process():
             _write_config(runner)
+        self.before_test(runner)
 
     def before_test(self, runner: Runner) -> None:
         self.run.started = True
+        escape_drawn_names(runner.visualizer)
+
+
+def escape_drawn_names(visualizer: Visualizer) -> None:
+    """Escape the class names that a toolbox's visualizer draws with matplotlib."""
+    meta = visualizer.dataset_meta or {}
+    if classes := meta.get('classes'):
+        visualizer.dataset_meta = {**meta, 'classes': tuple(map(escape_mathtext, classes))}
 
 
 def _write_config(runner: Runner) -> None:
@@ -210,6 +233,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     """
     raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # report a full disk once
     run, work_folder = Run(cfg, training), _WorkFolder(cfg)
+    copy_if_shared_memory_is_full()
     try:
         with process_group(cfg), unreadable_images_named(cfg), ExitStack() as locks:
             if training:
@@ -253,13 +277,14 @@ def _explain(error: Exception, run: Run) -> UserError | None:
         reason = f'out of memory ({error})'
         advice = f'{reason}; use fewer worker processes ({loader}.num_workers) or smaller images'
         return UserError(memory_advice(run.cfg, error) if run.training else advice)
+    if shared_memory_is_full(error):
+        return UserError(f'shared memory ({FOLDER}) is full; {MORE}, or use {loader}.num_workers=0')
     if isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker'):
         reason = str(error).partition('. ')[0]
         return UserError(f'{reason}; if memory ran out, use fewer: --cfg-options {loader}.num_workers=1')
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         intact = '; the checkpoints are intact: continue with --resume' if run.training else ''
-        reason = f'{error.filename or run.cfg.work_dir}: cannot be written ({error.strerror})'
-        return UserError(f'{reason}; free some space{intact}')
+        return UserError(f'{write_error(error, error.filename or run.cfg.work_dir)}{intact}')
     explained = None if run.started else build_error(error, run.cfg)
     return UserError(explained) if explained else None
 

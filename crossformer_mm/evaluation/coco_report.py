@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
 from ..utils.outputs import write_output
+from ..utils.text import printable, short_name
 from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
 from .records import encode_mask
 
@@ -126,7 +127,8 @@ class CocoReport(BaseMetric):
     def _write(self, kind: str, detections: list[dict]) -> None:
         path = f'{self.outfile_prefix}.{kind}.json'
         write_output(Path(path), lambda part: dump(detections, part, file_format='json'))
-        MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
+        line = f'{kind}, {len(detections)} detections: written to {path}'
+        MMLogger.get_current_instance().info(printable(line))
 
     def _evaluate(
         self, truth: COCO, detections: list[dict], kind: str, category_ids: Sequence[int]
@@ -140,7 +142,7 @@ class CocoReport(BaseMetric):
         }
         if self.classwise:
             table = class_table(evaluation)
-            rows = [[name, *(f'{value:.3f}' for value in row)] for name, row in table.items()]
+            rows = [[short_name(name), *(f'{value:.3f}' for value in row)] for name, row in table.items()]
             text = AsciiTable([['class', *_STATS[:6]], *rows]).table
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
@@ -226,7 +228,7 @@ def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
     precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections per image]
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
     return {
-        name: [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
+        printable(name): [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
         for index, name in enumerate(class_names(evaluation))
     }
 

@@ -102,6 +102,8 @@ def plot_confusions(
     axes.set(title=title, xlabel='predicted', ylabel='ground truth')
     size = 7 if many else 10
     axes.set_xticks(range(len(labels)), labels, rotation=90 if many else 45, fontsize=size)
+    for text in axes.get_xticklabels():
+        text.set(ha='right', va='center', rotation_mode='anchor')
     axes.set_yticks(range(len(labels)), labels, fontsize=size)
     axes.set_xticks(np.arange(len(labels)) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(labels)) + 0.5, minor=True)
@@ -128,7 +130,7 @@ def plot_bars(
     figure = Figure(figsize=(8, 1.5 + 0.25 * len(order)), layout='constrained')
     axes = figure.subplots()
     bars = axes.barh(range(len(order)), np.nan_to_num(values[order]), color='C0')
-    axes.set_yticks(range(len(order)), [escape_mathtext(names[index][:40]) for index in order])
+    axes.set_yticks(range(len(order)), [escape_mathtext(names[index]) for index in order])
     axes.invert_yaxis()
     texts = [f'{value:.0f}' if value >= 100 else f'{value:.3g}' for value in values[order]]
     texts = [text.replace('nan', 'does not occur') for text in texts]

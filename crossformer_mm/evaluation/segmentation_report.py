@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.label_check import IGNORED
 from ..data.label_files import values_of_classes, write_label_map
+from ..utils.text import printable, short_name
 from .plots import plot_bars, plot_confusions
 from .records import label_array
 
@@ -91,10 +92,10 @@ class SegmentationReport(BaseMetric):
         """
         logger = MMLogger.get_current_instance()
         if self.out_dir:
-            logger.info(f'{len(self.names)} label maps: written to {self.out_dir}')
+            logger.info(f'{len(self.names)} label maps: written to {printable(self.out_dir)}')
         if self.format_only:
             return {}
-        names = self.dataset_meta['classes']
+        names = [printable(name) for name in self.dataset_meta['classes']]
         counts = np.zeros((len(names), len(names)), np.int64)
         for cells, numbers in results:
             counts.flat[cells] += numbers  # no cell occurs twice
@@ -161,7 +162,7 @@ def class_table(counts: np.ndarray, names: Sequence[str]) -> str:
     """
     shares = _percent(counts.sum(axis=1), counts.sum())
     rows = zip(names, *class_scores(counts), shares, strict=True)
-    cells = [[name, *('–' if v != v else f'{v:.2f}' for v in values)] for name, *values in rows]
+    cells = [[short_name(name), *('–' if v != v else f'{v:.2f}' for v in values)] for name, *values in rows]
     return AsciiTable([['class', 'IoU', 'Acc', 'share of the pixels'], *cells]).table
 
 

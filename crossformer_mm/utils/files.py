@@ -1,5 +1,6 @@
 """Find files, and write them atomically."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from .errors import UserError
 
 CHUNK = 1 << 20  # bytes read at a time
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors that are the machine's and not this project's.
+MACHINE_ERRORS = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
 DIGEST_DIGITS = 8  # digits of the SHA-256 in a file's name
 
 
@@ -97,10 +101,21 @@ def write_atomically(
             part.replace(path)
             _flush(path.parent)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+        raise UserError(write_error(error, path)) from error
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_error(error: OSError, path: str | Path | None = None) -> str:
+    """Describe in one line that a file cannot be written, and what to do.
+
+    Args:
+        error: Python's error.
+        path: The file, if the error does not name it.
+    """
+    remedy = '; free some space' if error.errno in DISK_FULL else ''
+    return f'{path or error.filename or "the output"}: cannot be written ({error.strerror or error}){remedy}'
 
 
 def remove_parts(folder: Path) -> None:

@@ -4,8 +4,18 @@ from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """Replace characters that would break a line or control a terminal with question marks."""
-    return ''.join(character if character.isprintable() else '?' for character in text)
+    """Escape characters that break a line, control a terminal or reorder text, as ``repr`` does."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Like :func:`printable`, for text of several lines."""
+    return '\n'.join(map(printable, text.split('\n')))
+
+
+def cut(text: str, most: int) -> str:
+    """Replace the middle of a text by an ellipsis if it has more than ``most`` characters."""
+    return text if len(text) <= most else f'{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}'
 
 
 def shorten(names: Iterable[str], limit: int = 4) -> str:
@@ -15,6 +25,18 @@ def shorten(names: Iterable[str], limit: int = 4) -> str:
     return ', '.join(names[:limit]) + more
 
 
+LONGEST_SHOWN = 48  # characters of a name in a picture or table
+
+
+def short_name(name: str) -> str:
+    """A name for a picture or a table: printable, and without its middle if it is too long."""
+    return cut(printable(name), LONGEST_SHOWN)
+
+
 def escape_mathtext(name: str) -> str:
-    """Escape a name for matplotlib, which reads text between two dollar signs as a formula."""
-    return printable(name).replace('$', r'\$')
+    """Escape and cut a name for matplotlib.
+
+    Matplotlib reads text between two dollar signs as a formula, and hides labels with an underscore in front.
+    """
+    name = short_name(name).replace('$', r'\$')
+    return f' {name}' if name.startswith('_') else name

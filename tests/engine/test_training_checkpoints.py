@@ -88,7 +88,7 @@ def test_a_full_disk_stops_the_run_and_keeps_its_only_checkpoint(tmp_path: Path)
         small_run(full, checkpoint={'max_keep_ckpts': 1}, custom_hooks=[stop]).train()
     limit.__exit__(None, None, None)
     message = str(raised.value)
-    assert 'iter_3.pth: cannot be written (File too large); earlier checkpoints are intact' in message
+    assert 'iter_3.pth: cannot be written (File too large); free some space; earlier checkpoints' in message
     assert '\n' not in message
     assert names(full) == ['iter_2.pth', 'last_checkpoint']
     assert (full / 'last_checkpoint').read_text() == str(full / 'iter_2.pth')

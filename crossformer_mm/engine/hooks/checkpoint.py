@@ -38,9 +38,7 @@ class AtomicFileBackend(LocalBackend):
         try:
             write_output(Path(filepath), lambda part: part.write_bytes(obj))
         except UserError as error:
-            raise UserError(
-                f'{error}; earlier checkpoints are intact: free some space, then resume'
-            ) from error
+            raise UserError(f'{error}; earlier checkpoints are intact: continue with --resume') from error
 
     def remove(self, filepath: str | Path) -> None:
         """Remove a file that this project wrote; inside :meth:`removals_last`, the removal is postponed."""
