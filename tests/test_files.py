@@ -1,9 +1,10 @@
-"""Finding files in folders as people have them."""
+"""Finding files in folders as people have them; names from files in messages."""
 
 import os
 from pathlib import Path
 
 from crossformer_mm.utils.files import files_in
+from crossformer_mm.utils.text import shorten
 
 
 def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path) -> None:
@@ -19,3 +20,7 @@ def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path
     found = [str(path.relative_to(tmp_path)) for path in files_in(tmp_path)]
     assert found == ['a/2.jpg', 'b/1.jpg', 'linked/3.jpg']
     assert files_in(tmp_path / 'none') == []
+
+
+def test_long_names_do_not_fill_the_screen() -> None:
+    assert shorten(['a', 'b' * 1_000_000, *'cdef']) == f'a, {"b" * 200}…, c, d and 2 more'
