@@ -237,7 +237,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     refused = re.search(r'GLOBAL (\S+)', text)
     if isinstance(error, pickle.UnpicklingError) and refused:
-        return f'refused to unpickle {shorten([refused[1]])!r} (only tensors and plain data are allowed; no code was run)'
+        name = shorten([refused[1]])
+        return f'refused to unpickle {name!r} (only tensors and plain data are allowed; no code was run)'
     detail = shorten([text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0]])
     detail = f'{type(error).__name__}: {detail}' if detail else type(error).__name__
     return (
