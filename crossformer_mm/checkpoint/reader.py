@@ -59,7 +59,7 @@ def read_checkpoint(
         UserError: The file is missing, empty, damaged or not a checkpoint, or its pickle would call or build
             anything else, which the message names.
     """
-    path = _local_path(path)
+    path = local_path(path)
     kind = _format_of(path)
     if verify:
         _verify(path, kind)
@@ -93,7 +93,7 @@ def open_checkpoint(source: str | Path | Checkpoint, *, verify: bool = True) -> 
     """
     if isinstance(source, Checkpoint):
         return source
-    path = _local_path(source)
+    path = local_path(source)
     version = _version_of(path)
     checkpoint = _opened.get(version)
     if checkpoint is None:
@@ -105,10 +105,15 @@ def open_checkpoint(source: str | Path | Checkpoint, *, verify: bool = True) -> 
 
 def opened_checkpoint(path: str | Path) -> Checkpoint | None:
     """The result of :func:`open_checkpoint` for this file, if a caller still holds it."""
-    return _opened.get(_version_of(_local_path(path)))
+    return _opened.get(_version_of(local_path(path)))
 
 
-def _local_path(path: str | Path) -> Path:
+def local_path(path: str | Path) -> Path:
+    """A path with the user's home folder filled in.
+
+    Raises:
+        UserError: It is an address, or no path.
+    """
     if not isinstance(path, str | Path):
         raise UserError(f'{path!r:.60}: is not the name of a file')
     if ADDRESS.match(str(path)):
