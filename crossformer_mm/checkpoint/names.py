@@ -218,6 +218,8 @@ def arch_of(state: Mapping[str, Tensor]) -> Arch:
     if any(weight is None for weight in heads):
         present = [str(s + 1) for s, weight in enumerate(heads) if weight is not None]
         raise UserError(f'holds only the stages {", ".join(present)} of the {STAGES} of a CrossFormer')
+    if any(tensor.dim() == 0 for tensor in (backbone[OURS[0]], *heads)):
+        raise UserError('holds no CrossFormer: some of its tensors are single numbers')
     return Arch(
         embed_dims=backbone[OURS[0]].shape[0],
         depths=tuple(_depth(backbone, stage) for stage in range(STAGES)),
