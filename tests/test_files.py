@@ -1,9 +1,10 @@
-"""Finding files in folders as people have them."""
+"""Finding files in folders as people have them; names from files in messages."""
 
 import os
 from pathlib import Path
 
 from crossformer_mm.utils.files import files_in, remove_parts, write_atomically
+from crossformer_mm.utils.text import shorten
 
 
 def test_files_are_found_once_without_hidden_ones_loops_and_pipes(tmp_path: Path) -> None:
@@ -40,3 +41,7 @@ def test_only_unused_temporary_files_of_this_project_are_removed(tmp_path: Path)
     write_atomically(tmp_path / name, save)
     assert (tmp_path / name).read_text() == 'complete'
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, name])
+
+
+def test_long_names_do_not_fill_the_screen() -> None:
+    assert shorten(['a', 'b' * 1_000_000, *'cdef']) == f'a, {"b" * 200}…, c, d and 2 more'

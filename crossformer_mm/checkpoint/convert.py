@@ -20,17 +20,17 @@ from ..utils.files import check_free, sha256_of, write_atomically
 from ..utils.outputs import check_place
 from ..utils.text import shorten
 from ..version import __version__
-from .load import check_finite, describe, mismatches, not_finite
+from .load import check_values, describe, mismatches, not_finite
 from .meta import NOTES, dataset_meta_of, implied_layout
 from .names import (
     BACKBONE,
-    CONTAINERS,
     arch_of,
     describe_arch,
+    find_tensors,
+    key_text,
     model_kind,
     select_tensors,
     strip_prefix,
-    tensors_of,
 )
 from .reader import SAFETENSORS_META, error_context, open_checkpoint
 
@@ -70,23 +70,28 @@ def plan_conversion(
     Raises:
         UserError: The checkpoint is not of a CrossFormer, is incomplete or not finite, or lacks the heads.
     """
-    state = tensors_of(checkpoint)
+    found = find_tensors(checkpoint)
+    state = found.state
     kind = model_kind(state)
     to = to or (kind if kind in TARGETS else 'backbone')
     if to not in ('backbone', kind):
         raise UserError(f'holds a {kind}, which cannot become a {to}: it has no such heads')
     arch = arch_of(state)
     kept, dropped = select_tensors(state, to)
-    dropped |= _fit_backbone(kept, arch, to, strict)
-    check_finite(kept)
-    kept = {name: _stored(tensor, half) for name, tensor in kept.items()}
+    more, wanted = _fit_backbone(kept, arch, to, strict)
+    dropped |= more
+    check_values(kept, wanted)
+    kept = _stored(kept, half)
     if too_large := not_finite(kept):
         raise UserError(
             f'values too large for float16 in {shorten(too_large)}; store them in their own dtype'
         )
-    other = [key for key in checkpoint if key not in (*CONTAINERS, 'meta') and key not in state]
+    if found.copies:
+        dropped[f'other weights than those in {".".join(found.path) or "the top level"}'] = found.copies
+    keys = [key for key in checkpoint if found.path and key != found.path[0]]
+    other = [name for name in (*map(key_text, keys), *found.others) if name not in ('meta', *found.copies)]
     if other:
-        dropped['not needed to load weights'] = [str(key) for key in other]
+        dropped['not needed to load weights'] = other
     layout = implied_layout(checkpoint)
     meta = {NOTES: {'version': __version__, 'arch': describe_arch(arch), 'kind': to}}
     if len(layout.layouts) == 1:
@@ -172,8 +177,13 @@ def _check_out(source: Path, out: Path, may_exist: bool) -> None:
     check_free(out, may_exist)
 
 
-def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) -> dict[str, list[str]]:
-    """Remove the tensors from ``kept`` that the network does not have, and return their names by reason.
+def _fit_backbone(
+    kept: dict[str, Tensor], arch: Arch, to: str, strict: bool
+) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
+    """Remove the tensors from ``kept`` that the network does not have.
+
+    Returns:
+        Their names, by reason; and the tensors that the network has, without values.
 
     Raises:
         UserError: There are such tensors and ``strict`` is set, or tensors are missing or of another shape.
@@ -191,23 +201,30 @@ def _fit_backbone(kept: dict[str, Tensor], arch: Arch, to: str, strict: bool) ->
         raise UserError(
             f'looks like arch {describe_arch(arch)}, but does not fit it: {describe(found)}{hint}'
         )
-    if not unexpected:
-        return {}
     prefix = '' if to == 'backbone' else BACKBONE
     unexpected = [prefix + name for name in unexpected]
     for name in unexpected:
         del kept[name]
-    return {'which the network does not have': unexpected}
+    dropped = {'which the network does not have': unexpected} if unexpected else {}
+    return dropped, {prefix + name: tensor for name, tensor in wanted.items()}
 
 
-def _stored(tensor: Tensor, half: bool) -> Tensor:
-    """A tensor with its own storage: for a view, torch would save the complete storage."""
-    tensor = tensor.detach()
-    if half and tensor.is_floating_point():
-        tensor = tensor.half()
-    tensor = tensor.contiguous()
-    is_view = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-    return tensor.clone() if is_view else tensor
+def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
+    """The tensors, each with its own storage.
+
+    For a view, torch would save the complete storage; safetensors refuses two tensors in one.
+    """
+    stored, seen = {}, set()
+    for name, tensor in state.items():
+        tensor = tensor.detach()
+        tensor = (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        storage = tensor.untyped_storage()
+        is_view = storage.nbytes() != tensor.numel() * tensor.element_size()
+        if is_view or storage.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        stored[name] = tensor
+    return stored
 
 
 def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:

@@ -3,64 +3,68 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import PretrainedInit, update_init_info
 from torch import Tensor, nn
 
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .meta import ImpliedLayout, implied_layout
-from .names import BACKBONE, backbone_of, recognise_arch, tensors_of
+from .names import (
+    BACKBONE,
+    NECK,
+    RPN,
+    WRAPPERS,
+    Found,
+    backbone_of,
+    find_tensors,
+    model_kind,
+    recognise_arch,
+    strip_prefix,
+    unwrapped,
+)
 from .reader import Checkpoint, error_context, open_checkpoint
 
+NUMBERS = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+NAMED = 50  # names in the warning about layers that are not loaded
 
-def load_backbone(model: CrossFormer, source: str | Path | Checkpoint) -> None:
+
+def load_backbone(model: nn.Module, source: str | Path | Checkpoint, prefix: str | None = None) -> None:
     """Load a backbone's weights, all of them or none.
 
     Args:
-        model: The network that gets the weights.
+        model: The network that gets the weights, a :class:`CrossFormer`; it may be compiled or wrapped.
         source: The file, or the result of :func:`~.reader.open_checkpoint`: a released classification
             checkpoint, a converted one, or one of a complete detector or segmentor. The classifier's ``norm``
             and ``head``, buffers that the network computes itself, and stages that ``model`` does not have
             are ignored.
+        prefix: Take the tensors with this prefix, such as ``'teacher.backbone.'``.
 
     Raises:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
             shape, NaN or infinite. The model is then unchanged.
     """
-    checkpoint = open_checkpoint(source)
-    with error_context(checkpoint.path):
-        state = {k: v for k, v in backbone_of(tensors_of(checkpoint)).items() if not model.ignores(k)}
-        _check_fit(state, model, f'Backbone from {checkpoint.path}', implied_layout(checkpoint))
-        check_finite(state)
-    model.load_state_dict(state)
+    _load('Backbone', model, open_checkpoint(source), prefix)
 
 
-class CrossFormerPretrained:
-    """:func:`load_backbone` as one of mmengine's initialisers, which ``init_cfg`` of a backbone uses.
-
-    Args:
-        checkpoint: The file.
-    """
-
-    def __init__(self, checkpoint: str) -> None:
-        self.checkpoint = checkpoint
-
-    def __call__(self, module: CrossFormer) -> None:
-        """Load the weights."""
-        load_backbone(module, self.checkpoint)
-
-
-def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
+def load_model(
+    model: nn.Module, source: str | Path | Checkpoint, *, other_classes: bool = False
+) -> Checkpoint:
     """Load a checkpoint of a complete detector or segmentor, strictly.
 
     Args:
-        model: The model that gets the weights; may be wrapped for distributed training.
+        model: The model that gets the weights; it may be compiled or wrapped.
         source: A checkpoint written by the current toolboxes, or a converted one: the file, or the result of
             :func:`~.reader.open_checkpoint`.
+        other_classes: Take a checkpoint of another number of classes, too: the layers of the heads that
+            depend on it are not loaded, and a warning names them.
 
     Returns:
         The checkpoint, with its ``meta``.
@@ -69,16 +73,60 @@ def load_model(model: nn.Module, source: str | Path | Checkpoint) -> Checkpoint:
         UserError: The file cannot be read, or tensors are missing, unexpected, of another shape
             (another arch, number of classes or head), NaN or infinite. The model is then unchanged.
     """
-    model = model.module if is_model_wrapper(model) else model
     checkpoint = open_checkpoint(source)
-    with error_context(checkpoint.path):
-        state = _tensors_for(model, checkpoint)
-        layout = implied_layout(checkpoint)
-        _check_fit(state, model, f'Model from {checkpoint.path}', layout)
-        check_finite(state)
-    compare_layouts(model, checkpoint.path, layout)
-    model.load_state_dict(state)
+    _load('Model', model, checkpoint, other_classes=other_classes)
+    compare_layouts(model, checkpoint.path, implied_layout(checkpoint))
     return checkpoint
+
+
+def load_part(module: nn.Module, source: str | Path | Checkpoint, prefix: str | None = None) -> None:
+    """Load weights into any part of a model, such as a neck, all of them or none.
+
+    Tensors that a part without a CrossFormer does not have, such as the classifier of another backbone, are
+    only named in a warning.
+
+    Args:
+        module: The part.
+        source: The file.
+        prefix: The prefix of its tensors in the file.
+
+    Raises:
+        UserError: As :func:`load_model`.
+    """
+    _load(type(_inner(module)).__name__, module, open_checkpoint(source), prefix, lenient=True)
+
+
+class CrossFormerPretrained(PretrainedInit):
+    """mmengine's initialiser ``Pretrained``, which ``init_cfg`` uses, through the safe and strict reader.
+
+    Args:
+        checkpoint: The file.
+        prefix: The prefix of the part's tensors in the file.
+        map_location: Not used; tensors are copied to where the part's are.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights."""
+        load_part(module, self.checkpoint, self.prefix)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def load_state_dict(
+    module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None
+) -> None:
+    """As mmengine's function of this name, but always strict: see :func:`load_part`.
+
+    Args:
+        module: The model or part.
+        state_dict: Its tensors, or a checkpoint with them.
+        strict: Not used.
+        logger: Not used.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    _load('Weights', module, Checkpoint(state_dict, Path('the checkpoint')), lenient=True)
 
 
 def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
@@ -93,7 +141,9 @@ def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """
     checkpoint = open_checkpoint(source)
     with error_context(checkpoint.path):
-        _check_fit(_tensors_for(model, checkpoint), model)
+        model = _inner(model)
+        wanted = _wanted(model)
+        _check_fit(_tensors_for(model, wanted, checkpoint).state, wanted)
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
@@ -101,21 +151,126 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
 
 
-def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Raise a :class:`UserError` that names the tensors with NaN or infinite values, if any."""
+def check_values(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Check that tensors are plain, finite numbers.
+
+    Args:
+        state: A file's tensors.
+        wanted: The model's; where these are floating point, so must be the file's.
+
+    Raises:
+        UserError: Some are not; the message names them.
+    """
+    odd = {name: _oddity(tensor, wanted.get(name)) for name, tensor in state.items()}
+    if odd := [f'{name} ({reason})' for name, reason in odd.items() if reason]:
+        raise UserError(f'no plain numbers in {shorten(odd)}; save the model in float32')
     if bad := not_finite(state):
         raise UserError(f'NaN or infinite values in {shorten(bad)}; take another checkpoint')
 
 
-def _tensors_for(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    state, backbone = tensors_of(checkpoint), getattr(model, 'backbone', None)
+def _oddity(tensor: Tensor, wanted: Tensor | None) -> str | None:
+    if tensor.is_meta:
+        return 'meta, without values'
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix('torch.')
+    integers = not tensor.is_floating_point() and wanted is not None and wanted.is_floating_point()
+    return str(tensor.dtype).removeprefix('torch.') if tensor.dtype not in NUMBERS or integers else None
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model inside the modules that compile, distribute or average it."""
+    while (children := dict(model.named_children())).keys() in ({name} for name in WRAPPERS):
+        (model,) = children.values()
+    return model
+
+
+def _wanted(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors, with the names that they have in a file; parts of it may be compiled or wrapped."""
+    return {unwrapped(name): t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+
+
+def _load(
+    what: str,
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    prefix: str | None = None,
+    *,
+    other_classes: bool = False,
+    lenient: bool = False,
+) -> None:
+    with error_context(checkpoint.path):
+        model = _inner(model)
+        wanted = _wanted(model)
+        found = _tensors_for(model, wanted, checkpoint, prefix)
+        state = found.state
+        layers = _class_layers(model, wanted, state) if other_classes else []
+        for name in layers:
+            del state[name], wanted[name]
+        log_as = f'{what} from {checkpoint.path}'
+        if found.copies:
+            log_as += f', {".".join(found.path) or "top level"}, not {shorten(found.copies)}'
+        is_ours = layout_of(model) is not None
+        layout = implied_layout(checkpoint) if is_ours else None
+        _check_fit(state, wanted, log_as, layout, lenient=lenient and not is_ours and not prefix)
+        check_values(state, wanted)
+    if layers:
+        print_log(
+            f'{checkpoint.path}: has another number of classes than the model; {len(layers)} tensors are not'
+            f' loaded, but initialised: {shorten(layers, NAMED)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    own = {unwrapped(name): name for name in model.state_dict()}
+    model.load_state_dict({own[name]: state[name] for name in wanted if name in state}, strict=False)
+
+
+def _tensors_for(
+    model: nn.Module, wanted: Mapping[str, Tensor], checkpoint: Checkpoint, prefix: str | None = None
+) -> Found:
+    """The tensors of a checkpoint that are for a model, without those that a CrossFormer ignores."""
+    if prefix:
+        prefix = prefix.removesuffix('.') + '.'
+        found = find_tensors(checkpoint, [prefix + name for name in wanted])
+        if not (state := strip_prefix(found.state, prefix)):
+            raise UserError(f'holds no tensors with the prefix {prefix}, but {shorten(found.state)}')
+        found = found._replace(state=state)
+    else:
+        found = find_tensors(checkpoint, wanted)
+    if isinstance(model, CrossFormer):
+        backbone, at, state = model, '', backbone_of(found.state)
+    else:
+        backbone, at, state = _inner(getattr(model, 'backbone', model)), BACKBONE, found.state
     if not isinstance(backbone, CrossFormer):
-        return state
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if not (name.startswith(BACKBONE) and backbone.ignores(name.removeprefix(BACKBONE)))
-    }
+        return found
+    names = [n for n in state if not (n.startswith(at) and backbone.ignores(n.removeprefix(at)))]
+    return found._replace(state={name: state[name] for name in names})
+
+
+def _class_layers(model: nn.Module, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that differ only because a file has another number of classes than the model.
+
+    These have an output for each class, or several, and possibly as many for the background. All of them
+    must imply the same number of classes in the file.
+    """
+    names = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    implied = [_classes_in_file(model, name, wanted[name].shape, state[name].shape) for name in names]
+    return names if names and set.intersection(*implied) else []
+
+
+def _classes_in_file(model: nn.Module, name: str, ours: torch.Size, theirs: torch.Size) -> set[int]:
+    """The numbers of classes in the file that explain one tensor's shape."""
+    count = None
+    for part in name.split('.')[:-1]:
+        model = _inner(getattr(_inner(model), part))
+        count = getattr(model, 'num_classes', count)
+    if name.startswith((BACKBONE, NECK, RPN)) or not count or not ours or ours[1:] != theirs[1:]:
+        return set()
+    found = set()
+    for background in (0, 1):
+        outputs, rest = divmod(ours[0], count + background)
+        if not rest and theirs[0] % outputs == 0:
+            found.add(theirs[0] // outputs - background)
+    return found - {0}
 
 
 def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -135,18 +290,23 @@ def describe(mismatches: Mapping[str, list[str]]) -> str:
 
 def _check_fit(
     state: Mapping[str, Tensor],
-    model: nn.Module,
+    wanted: Mapping[str, Tensor],
     log_as: str | None = None,
     layout: ImpliedLayout | None = None,
+    *,
+    lenient: bool = False,
 ) -> None:
-    wanted = model.state_dict()
     found = mismatches(state, wanted)
     if log_as:
         matched = len(wanted) - len(found['missing']) - len(found['of another shape'])
         counts = ', '.join(f'{len(names)} {kind}' for kind, names in found.items())
-        print_log(f'{log_as}: {matched} tensors matched, {counts}; long_distance {layout}', logger='current')
+        implied = f'; long_distance {layout}' if layout else ''
+        print_log(f'{log_as}: {matched} tensors matched, {counts}{implied}', logger='current')
+    if lenient and found['unexpected']:
+        more = describe({'ignored': found.pop('unexpected')})
+        print_log(f'{log_as}: {more}', logger='current', level=logging.WARNING)
     if any(found.values()):
-        raise UserError(f'does not fit the model{_arch_hint(state, wanted)}: {describe(found)}')
+        raise UserError(f'does not fit the model{_hint(state, wanted)}: {describe(found)}')
 
 
 def layout_of(model: nn.Module) -> str | None:
@@ -174,8 +334,11 @@ def compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> None
         )
 
 
-def _arch_hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """A hint with both archs, if they differ."""
+def _hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A hint with the kinds of model, or the archs, if they differ."""
+    theirs, ours = model_kind(state), model_kind(wanted)
+    if theirs != ours and ours != 'backbone':
+        return f' (the file holds a {theirs}, the model is a {ours})'
     try:
         ours = recognise_arch(wanted)
     except UserError:  # a model of fewer stages, or with another backbone

@@ -1,9 +1,10 @@
 """Information about a checkpoint's training: class names, and the layout of long distance attention."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ..models.crossformer import DERIVED_BUFFERS
@@ -27,13 +28,40 @@ def dataset_meta_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     meta = meta['dataset_meta'] if isinstance(meta.get('dataset_meta'), Mapping) else meta
     entries = {key.lower(): value for key, value in meta.items() if isinstance(key, str)}
     found = {}
-    if isinstance(classes := entries.get('classes'), str):
-        found['classes'] = (classes,)
-    elif isinstance(classes, Sequence) and classes:
-        found['classes'] = tuple(map(str, classes))
-    if isinstance(palette := entries.get('palette'), Sequence) and not isinstance(palette, str) and palette:
-        found['palette'] = [tuple(map(int, colour)) for colour in palette]
+    if classes := _classes(entries.get('classes')):
+        found['classes'] = classes
+    if palette := _palette(entries.get('palette')):
+        found['palette'] = palette
     return found
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    """Class names in any notation; none if one of them is not a name or number."""
+    if isinstance(value, str):
+        return (value,)
+    names = _items(value)
+    return tuple(map(str, names)) if all(isinstance(name, str | int | float) for name in names) else ()
+
+
+def _palette(value: Any) -> list[tuple[int, ...]]:
+    """Colours in any notation; none if one of them is not three numbers from 0 to 255."""
+    colours = [_items(colour) for colour in _items(value)]
+    channels = [channel for colour in colours for channel in colour]
+    if any(len(colour) != 3 for colour in colours):
+        return []
+    if not all(isinstance(channel, int | float) and 0 <= channel <= 255 for channel in channels):
+        return []
+    return [tuple(map(int, colour)) for colour in colours]
+
+
+def _items(value: Any) -> list[Any]:
+    """The items of a list, tuple, array, or dict with the keys 0, 1, 2 …; none for anything else."""
+    if isinstance(value, Mapping):
+        indices = range(len(value))
+        return [value[index] for index in indices] if value.keys() == {*indices} else []
+    if isinstance(value, np.ndarray | Tensor):
+        value = value.tolist()
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 class ImpliedLayout(NamedTuple):

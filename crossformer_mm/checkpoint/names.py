@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,9 +12,14 @@ from ..models.crossformer import DERIVED_BUFFERS
 from ..utils.errors import UserError
 from ..utils.text import shorten
 
-CONTAINERS = ('state_dict', 'model')  # of the toolboxes; of the classification releases
-DISTRIBUTED = 'module.'
-BACKBONE = 'backbone.'
+CONTAINERS = ('state_dict', 'model', 'model_state_dict')  # keys of state dicts that come before others
+NO_WEIGHTS = ('optimizer', 'gradients')  # keys of other tensors
+AVERAGE = re.compile(r'(^|[._])(ema|swa|averaged?|teacher|target|momentum)([._]|$)')  # keys that come last
+COUNTERS = ('n_averaged', 'steps')  # tensors that torch's and MMEngine's averaged models add
+DEPTH = 3  # of a state dict in a checkpoint
+# Parts of names that torch's distributed, averaged, compiled, sharded and checkpointed modules add.
+WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
+BACKBONE, NECK, RPN = 'backbone.', 'neck.', 'rpn_head.'
 CLASSIFIER = ('norm.', 'head.')
 AVERAGED = 'ema_'  # prefix of the copies that MMCV 1.x's averaging hook adds
 HEADS = {
@@ -38,28 +43,111 @@ OTHER_NETWORKS = {
 }
 
 
+class Found(NamedTuple):
+    """The tensors of a model in a checkpoint, and what else there is.
+
+    Attributes:
+        state: The tensors, with the names of a model that is not wrapped.
+        path: The keys that lead to them.
+        copies: Other CrossFormers: the keys that lead to them, or the prefixes of their names.
+        others: The other names next to them.
+    """
+
+    state: dict[str, Tensor]
+    path: tuple[str, ...]
+    copies: list[str]
+    others: list[str]
+
+
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of any kind, without the prefix of distributed training.
+    """The tensors of a model in a checkpoint; see :func:`find_tensors`."""
+    return find_tensors(checkpoint).state
+
+
+def find_tensors(checkpoint: Mapping[str, Any], known: Collection[str] = ()) -> Found:
+    """Find the tensors of a model in a checkpoint of any kind, under any key and with any prefix.
+
+    Of several CrossFormers, weights are preferred to their averages. (MMEngine's ``EMAHook`` saves the
+    averages as ``state_dict``.)
+
+    Args:
+        checkpoint: From :func:`~.reader.read_checkpoint`.
+        known: Names of the tensors of the model to be loaded; a prefix that it has itself is kept.
 
     Raises:
-        UserError: It has none.
+        UserError: There are none, or those of several models.
     """
-    inner = next((checkpoint[key] for key in CONTAINERS if _is_state_dict(checkpoint.get(key))), None)
-    state = checkpoint if inner is None else inner
-    if not _is_state_dict(state):
-        found = shorten(map(str, checkpoint)) or 'nothing'
-        raise UserError(f'holds no tensors under {" or ".join(CONTAINERS)}, but {found}')
-    if all(name.startswith(DISTRIBUTED) for name in state):
-        state = strip_prefix(state, DISTRIBUTED)
-    return dict(state)
+    candidates = sorted(_state_dicts(checkpoint), key=_preference)
+    if not candidates:
+        raise UserError(f'holds no tensors, but {shorten(map(key_text, checkpoint)) or "nothing"}')
+    (path, content), *rest = candidates
+    tensors = {unwrapped(k): v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    others = [key_text(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if len(tensors) + len(others) < len(content):
+        raise UserError(f'holds two tensors of one name, with and without {" or ".join(WRAPPERS)}')
+    copies = ['.'.join(keys) for keys, state in rest if _prefixes(state)]
+    prefixes = _prefixes(tensors)
+    prefix = '' if any(name in tensors for name in known) else _preferred(prefixes)
+    left = tuple(other for other in prefixes if other not in ('', prefix))
+    state = {}
+    for name, tensor in tensors.items():
+        if name in known or not name.startswith(left):
+            if name.startswith(prefix) and (name in known or name not in COUNTERS):
+                state[name.removeprefix(prefix)] = tensor
+            else:
+                others.append(name)
+    return Found(state, path, [*copies, *left], others)
 
 
-def _is_state_dict(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
+def key_text(key: Any) -> str:
+    """A key of a checkpoint, for messages; the text of a tuple could be of any length."""
+    return key if isinstance(key, str) else f'{key!r:.60}' if isinstance(key, int) else type(key).__name__
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without the parts that torch's wrappers add."""
+    return '.'.join(part for part in name.split('.') if part not in WRAPPERS)
+
+
+def _state_dicts(
+    value: Mapping[Any, Any], path: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """The dicts that contain tensors, at any depth, and the keys that lead to them; each dict once."""
+    seen = set() if seen is None else seen
+    seen.add(id(value))
+    if any(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items()):
+        yield path, value
+    if len(path) == DEPTH:
+        return
+    for key, item in value.items():
+        is_inner = isinstance(key, str) and key not in NO_WEIGHTS and isinstance(item, Mapping)
+        if is_inner and id(item) not in seen:
+            yield from _state_dicts(item, (*path, key), seen)
+
+
+def _preference(candidate: tuple[tuple[str, ...], Mapping[Any, Any]]) -> tuple:
+    """The sorting key of a dict with tensors."""
+    path, content = candidate
+    last = path[-1] if path else ''
+    place = CONTAINERS.index(last) if last in CONTAINERS else len(CONTAINERS)
+    return not _prefixes(content), bool(AVERAGE.search('.'.join(path))), place, -len(content)
+
+
+def _prefixes(names: Iterable[Any]) -> list[str]:
+    """The prefixes of the models with a CrossFormer that the names belong to."""
+    first = f'.{OURS[1]}'
+    dotted = [f'.{unwrapped(name)}' for name in names if isinstance(name, str)]
+    ends = [name.removesuffix(first).removesuffix('.backbone') for name in dotted if name.endswith(first)]
+    return list(dict.fromkeys(f'{end}.'[1:] for end in ends))
+
+
+def _preferred(prefixes: list[str]) -> str:
+    if '' in prefixes or not prefixes:
+        return ''
+    plain = [prefix for prefix in prefixes if not AVERAGE.search(prefix)] or prefixes
+    if len(plain) > 1:
+        raise UserError(f'holds several models, {shorten(plain)}; choose one by prefix=… in an init_cfg')
+    return plain[0]
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -130,6 +218,8 @@ def arch_of(state: Mapping[str, Tensor]) -> Arch:
     if any(weight is None for weight in heads):
         present = [str(s + 1) for s, weight in enumerate(heads) if weight is not None]
         raise UserError(f'holds only the stages {", ".join(present)} of the {STAGES} of a CrossFormer')
+    if any(tensor.dim() == 0 for tensor in (backbone[OURS[0]], *heads)):
+        raise UserError('holds no CrossFormer: some of its tensors are single numbers')
     return Arch(
         embed_dims=backbone[OURS[0]].shape[0],
         depths=tuple(_depth(backbone, stage) for stage in range(STAGES)),

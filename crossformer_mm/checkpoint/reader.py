@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import re
 import threading
@@ -15,12 +16,14 @@ import torch
 from safetensors import safe_open
 
 from ..utils.errors import UserError
-from ..utils.text import printable
+from ..utils.files import CHUNK
+from ..utils.text import shorten
 from .inert import STAND_INS, resolve_stand_ins
 
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 SAFETENSORS_META = 'crossformer_mm'  # the metadata entry that holds `meta`, as JSON
 SAME_AGAIN = 'copy or download it again'
+ADDRESS = re.compile(r'[\w.+:-]{2,}:/')  # with a scheme; C:/ is a drive
 
 
 class Checkpoint(dict[str, Any]):
@@ -35,7 +38,9 @@ class Checkpoint(dict[str, Any]):
         self.path = path
 
 
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False, verify: bool = True
+) -> Checkpoint:
     """Read a ``.pth`` file, zip or legacy, or a ``.safetensors`` file. No code in it is run.
 
     Besides tensors and plain values, a pickle may hold yacs configs (read as dicts), argparse
@@ -45,18 +50,19 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
         path: The file; its format is recognised by content.
         map_location: As for ``torch.load``.
         mmap: Map a zip file to memory instead of reading it; see :func:`open_checkpoint`.
+        verify: Check the checksums of a zip file, once in this process. The other formats have none.
 
     Returns:
         The content of the file; for a ``.safetensors`` file, ``state_dict`` and ``meta``.
 
     Raises:
-        UserError: The file is missing, empty, cut off or not a checkpoint, or its pickle would call or build
+        UserError: The file is missing, empty, damaged or not a checkpoint, or its pickle would call or build
             anything else, which the message names.
     """
-    if '://' in str(path):
-        raise UserError(f'{path}: is an address, not a file; download it first')
-    path = Path(path).expanduser()
+    path = local_path(path)
     kind = _format_of(path)
+    if verify:
+        _verify(path, kind)
     try:
         if kind == 'safetensors':
             return Checkpoint(_read_safetensors(path, map_location), path)
@@ -71,7 +77,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool =
 _opened: WeakValueDictionary[tuple, Checkpoint] = WeakValueDictionary()
 
 
-def open_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
+def open_checkpoint(source: str | Path | Checkpoint, *, verify: bool = True) -> Checkpoint:
     """Open a file with its tensors mapped to memory, shared by all callers that use it at the same time.
 
     As long as a caller keeps the result, opening the same, unchanged file returns it again. Use it for
@@ -80,30 +86,46 @@ def open_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
 
     Args:
         source: The file; or an open checkpoint, which is returned.
+        verify: As for :func:`read_checkpoint`.
 
     Raises:
         UserError: As :func:`read_checkpoint`.
     """
     if isinstance(source, Checkpoint):
         return source
-    version = _version_of(source)
+    path = local_path(source)
+    version = _version_of(path)
     checkpoint = _opened.get(version)
     if checkpoint is None:
-        _opened[version] = checkpoint = read_checkpoint(source, mmap=True)
+        _opened[version] = checkpoint = read_checkpoint(path, mmap=True, verify=verify)
+    elif verify:
+        _verify(path, _format_of(path))
     return checkpoint
 
 
 def opened_checkpoint(path: str | Path) -> Checkpoint | None:
     """The result of :func:`open_checkpoint` for this file, if a caller still holds it."""
-    return _opened.get(_version_of(path))
+    return _opened.get(_version_of(local_path(path)))
 
 
-def _version_of(path: str | Path) -> tuple | None:
+def local_path(path: str | Path) -> Path:
+    """A path with the user's home folder filled in.
+
+    Raises:
+        UserError: It is an address, or no path.
+    """
+    if not isinstance(path, str | Path):
+        raise UserError(f'{path!r:.60}: is not the name of a file')
+    if ADDRESS.match(str(path)):
+        raise UserError(f'{path}: is an address, not a file; download it first')
+    return Path(os.path.expanduser(path))  # noqa: PTH111 # Path's own fails for unknown users
+
+
+def _version_of(path: Path) -> tuple | None:
     """Identify a file and its version on disk."""
-    path = Path(path).expanduser()
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -152,6 +174,8 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
 def _format_of(path: Path) -> str:
     """'zip', 'stored zip' (without compression), 'pickle' or 'safetensors'."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f'{path}: is not a file; give the name of a file')  # a pipe would block
         with path.open('rb') as file:
             head = file.read(16)
     except OSError as error:
@@ -187,16 +211,30 @@ def _zip_format(path: Path) -> str:
     return 'stored zip' if stored else 'zip'
 
 
-def damaged_entry(path: Path) -> str | None:
-    """The first entry of a zip file whose checksum is wrong, which torch itself does not check.
+_verified: set[tuple | None] = set()  # versions of files with correct checksums
 
-    Returns:
-        Its name; None for intact files and for older formats, which have no checksums.
+
+def _verify(path: Path, kind: str) -> None:
+    """Check the checksums of a zip file, unless this version of it is known to be intact; torch does not.
+
+    Raises:
+        UserError: One is wrong.
     """
-    if not zipfile.is_zipfile(path):
-        return None
+    version = _version_of(path)
+    if 'zip' not in kind or version in _verified:
+        return
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+        for entry in archive.infolist():
+            if entry.CRC == 0:  # torch.serialization.set_crc32_options(False) writes zeros
+                continue
+            try:
+                with archive.open(entry) as file:
+                    while file.read(CHUNK):
+                        pass
+            except Exception as error:  # zipfile can raise anything for a damaged header
+                wrong = shorten([entry.filename])
+                raise UserError(f'{path}: is damaged (wrong checksum of {wrong}); {SAME_AGAIN}') from error
+    _verified.add(version)
 
 
 def _reason(error: Exception) -> str:
@@ -204,10 +242,9 @@ def _reason(error: Exception) -> str:
     text = str(error)
     refused = re.search(r'GLOBAL (\S+)', text)
     if isinstance(error, pickle.UnpicklingError) and refused:
-        return (
-            f'refused to unpickle {refused[1]!r} (only tensors and plain data are allowed; no code was run)'
-        )
-    detail = printable(text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0][:200])
+        name = shorten([refused[1]])
+        return f'refused to unpickle {name!r} (only tensors and plain data are allowed; no code was run)'
+    detail = shorten([text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0]])
     detail = f'{type(error).__name__}: {detail}' if detail else type(error).__name__
     return (
         f'cannot be read as a checkpoint ({detail}): it is cut off, damaged, or not in a format that '

@@ -5,29 +5,39 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmengine.model import PretrainedInit
+
 from ..utils.errors import UserError
-from .reader import Checkpoint, damaged_entry, open_checkpoint, opened_checkpoint, read_checkpoint
+from .load import CrossFormerPretrained, load_state_dict
+from .reader import Checkpoint, open_checkpoint, opened_checkpoint, read_checkpoint
 
 RESUMABLE = ('optimizer', 'message_hub')  # parts of a training state, which files with only weights lack
-LOCAL = ''  # mmengine's scheme for paths without a prefix
 
 
 def install_reader() -> None:
-    """Let ``load_from``, ``resume`` and the toolboxes' inferencers read local files safely.
+    """Let ``load_from``, ``resume``, ``init_cfg`` and the toolboxes' inferencers load safely and strictly.
 
     mmengine's own loader fails on its own checkpoints with torch ≥ 2.6 (open-mmlab), or falls back
-    to full unpickling (onedl). This affects the whole process; repeated calls have no further effect.
+    to full unpickling (onedl); it downloads files, and loads what happens to fit. This affects the whole
+    process; repeated calls have no further effect.
     """
-    from mmengine.runner import CheckpointLoader  # needs OpenCV, which the backbone does not
+    from mmengine.runner import CheckpointLoader, checkpoint  # needs OpenCV, which the backbone does not
 
-    CheckpointLoader.register_scheme(prefixes=LOCAL, loader=load_from_local, force=True)
+    CheckpointLoader.load_checkpoint = staticmethod(load_from_local)  # instead of a loader per scheme
+    checkpoint.load_state_dict = load_state_dict
+    PretrainedInit.__call__ = CrossFormerPretrained.__call__
 
 
-def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_from_local(filename: str, map_location: Any = None, logger: Any = None) -> dict[str, Any]:
     """Read a checkpoint for mmengine, or copy an open one (see :func:`~.reader.open_checkpoint`).
 
     The old toolboxes' ``meta['config']``, a config in Python, is removed: mmengine would execute it when
     resuming.
+
+    Args:
+        filename: The file; addresses are refused.
+        map_location: As for ``torch.load``.
+        logger: Not used.
 
     Raises:
         UserError: As :func:`~.reader.read_checkpoint`.
@@ -55,17 +65,17 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
     found: list[tuple[int, Path]] = []  # not the open checkpoints: each contains the log
     for path in (path for folder in folders for path in sorted(Path(folder).glob('*.pth'))):
         try:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_checkpoint(path, verify=False)  # of many, only one is used
         except UserError as error:
             complaints.append(str(error))
         else:
             if not missing_parts(checkpoint):
                 found.append((checkpoint['meta']['iter'], path))
     for _, path in sorted(found, reverse=True):
-        damaged = damaged_entry(path)
-        if damaged is None:
+        try:
             return open_checkpoint(path), complaints
-        complaints.append(f'{path}: is damaged (wrong checksum of {damaged})')
+        except UserError as error:
+            complaints.append(str(error))
     if complaints:
         raise UserError(
             f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or use another'
@@ -76,4 +86,7 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
 
 def missing_parts(checkpoint: Checkpoint) -> list[str]:
     """The parts of a training state that a checkpoint lacks."""
-    return [part for part in RESUMABLE if part not in checkpoint]
+    missing = [part for part in RESUMABLE if not isinstance(checkpoint.get(part), dict)]
+    meta = checkpoint.get('meta')
+    units = [meta.get(unit) if isinstance(meta, dict) else None for unit in ('epoch', 'iter')]
+    return missing if all(type(unit) is int for unit in units) else [*missing, 'meta']

@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import torch
 from mmengine.config import Config
 
-from ..checkpoint.load import check_model, compare_layouts
+from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
-from ..checkpoint.reader import Checkpoint, open_checkpoint
+from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
 from ..checkpoint.resume import install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs
@@ -33,7 +33,13 @@ def training_parser() -> argparse.ArgumentParser:
     """The options of the command; :func:`training_config` applies them."""
     parser = argparse.ArgumentParser(description='Train a model with MMEngine.')
     add_run_options(parser)
-    parser.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
+    weights.add_argument(
+        '--load',
+        metavar='FILE',
+        help='start from the weights of this complete model; its number of classes may be another',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -89,7 +95,8 @@ def train(options: argparse.Namespace) -> None:
     cfg = training_config(options)
     with running(cfg, training=True) as run:
         run.checkpoint, resume_warnings = find_resume(cfg)
-        on_first_process(lambda: check_work_folder(cfg, run.checkpoint))
+        weights = open_weights(cfg)
+        on_first_process(lambda: check_work_folder(cfg, weights or run.checkpoint))
         apply_classes(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
@@ -97,6 +104,8 @@ def train(options: argparse.Namespace) -> None:
         if run.checkpoint:
             check_model(network_of(runner), run.checkpoint)
             compare_layouts(network_of(runner), run.checkpoint.path, implied_layout(run.checkpoint))
+        elif weights:  # instead of MMEngine's loading, which takes what happens to fit
+            runner.load_or_resume = partial(load_model, network_of(runner), weights, other_classes=True)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
@@ -130,12 +139,47 @@ def training_config(options: argparse.Namespace) -> Config:
         set_auto_scale_lr(cfg)
     if options.pretrained:
         _check_file('--pretrained', options.pretrained)
-        cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': options.pretrained}
+        set_backbone_file(cfg, options.pretrained)
+    if options.load:
+        cfg.load_from, cfg.resume = options.load, False
     if options.resume:
         cfg.resume, cfg.load_from = True, None if options.resume == 'auto' else options.resume
         if cfg.load_from:
             _check_file('--resume', cfg.load_from)
     return cfg
+
+
+def set_backbone_file(cfg: Config, path: str | None) -> None:
+    """Let the backbone's weights come from a file, instead of those that the config names.
+
+    Args:
+        cfg: The config, changed in place.
+        path: The file; None for none.
+    """
+    for part in (cfg.model, cfg.model.backbone):  # MMSegmentation's models take the backbone's weights, too
+        if part.get('pretrained'):
+            part.pretrained = None
+    cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': path} if path else None
+
+
+def open_weights(cfg: Config) -> Checkpoint | None:
+    """Open the complete model that a training starts from, which ``load_from`` of the config names.
+
+    The backbone's own weights are then not needed.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Returns:
+        The checkpoint; None if there is none, or the training is resumed.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if cfg.get('resume') or not cfg.get('load_from'):
+        return None
+    set_backbone_file(cfg, None)
+    return open_checkpoint(cfg.load_from)
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
@@ -212,7 +256,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
 
 
 def _check_file(option: str, path: str) -> None:
-    if not Path(path).is_file():
+    if not local_path(path).is_file():
         raise UserError(f'{option} {path}: no such file')
 
 
@@ -243,8 +287,8 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     if missing := missing_parts(checkpoint):
         raise UserError(
             f'--resume {path}: contains weights without a training state (no {", ".join(missing)});'
-            ' to start a new training from them, use --pretrained FILE for the backbone or'
-            ' --cfg-options load_from=FILE for the complete model'
+            ' to start a new training from them, use --pretrained FILE for the backbone or --load FILE for'
+            ' the complete model'
         )
     for unit in ('epoch', 'iter'):
         if checkpoint['meta'].get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf')):

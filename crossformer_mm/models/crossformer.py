@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -331,6 +331,12 @@ def init_as_published(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def _is_file(setting: Mapping[str, Any]) -> bool:
+    """Whether a setting of ``init_cfg`` loads a file, in any notation that MMEngine takes."""
+    name = setting.get('type')
+    return name is PretrainedInit or str(name).rpartition('.')[2] == 'Pretrained'
+
+
 class CrossFormer(BaseModule):
     """The CrossFormer and CrossFormer++ backbones.
 
@@ -359,7 +365,8 @@ class CrossFormer(BaseModule):
             activations.
         pretrained: A checkpoint file, which older configs of the toolboxes give instead of ``init_cfg``.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
-            classification, backbone, detector or segmentor checkpoint, and raises if it does not fit.
+            classification, backbone, detector or segmentor checkpoint, and raises if it does not fit;
+            ``prefix`` selects one of several models in it.
 
     Attributes:
         out_channels: Channels of each output.
@@ -432,11 +439,16 @@ class CrossFormer(BaseModule):
         Raises:
             UserError: The file cannot be read, or its tensors do not fit this network exactly.
         """
-        if not self.init_cfg or self.init_cfg.get('type') != 'Pretrained':
+        own = self.init_cfg
+        settings = [own] if isinstance(own, dict) else list(own or [])
+        files = [setting for setting in settings if _is_file(setting)]
+        others = [setting for setting in settings if not _is_file(setting)]
+        if others or not files:
+            self.init_cfg = others
             super().init_weights()
-            return
-        initialiser = {'type': 'CrossFormerPretrained', 'checkpoint': self.init_cfg['checkpoint']}
-        WEIGHT_INITIALIZERS.build(initialiser)(self)
+            self.init_cfg = own
+        for setting in files:
+            WEIGHT_INITIALIZERS.build({**setting, 'type': 'CrossFormerPretrained'})(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.

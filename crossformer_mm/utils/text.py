@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of one name in a list
+
 
 def printable(text: str) -> str:
     """Escape characters that break a line, control a terminal or reorder text, as ``repr`` does."""
@@ -19,8 +21,8 @@ def cut(text: str, most: int) -> str:
 
 
 def shorten(names: Iterable[str], limit: int = 4) -> str:
-    """List names in a message: the first ``limit``, and how many more there are."""
-    names = [printable(name) for name in names]
+    """List names in a message: the first ``limit``, without their far ends, and how many more there are."""
+    names = [name if len(name) <= LONGEST else f'{name[:LONGEST]}…' for name in map(printable, names)]
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
 

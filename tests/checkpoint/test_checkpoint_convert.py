@@ -163,7 +163,7 @@ def with_value(value: float) -> dict[str, Tensor]:
     ('state', 'message'),
     [
         (lambda: {n: t[:1] for n, t in backbone().state_dict().items()}, 'no CrossFormer that can be built'),
-        (lambda: prefixed(backbone().state_dict(), 'neck.'), 'holds no CrossFormer'),
+        (lambda: prefixed(backbone().state_dict(), 'neck_'), 'holds no CrossFormer'),
         (lambda: with_value(float('nan')), r'NaN or infinite values in layers\.1\.blocks\.0\.attn\.qkv'),
         (lambda: with_value(float('-inf')), r'NaN or infinite values in layers\.1\.blocks\.0\.attn\.qkv'),
     ],

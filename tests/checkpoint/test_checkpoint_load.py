@@ -147,7 +147,7 @@ def test_another_arch_is_named_with_both(tmp_path: Path, logged: list[str]) -> N
 
 def test_checkpoint_without_tensors_is_named(tmp_path: Path) -> None:
     torch.save({'meta': {'epoch': 3}, 'state_dict': {}}, tmp_path / 'a.pth')
-    with pytest.raises(UserError, match='holds no tensors under state_dict or model, but meta'):
+    with pytest.raises(UserError, match='holds no tensors, but meta, state_dict'):
         load_backbone(CrossFormer(NARROW), tmp_path / 'a.pth')
 
 
@@ -253,4 +253,45 @@ def test_whole_model_that_does_not_fit_is_named_and_left(
     with pytest.raises(UserError, match=named) as error:
         load_model(model, tmp_path / 'a.pth')
     assert '\n' not in str(error.value)
+    assert_unchanged(model, before)
+
+
+def other_anchors(cfg: Config) -> None:
+    cfg.model.roi_head.bbox_head.num_classes = 3
+    cfg.model.rpn_head.anchor_generator.ratios = [1.0]
+
+
+def test_whole_model_of_another_number_of_classes(tmp_path: Path, narrow: Config, logged: list[str]) -> None:
+    source = detector(narrow).state_dict()
+    torch.save({'state_dict': source}, tmp_path / 'a.pth')
+    for head in (narrow.model.roi_head.bbox_head, narrow.model.roi_head.mask_head):
+        head.num_classes = 3
+    model = detector(narrow)
+    before = snapshot(model)
+    load_model(model, tmp_path / 'a.pth', other_classes=True)
+    layers = ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+    anew = [f'roi_head.{layer}.{kind}' for layer in layers for kind in ('weight', 'bias')]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (before if name in anew else source)[name]), name
+    (warning,) = [line for line in logged if 'another number of classes' in line]
+    assert warning.endswith(f'6 tensors are not loaded, but initialised: {", ".join(anew)}')
+
+
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (other_arch, r'missing: backbone\.layers\.2\.blocks\.4\.norm1'),
+        (other_head, r'unexpected: roi_head\.mask_head'),
+        (other_anchors, r'of another shape: rpn_head\.rpn_cls\.weight'),
+    ],
+)
+def test_other_differences_than_the_number_of_classes_stop(
+    tmp_path: Path, narrow: Config, change: Callable[[Config], None], named: str
+) -> None:
+    torch.save({'state_dict': detector(narrow).state_dict()}, tmp_path / 'a.pth')
+    change(narrow)
+    model = detector(narrow)
+    before = snapshot(model)
+    with pytest.raises(UserError, match=named):
+        load_model(model, tmp_path / 'a.pth', other_classes=True)
     assert_unchanged(model, before)

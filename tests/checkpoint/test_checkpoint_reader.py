@@ -21,7 +21,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
-from crossformer_mm.checkpoint import read_checkpoint, recognise_arch
+from crossformer_mm.checkpoint import open_checkpoint, read_checkpoint, recognise_arch
 from crossformer_mm.utils.errors import UserError
 
 
@@ -213,8 +213,8 @@ def test_what_other_code_allows_is_not_allowed_here(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r'pathlib\.Path'):
             read_checkpoint(path)
         good = save(tmp_path / 'b.pth', {'model': {}, 'value': np.float64(1)})
-        with ThreadPoolExecutor(4) as pool:
-            assert all(read['value'] == 1 for read in pool.map(read_checkpoint, [good] * 40))
+        with ThreadPoolExecutor(8) as pool:
+            assert all(read['value'] == 1 for read in pool.map(read_checkpoint, [good] * 60))
         assert set(torch.serialization.get_safe_globals()) == before
 
 
@@ -308,9 +308,68 @@ def test_mutated_files_are_read_or_named(tmp_path: Path) -> None:
     assert refused > 350
 
 
-def test_addresses_are_not_taken_for_files() -> None:
-    with pytest.raises(UserError, match=r'https://a\.org/b\.pth: is an address, .* download it first'):
-        read_checkpoint('https://a.org/b.pth')
+@pytest.mark.parametrize('stored', [True, False])
+def test_a_flipped_bit_is_found(tmp_path: Path, stored: bool) -> None:
+    """torch itself would read other weights."""
+    whole, path = save(tmp_path / 'whole.pth', {'model': {'a': torch.rand(3000)}}), tmp_path / 'a.pth'
+    kind = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, 'w', kind) as archive:
+        for entry in source.infolist():
+            archive.writestr(entry.filename, source.read(entry))
+    read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        offset = archive.getinfo('whole/data/0').header_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 5000] ^= 64
+    path.write_bytes(content)
+    for read in (read_checkpoint, open_checkpoint):
+        with pytest.raises(UserError, match=r'is damaged \(wrong checksum of whole/data/0\); copy or downl'):
+            read(path)
+
+
+def test_files_without_checksums_are_not_called_damaged(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tmp_path / 'a.pth', {'model': {'a': torch.ones(3)}})
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_checkpoint(path)['model']['a'].sum() == 3
+
+
+def test_a_file_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / 'a.pth', {'model': {'a': torch.ones(3)}})
+    open_checkpoint(path, verify=False)
+    read_checkpoint(path)
+    monkeypatch.setattr(zipfile.ZipFile, 'open', None)
+    read_checkpoint(path)
+    open_checkpoint(path)
+
+
+@pytest.mark.parametrize('scheme', ['https', 'HTTP', 's3', 'open-mmlab:s3', 'torchvision', 'file'])
+def test_addresses_are_not_taken_for_files(scheme: str) -> None:
+    for address in (f'{scheme}://a.org/b.pth', Path(f'{scheme}://a.org/b.pth')):
+        with pytest.raises(UserError, match=r'a\.org/b\.pth: is an address, .* download it first'):
+            open_checkpoint(address)
+
+
+@pytest.mark.parametrize(
+    ('source', 'reason'),
+    [
+        (None, 'None: is not the name'),
+        ('~nobody-of-this-name/a.pth', 'cannot be read'),
+        ('a' * 300, 'cannot be read'),
+    ],
+)
+def test_what_is_no_path_is_named(source: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        open_checkpoint(source)
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='is not a file'):
+        read_checkpoint(tmp_path / 'a.pth')
 
 
 def test_torchscript_is_named(tmp_path: Path) -> None:

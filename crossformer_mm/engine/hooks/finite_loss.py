@@ -13,7 +13,7 @@ from ...utils.text import shorten
 # A resumed run takes the learning rate from the checkpoint's optimizer state.
 RESTART_HINT = (
     'resume with gradient clipping (--resume --clip-grad 1), or start from the weights with a lower learning'
-    ' rate (--cfg-options load_from=FILE optim_wrapper.optimizer.lr=LR)'
+    ' rate (--load FILE --cfg-options optim_wrapper.optimizer.lr=LR)'
 )
 
 
