@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -96,7 +97,7 @@ def train(options: argparse.Namespace) -> None:
     with running(cfg, training=True) as run:
         run.checkpoint, resume_warnings = find_resume(cfg)
         weights = open_weights(cfg)
-        on_first_process(lambda: check_work_folder(cfg, weights or run.checkpoint))
+        on_first_process(lambda: check_work_folder(cfg, run.checkpoint, weights))
         apply_classes(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
@@ -301,23 +302,24 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, warnings
 
 
-def check_work_folder(cfg: Config, checkpoint: Checkpoint | None) -> None:
-    """Check that a training does not replace files that this project did not write.
+def check_work_folder(cfg: Config, resumed: Checkpoint | None, loaded: Checkpoint | None) -> None:
+    """Check that a training does not replace files that this project did not write, or that it reads.
 
     Args:
         cfg: The config of the run.
-        checkpoint: Where it resumes; one in the work folder makes the other checkpoints there its own.
+        resumed: Where it resumes; one in the work folder makes the other checkpoints there its own.
+        loaded: The model that it starts from.
 
     Raises:
         UserError: It would replace a config, checkpoints or ``curves.png``.
     """
     folders = checkpoint_folders(cfg)
-    if checkpoint and checkpoint.path.resolve().parent in [folder.resolve() for folder in folders]:
+    if resumed and resumed.path.resolve().parent in [folder.resolve() for folder in folders]:
         return
     written = [Path(cfg.work_dir, name) for name in (Path(cfg.filename).name, CURVES)]
     for name in ('epoch_*.pth', 'iter_*.pth', 'best_*_epoch_*.pth', 'best_*_iter_*.pth'):
         written += [path for folder in folders for path in folder.glob(name)]
-    check_outputs('--work-dir', written)
+    check_outputs('--work-dir', written, [loaded.path] if loaded else [])
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:
