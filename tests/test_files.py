@@ -44,4 +44,4 @@ def test_only_unused_temporary_files_of_this_project_are_removed(tmp_path: Path)
 
 
 def test_long_names_do_not_fill_the_screen() -> None:
-    assert shorten(['a', 'b' * 1_000_000, *'cdef']) == f'a, {"b" * 200}…, c, d and 2 more'
+    assert shorten(['a', 'b' * 1_000_000, *'cdef']) == f'a, {"b" * 100}…{"b" * 99}, c, d and 2 more'

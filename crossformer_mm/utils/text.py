@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-LONGEST = 200  # characters of one name in a list
+# Characters of a name: in a list in a message; in a picture or table.
+LONGEST_LISTED, LONGEST_SHOWN = 200, 48
 
 
 def printable(text: str) -> str:
@@ -21,13 +22,10 @@ def cut(text: str, most: int) -> str:
 
 
 def shorten(names: Iterable[str], limit: int = 4) -> str:
-    """List names in a message: the first ``limit``, without their far ends, and how many more there are."""
-    names = [name if len(name) <= LONGEST else f'{name[:LONGEST]}…' for name in map(printable, names)]
+    """List names in a message, cut if they are very long: the first ``limit``, and how many more there are."""
+    names = [cut(printable(name), LONGEST_LISTED) for name in names]
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
-
-
-LONGEST_SHOWN = 48  # characters of a name in a picture or table
 
 
 def short_name(name: str) -> str:
