@@ -22,7 +22,7 @@ def cut(text: str, most: int) -> str:
 
 
 def shorten(names: Iterable[str], limit: int = 4) -> str:
-    """List names in a message, cut if they are very long: the first ``limit``, and how many more there are."""
+    """List names in a message, long ones cut: the first ``limit``, and how many more there are."""
     names = [cut(printable(name), LONGEST_LISTED) for name in names]
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
