@@ -31,8 +31,14 @@ def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     what = '.*(contains the data|is an input of this run); choose another place'
     with pytest.raises(UserError, match=rf'^--out \.\./{place}: {what}$'):
         check_place('--out', f'../{place}', inputs)
-    for free in ('..', '.', '../photos/drawn', '../images2', '../new.txt', '../missing'):
+    for free in ('../photos/drawn', '../images2', '../new.txt', '../missing'):
         check_place('--out', free, inputs)
+    for around in ('..', '.'):
+        check_place('--work-dir', around, inputs, around=False)
+        with pytest.raises(
+            UserError, match=rf'^--out {around}: contains the data /.*(words.txt|images|cam2); '
+        ):
+            check_place('--out', around, inputs)
 
 
 def test_only_own_unchanged_files_are_replaced(tmp_path: Path) -> None:

@@ -69,17 +69,12 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    check_place('--work-dir', cfg.work_dir, input_paths(cfg))
+    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
     set_launcher(cfg, options.launcher, options.local_rank)
     return cfg
-
-
-def input_files(options: argparse.Namespace) -> list[str]:
-    """The files besides the data that training and testing read."""
-    return [options.config, *([options.classes] if options.classes else [])]
 
 
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:

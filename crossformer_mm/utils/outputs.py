@@ -18,25 +18,31 @@ LIST = '.crossformer_mm'
 _COARSEST = 2e9  # nanoseconds; some file systems and archives keep times only to two seconds
 
 
-def check_place(option: str, place: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Check that a file or folder to write to is no input of the run, and in no folder of inputs.
+def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], around: bool = True) -> None:
+    """Check that a file or folder to write to is no input of the run, nor in or around one.
 
     Args:
         option: How the user specified it, for the message.
         place: The file or folder; it need not exist.
         inputs: Files, and folders of images or label maps. They are compared as files on disk, whatever the
             names and links by which they are given; missing ones are skipped.
+        around: Whether the place must not contain inputs either.
 
     Raises:
-        UserError: The place is an input, in a folder of inputs, or where a link in such a folder leads.
+        UserError: The place is none to write to.
     """
     real = Path(os.path.realpath(place))
-    above = [_identity(path) for path in (real, *real.parents)]
+    here, *above = (_identity(path) for path in (real, *real.parents))
     for given in inputs:
         for path, whole in _real_places(given).items():
-            if _identity(path) in (above if whole else above[:1]) and path.exists():
+            identity = _identity(path)
+            if identity and identity in ([here, *above] if whole else [here]):
                 what = f'{path} contains the data' if path.is_dir() else 'is an input of this run'
-                raise UserError(f'{option} {place}: {what}; choose another place')
+            elif around and here and here in map(_identity, path.parents):
+                what = f'contains the data {path}'
+            else:
+                continue
+            raise UserError(f'{option} {place}: {what}; choose another place')
 
 
 def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
