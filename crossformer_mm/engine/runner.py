@@ -179,7 +179,7 @@ def _write_config(runner: Runner) -> None:
     """Write a training's config into its work folder, unless the config there is the user's or the input."""
     source = Path(runner.cfg.filename)
     path = Path(runner.work_dir, source.name)
-    if path.exists() and (path.samefile(source) or not is_output(path)):
+    if path.exists() and (path.resolve() == source.resolve() or not is_output(path)):
         full = Path(runner.work_dir, runner.timestamp, 'vis_data', 'config.py')
         runner.logger.info(f'{path} is left as it is; the config of this run is {full}')
     else:
@@ -208,7 +208,8 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     try:
         with process_group(cfg), unreadable_images_named(cfg), ExitStack() as locks:
             if training:
-                on_first_process(lambda: _lock(cfg, locks))
+                work_lock = locked(Path(cfg.work_dir), '--work-dir')
+                on_first_process(lambda: locks.enter_context(work_lock))
             yield run
     except KeyboardInterrupt as stop:
         if not training:
@@ -225,11 +226,6 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
-
-
-def _lock(cfg: Config, locks: ExitStack) -> None:
-    """Lock a training's work folder for this process."""
-    locks.enter_context(locked(Path(cfg.work_dir), '--work-dir'))
 
 
 def checkpoint_folders(cfg: Config) -> list[Path]:

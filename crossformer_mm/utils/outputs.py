@@ -25,7 +25,7 @@ def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], ar
         option: How the user specified it, for the message.
         place: The file or folder; it need not exist.
         inputs: Files, and folders of images or label maps. They are compared as files on disk, whatever the
-            names and links by which they are given; missing ones are skipped.
+            names and links by which they are given.
         around: Whether the place must not contain inputs either.
 
     Raises:
@@ -35,10 +35,9 @@ def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], ar
     here, *above = (_identity(path) for path in (real, *real.parents))
     for given in inputs:
         for path, whole in _real_places(given).items():
-            identity = _identity(path)
-            if identity and identity in ([here, *above] if whole else [here]):
-                what = f'{path} contains the data' if path.is_dir() else 'is an input of this run'
-            elif around and here and here in map(_identity, path.parents):
+            if _identity(path) in ([here, *above] if whole else [here]):
+                what = f'{path} contains the data' if whole or path.is_dir() else 'is an input of this run'
+            elif around and here in map(_identity, path.parents):
                 what = f'contains the data {path}'
             else:
                 continue
@@ -56,7 +55,7 @@ def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str
     Raises:
         UserError: One is an input or a folder, or exists and is not an unchanged output of this project.
     """
-    read = {_identity(path) for path in inputs} - {None}
+    read = {_identity(path) for path in inputs}
     lists: dict[Path, dict[str, list[tuple[int, int]]]] = {}
     for path in map(Path, paths):
         if not os.path.lexists(path):
@@ -173,12 +172,12 @@ def _is_listed(path: Path, written: Mapping[str, Sequence[tuple[int, int]]]) -> 
     )
 
 
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file from others, whatever its names; None if it does not exist."""
+def _identity(path: str | Path) -> tuple[int, int] | str:
+    """What tells a file or folder from others, whatever its names; the path of one that does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 # Path objects take twice as long for many files
     except OSError:
-        return None
+        return os.path.realpath(path)
     return status.st_dev, status.st_ino
 
 
@@ -190,7 +189,7 @@ def _real_places(given: str | Path) -> dict[Path, bool]:
         place = Path(waiting.pop())
         if places.get(place):
             continue
-        places[place] = place.is_dir()
+        places[place] = not place.is_file()
         with suppress(OSError):  # a file, missing, or may not be listed
             for entry in os.scandir(place):
                 if entry.is_symlink():
