@@ -234,8 +234,8 @@ def test_a_new_training_keeps_files_of_the_user(tmp_path: Path, name: str) -> No
     with pytest.raises(UserError, match=f'--work-dir: {tmp_path}/{name} exists, and was not written by'):
         check_work_folder(cfg, None)
     with pytest.raises(UserError):
-        check_work_folder(cfg, Checkpoint({}, tmp_path / 'other/iter_9.pth'))
-    check_work_folder(cfg, Checkpoint({}, tmp_path / 'iter_9.pth'))
+        check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'other/iter_9.pth'))
+    check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'iter_9.pth'))
 
 
 def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: Path, tmp_path: Path) -> None:
