@@ -279,6 +279,7 @@ def test_a_work_folder_with_other_files_or_another_run_is_refused(
     child = os.fork()
     if not child:
         with locked(tmp_path, '--work-dir'):
+            signal.alarm(60)  # if the test fails
             signal.pause()
     while not any(tmp_path.glob('.*lock')):
         time.sleep(0.01)
