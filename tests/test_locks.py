@@ -31,11 +31,13 @@ def hold(folder: Path) -> None:
         if not os.fork():  # a worker process, which may outlive this one
             time.sleep(3)
             os._exit(0)
+        signal.alarm(60)  # if the test fails
         signal.pause()
 
 
 def wait_for_owner(folder: Path, child: int) -> None:
     while not (folder / NAME).exists() or f'process {child} ' not in (folder / NAME).read_text():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.01)
 
 

@@ -139,7 +139,7 @@ def input_paths(cfg: Config) -> list[str]:
     paths = [folder for dataset in datasets for folder in folders_of(dataset)]
     paths += [annotation_path(dataset) for dataset in datasets if dataset.get('ann_file')]
     evaluators = [evaluator for split in ('val', 'test') for evaluator in coco_evaluators(cfg, split)]
-    return paths + [evaluator.ann_file for evaluator in evaluators]
+    return list(dict.fromkeys([*paths, *(evaluator.ann_file for evaluator in evaluators)]))
 
 
 def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:

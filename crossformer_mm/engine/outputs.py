@@ -20,7 +20,6 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.outputs import check_distinct, check_outputs, check_place, is_output, list_output
 from .distributed import on_first_process
-from .runner import input_files
 
 LOADERS = ('test_dataloader',)
 _SCORE_THR = 0.3  # MMDetection's lowest score of drawn objects
@@ -45,17 +44,16 @@ def set_outputs(cfg: Config, options: argparse.Namespace) -> None:
         raise UserError(f'--out {options.out}: is a file; label maps need a folder')
     if options.out and not label_maps and (options.out.endswith('/') or Path(options.out).is_dir()):
         raise UserError(f'--out {options.out}: is a folder; give a file name, such as results.json')
-    inputs = [*input_paths(cfg), *input_files(options), options.checkpoint]
     for option, place in _places(options).items():
         is_file = option == '--out' and not label_maps
         check_folder(option, Path(place).parent if is_file else place)
-        check_place(option, place, inputs)
+        check_place(option, place, input_paths(cfg))
     if label_maps:
         _set_segmentation_outputs(cfg, options)
     else:
         _set_detection_outputs(cfg, options)
     for option, files in output_files(cfg, options).items():
-        check_outputs(option, files, inputs)
+        check_outputs(option, files)
 
 
 def _places(options: argparse.Namespace) -> dict[str, str]:

@@ -76,17 +76,12 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    check_place('--work-dir', cfg.work_dir, input_paths(cfg))
+    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
     set_launcher(cfg, options.launcher, options.local_rank)
     return cfg
-
-
-def input_files(options: argparse.Namespace) -> list[str]:
-    """The files besides the data that training and testing read."""
-    return [options.config, *([options.classes] if options.classes else [])]
 
 
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
@@ -207,7 +202,7 @@ def _write_config(runner: Runner) -> None:
     """Write a training's config into its work folder, unless the config there is the user's or the input."""
     source = Path(runner.cfg.filename)
     path = Path(runner.work_dir, source.name)
-    if path.exists() and (path.samefile(source) or not is_output(path)):
+    if path.exists() and (path.resolve() == source.resolve() or not is_output(path)):
         full = Path(runner.work_dir, runner.timestamp, 'vis_data', 'config.py')
         runner.logger.info(f'{path} is left as it is; the config of this run is {full}')
     else:
@@ -237,7 +232,8 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     try:
         with process_group(cfg), unreadable_images_named(cfg), ExitStack() as locks:
             if training:
-                on_first_process(lambda: _lock(cfg, locks))
+                work_lock = locked(Path(cfg.work_dir), '--work-dir')
+                on_first_process(lambda: locks.enter_context(work_lock))
             yield run
     except KeyboardInterrupt as stop:
         if not training:
@@ -254,11 +250,6 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
-
-
-def _lock(cfg: Config, locks: ExitStack) -> None:
-    """Lock a training's work folder for this process."""
-    locks.enter_context(locked(Path(cfg.work_dir), '--work-dir'))
 
 
 def checkpoint_folders(cfg: Config) -> list[Path]:
