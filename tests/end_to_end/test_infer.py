@@ -27,6 +27,7 @@ from crossformer_mm.engine import infer as infer_command
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine.infer import find_files, infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
+from crossformer_mm.evaluation.records import object_records
 from crossformer_mm.utils.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
@@ -216,14 +217,8 @@ def test_files_are_found_without_links_that_loop_hidden_ones_and_earlier_results
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [
-        'a.jpg',
-        'deep/b.jpg',
-        'deep/[1]/c.png',
-        '.hidden/d.jpg',
-        'out/pictures/e.png',
-        'out/results.json',
-    ]
+    names = ['a.jpg', 'deep/b.jpg', 'deep/[1]/c.png', '.hidden/d.jpg']
+    names += ['out/pictures/e.png', 'out/results.json']
     for name in names:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
@@ -239,10 +234,8 @@ def test_files_are_found_without_links_that_loop_hidden_ones_and_earlier_results
     assert found('.') == found('**') == found('**/*') == found('*') == everything
     assert found('**/*.jpg') == 'a.jpg deep/b.jpg'
     assert found('deep/**/*.png', 'a.jpg', 'x') == 'deep/[1]/c.png a.jpg x?'
-    assert (
-        found('deep/[1]/c.png', 'deep/pi*', '**/x', 'deep/broken')
-        == 'deep/[1]/c.png deep/pi*? **/x? deep/broken?'
-    )
+    assert found('deep/[1]/c.png', 'deep/pi*', '**/x') == 'deep/[1]/c.png deep/pi*? **/x?'
+    assert found('deep/broken', 'deep/itself', 'deep/pipe.jpg') == 'deep/broken? deep/itself? deep/pipe.jpg?'
     assert found(f'{tmp_path}/**/b*') == f'{tmp_path}/deep/b.jpg'
     assert found('.hidden') == found('.hidden/**') == '.hidden/d.jpg'
     assert found('out/pictures') == 'out/pictures/e.png', 'which is then refused as an input'
@@ -251,21 +244,25 @@ def test_files_are_found_without_links_that_loop_hidden_ones_and_earlier_results
 def test_images_that_do_not_fit_into_memory_are_named_and_the_others_done(
     tool: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both errors are real: torch's for any batch of several images, and numpy's for one image."""
+    """The errors are real: torch's for a batch of two images, and numpy's for the results of a tall one."""
 
-    def predict_on_one_small_image(inferencer: BaseInferencer, images: list[np.ndarray]) -> list:
-        if len(images) > 1:
+    def predict_not_on_two(inferencer: BaseInferencer, images: list[np.ndarray]) -> list:
+        if len(images) == 2:
             torch.empty(1 << 60)
-        if len(images[0]) > 20:
-            np.empty(1 << 60)
         return predict(inferencer, images)
 
-    monkeypatch.setattr(infer_command, 'predict', predict_on_one_small_image)
-    for name, height in {'a': 20, 'b': 30, 'c': 10}.items():
+    def records_of_low_ones(sample: Any, classes: list[str], size: tuple[int, int], score_thr: float) -> list:
+        if size[0] > 20:
+            np.empty(1 << 60, np.uint8)
+        return object_records(sample, classes, size, score_thr)
+
+    monkeypatch.setattr(infer_command, 'predict', predict_not_on_two)
+    monkeypatch.setattr(infer_command, 'object_records', records_of_low_ones)
+    for name, height in {'a': 20, 'b': 30, 'c': 10, 'd': 20, 'e': 20}.items():
         cv2.imwrite(str(tmp_path / f'{name}.png'), noise(height, 20, 3))
     assert tool(tmp_path, '--batch-size', '3') == 1
     content = read(tmp_path / 'out')
-    assert [Path(image['file']).name for image in content['images']] == ['a.png', 'c.png']
+    assert [Path(image['file']).stem for image in content['images']] == ['a', 'c', 'd', 'e']
     reason = 'there is not enough memory to predict on it'
     assert content['skipped'] == [{'file': str(tmp_path / 'b.png'), 'reason': reason}]
 
