@@ -16,21 +16,25 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.infer import BaseInferencer
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from crossformer_mm.data.datasets import palette, set_num_classes
 from crossformer_mm.engine import cli
+from crossformer_mm.engine import infer as infer_command
 from crossformer_mm.engine import test as test_command
-from crossformer_mm.engine.infer import infer, inference_parser
+from crossformer_mm.engine.infer import find_files, infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
+from crossformer_mm.evaluation.records import object_records
 from crossformer_mm.utils.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 CLASSES = ('circle', 'rectangle', 'triangle')
 SHARPER = 8
-ANY_BYTES = ('葡萄.png', os.fsdecode(b'latin-\xe9.png'))
+# Not ASCII, not UTF-8, 252 bytes, and with what terminals and formulas interpret.
+NAMES = ('葡萄.png', os.fsdecode(b'latin-\xe9.png'), 'é' * 124 + '.png', '-$a_$\n\x1b[31m.png')
 
 
 def save_checkpoint(cfg: Config, path: Path, classes: tuple[str, ...], **meta: Any) -> None:
@@ -144,9 +148,9 @@ def image_files(folder: Path) -> dict[str, tuple[int, int]]:
     turned[0x0112] = 6  # the camera was held upright
     Image.fromarray(noise(40, 50, 3)).save(folder / 'turned.jpg', exif=turned)
     Image.fromarray(noise(40, 50)).convert('P').save(folder / 'no_suffix', 'png')
-    for name in ANY_BYTES:
+    for name in NAMES:
         (folder / name).write_bytes(cv2.imencode('.png', noise(40, 50, 3))[1].tobytes())
-    same = ('grey.png', 'rgba.png', 'deep.png', 'deep.tiff', 'no_suffix', *ANY_BYTES)
+    same = ('grey.png', 'rgba.png', 'deep.png', 'deep.tiff', 'no_suffix', *NAMES)
     return {**shapes, **dict.fromkeys(same, (40, 50)), 'turned.jpg': (50, 40)}
 
 
@@ -187,43 +191,107 @@ def test_a_file_that_is_no_image_is_named_and_the_others_done(
 ) -> None:
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'text.jpg').write_text('no image')
-    (tmp_path / 'nothing.png').touch()
-    image = next((coco_root / 'val2017').iterdir())
-    words = [*(tmp_path / name for name in ('gone.png', 'empty', 'text.jpg', 'nothing.png')), image]
-    assert tool(*words, '--batch-size', str(size)) == 1
+    (tmp_path / 'nothing\x1b.png').touch()
+    os.mkfifo(tmp_path / 'pipe')
+    names = ('gone.png', 'empty', 'pipe', 'n' * 300, 'text.jpg', 'nothing\x1b.png')
+    gone, empty, pipe, long, text, nothing = (tmp_path / name for name in names)
+    first, *_, last = sorted((coco_root / 'val2017').iterdir())
+    assert tool(text, gone, first, pipe, nothing, long, last, empty, first, '--batch-size', str(size)) == 1
     content = read(tmp_path / 'out')
-    assert [record['file'] for record in content['images']] == [str(image)]
-    reasons = {Path(record['file']).name: record['reason'] for record in content['skipped']}
+    assert [record['file'] for record in content['images']] == [str(first), str(last)]
+    reasons = {record['file']: record['reason'] for record in content['skipped']}
     assert reasons == {
-        'gone.png': 'no such file',
-        'empty': 'the folder contains no files',
-        'text.jpg': 'cannot be read as an image',
-        'nothing.png': 'cannot be read as an image',
+        str(gone): 'no such file',
+        str(empty): 'the folder contains no files',
+        str(pipe): 'not a regular file',
+        str(long): 'File name too long',
+        str(text): 'cannot be read as an image',
+        str(nothing): 'cannot be read as an image',
     }
     err = capsys.readouterr().err
-    assert all(f'skipped {tmp_path / name}: {reason}' in err for name, reason in reasons.items())
+    assert all(f'skipped {file}: {why}' in err for file, why in reasons.items() if file != str(nothing))
+    assert 'nothing?.png' in err
 
 
-def test_names_repeat_and_nothing_is_overwritten(tool: Callable[..., int], tmp_path: Path) -> None:
-    taken = tmp_path / 'out' / 'pictures'
-    for number, place in enumerate(('a', 'b/c', 'out/pictures')):
-        (tmp_path / place).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / place / 'same.png'), np.full((8, 8, 3), number, np.uint8))
-    cv2.imwrite(str(tmp_path / 'a' / '[1].png'), noise(8, 8, 3))
-    before = (taken / 'same.png').read_bytes()
-    words = [tmp_path / '**/same.png', tmp_path / 'a', tmp_path / 'a' / '[1].png']
-    assert tool(*words, '--score-thr', '1') == 0
-    images = read(tmp_path / 'out')['images']
-    assert len(images) == 4, 'each file once'
-    pictures = {Path(image['file']).relative_to(tmp_path).as_posix(): image['picture'] for image in images}
-    assert pictures == {
-        'a/same.png': 'pictures/same-2.png',
-        'b/c/same.png': 'pictures/same-3.png',
-        'out/pictures/same.png': 'pictures/same-4.png',
-        'a/[1].png': 'pictures/[1].png',
-    }
-    assert (taken / 'same.png').read_bytes() == before
-    assert len(list(taken.iterdir())) == 5
+def test_files_are_found_without_links_that_loop_hidden_ones_and_earlier_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ['a.jpg', 'deep/b.jpg', 'deep/[1]/c.png', '.hidden/d.jpg']
+    names += ['out/pictures/e.png', 'out/results.json']
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for name, target in {'up': '..', 'itself': 'itself', 'broken': 'gone', 'same.jpg': '../a.jpg'}.items():
+        Path('deep', name).symlink_to(target)
+    os.mkfifo('deep/pipe.jpg')
+
+    def found(*words: str) -> str:
+        files, empty = find_files(words, 'out')
+        return ' '.join([*map(str, files), *(f'{word}?' for word in empty)])
+
+    everything = 'a.jpg deep/[1]/c.png deep/b.jpg'
+    assert found('.') == found('**') == found('**/*') == found('*') == everything
+    assert found('**/*.jpg') == 'a.jpg deep/b.jpg'
+    assert found('deep/**/*.png', 'a.jpg', 'x') == 'deep/[1]/c.png a.jpg x?'
+    assert found('deep/[1]/c.png', 'deep/pi*', '**/x') == 'deep/[1]/c.png deep/pi*? **/x?'
+    assert found('deep/broken', 'deep/itself', 'deep/pipe.jpg') == 'deep/broken? deep/itself? deep/pipe.jpg?'
+    assert found(f'{tmp_path}/**/b*') == f'{tmp_path}/deep/b.jpg'
+    assert found('.hidden') == found('.hidden/**') == '.hidden/d.jpg'
+    assert found('out/pictures') == 'out/pictures/e.png', 'which is then refused as an input'
+
+
+def test_images_that_do_not_fit_into_memory_are_named_and_the_others_done(
+    tool: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors are real: torch's for a batch of two images, and numpy's for the results of a tall one."""
+
+    def predict_not_on_two(inferencer: BaseInferencer, images: list[np.ndarray]) -> list:
+        if len(images) == 2:
+            torch.empty(1 << 60)
+        return predict(inferencer, images)
+
+    def records_of_low_ones(sample: Any, classes: list[str], size: tuple[int, int], score_thr: float) -> list:
+        if size[0] > 20:
+            np.empty(1 << 60, np.uint8)
+        return object_records(sample, classes, size, score_thr)
+
+    monkeypatch.setattr(infer_command, 'predict', predict_not_on_two)
+    monkeypatch.setattr(infer_command, 'object_records', records_of_low_ones)
+    for name, height in {'a': 20, 'b': 30, 'c': 10, 'd': 20, 'e': 20}.items():
+        cv2.imwrite(str(tmp_path / f'{name}.png'), noise(height, 20, 3))
+    assert tool(tmp_path, '--batch-size', '3') == 1
+    content = read(tmp_path / 'out')
+    assert [Path(image['file']).stem for image in content['images']] == ['a', 'c', 'd', 'e']
+    reason = 'there is not enough memory to predict on it'
+    assert content['skipped'] == [{'file': str(tmp_path / 'b.png'), 'reason': reason}]
+
+
+def test_names_repeat_and_earlier_results_alone_are_replaced(
+    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(('a/same.png', 'b/c/same.jpg', 'a/same-2.png', 'a/[1].png')):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.full((8, 8, 3), number, np.uint8))
+    words = [tmp_path / '**/same.*', tmp_path / 'a', tmp_path / 'a' / '[1].png', '--score-thr', '1']
+    for _ in range(2):
+        assert tool(*words) == 0
+        images = {image['file']: image['picture'] for image in read(tmp_path / 'out')['images']}
+        assert {Path(file).relative_to(tmp_path).as_posix(): path for file, path in images.items()} == {
+            'a/same.png': 'pictures/same.png',
+            'b/c/same.jpg': 'pictures/same-2.png',
+            'a/[1].png': 'pictures/[1].png',
+            'a/same-2.png': 'pictures/same-2-2.png',
+        }
+    assert len(list((tmp_path / 'out' / 'pictures').glob('*.png'))) == 4
+
+    mine = tmp_path / 'out' / 'pictures' / 'same.png'
+    mine.write_bytes(b'edited')
+    assert tool(*words) == 1
+    assert f'{mine} exists, and was not written by this project or has changed' in capsys.readouterr().err
+    assert mine.read_bytes() == b'edited'
+    assert tool(mine.with_name('same-2.png')) == 1
+    assert f'{mine.parent} holds inputs of this run; choose another folder' in capsys.readouterr().err
 
 
 def test_names_of_classes_come_from_the_config_or_are_numbers(
@@ -330,7 +398,7 @@ def test_interrupted_half_way_leaves_whole_files(folder: Path, tmp_path: Path) -
     assert process.returncode == 130
     done = read(tmp_path / 'predictions')['images']
     assert 2 <= len(done) < 400  # the third picture is there before its record
-    names = {path.name for path in pictures.iterdir()}
+    names = {path.name for path in pictures.glob('*.png')}
     assert names >= {Path(image['picture']).name for image in done}
     assert len(names) <= len(done) + 1
-    assert all(cv2.imread(str(path)) is not None for path in pictures.iterdir())
+    assert all(cv2.imread(str(path)) is not None for path in pictures.glob('*.png'))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.structures import SegDataSample
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.engine import cli
+from crossformer_mm.engine import inferencer as inferencer_module
 from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
 
@@ -108,3 +112,56 @@ def test_segments_are_those_of_the_toolbox(segmentor: Path) -> None:
     for image, sample in zip(images, samples, strict=True):
         alone = inferencer(image)['predictions']
         assert (sample.pred_sem_seg.data[0].numpy() == alone).mean() > 0.999
+
+
+@pytest.mark.parametrize('classes', [1, 2, 7])
+def test_labels_are_found_for_few_classes_at_a_time(
+    segmentor: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    """They are exactly those of all logits at the images' sizes, which are never in memory together."""
+    model = open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu').model
+    model.decode_head.threshold = 0.3  # of a single class
+    torch.manual_seed(0)
+    logits = torch.randn(2, classes, 16, 24)
+    logits[:, 1:2] = logits[:, :1]  # of equal ones, the first counts
+
+    def samples() -> list[SegDataSample]:
+        metas = [{'ori_shape': (40, 50)}, {'ori_shape': (60, 31), 'padding_size': [1, 2, 3, 4]}]
+        return [SegDataSample(metainfo=meta) for meta in metas]
+
+    whole = model.postprocess_result(logits, samples())
+    monkeypatch.setattr(inferencer_module, '_GROUP', 2 * 60 * 31)
+    with LargestTensor() as largest:
+        parts = inferencer_module._find_labels(model, logits, samples())
+    for part, one in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part.pred_sem_seg.data, one.pred_sem_seg.data, rtol=0, atol=0)
+    assert largest.count <= 2 * 60 * 31
+
+
+class LargestTensor(TorchDispatchMode):
+    """A context that notes the number of elements of the largest result."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not func.is_view:
+            self.count = max(self.count, result.numel())
+        return result
+
+
+def test_label_maps_are_not_replaced_by_predictions_on_them(
+    segmentor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / 'label_maps' / 'a.png'
+    labels.parent.mkdir()
+    cv2.imwrite(str(labels), np.ones((8, 8), np.uint8))
+    before = labels.read_bytes()
+    words = [labels.parent, '--config', segmentor / 'fpn.py', '--checkpoint', segmentor / 'two.pth']
+    assert cli.run(inference_parser(), infer, list(map(str, [*words, '--out', tmp_path]))) == 1
+    error = f'error: --out {tmp_path}: {labels.parent} holds inputs of this run; choose another folder'
+    assert error in capsys.readouterr().err.splitlines()
+    assert labels.read_bytes() == before
+    assert list(tmp_path.rglob('*')) == [labels.parent, labels]
