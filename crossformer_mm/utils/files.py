@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -97,7 +98,8 @@ def write_atomically(
     except OSError as error:
         raise UserError(write_error(error, path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk
+            part.unlink()
     return path
 
 
@@ -115,7 +117,8 @@ def write_error(error: OSError, path: str | Path | None = None) -> str:
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder."""
     for part in folder.glob('.*.part'):
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk
+            part.unlink()
 
 
 def check_free(path: Path, overwrite: bool) -> None:

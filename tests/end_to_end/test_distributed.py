@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -378,12 +379,46 @@ def test_wrong_words_are_refused_in_one_line(script: str, words: str) -> None:
     assert f'; usage: tools/{script} CONFIG ' in line
 
 
+@pytest.mark.parametrize(
+    ('setting', 'line'),
+    [
+        ('NNODES=abc', 'must be an integer from 1 to'),
+        ('NNODES=0', 'must be an integer from 1 to'),
+        ('NODE_RANK=2', 'must be an integer from 0 to 1'),
+        ('PORT=70000', 'must be an integer from 1024 to 65535'),
+        ('PORT=a[$(id)]', 'must be an integer from 1024 to 65535'),
+        ('PYTHON=gone', 'no such program'),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(setting: str, line: str) -> None:
+    name, value = setting.split('=')
+    done = started('dist_train.sh', 'config.py 2', **{'NNODES': '2', name: value})
+    (said,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, '')
+    assert said.startswith('error: ') and value in said and line in said
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+        done = started('dist_train.sh', 'config.py 2', PORT=port)
+        assert started('dist_train.sh', 'config.py 2', PORT=port, NNODES='2', NODE_RANK='1').returncode == 0
+    assert (
+        done.stderr
+        == f'error: PORT={port} is in use on 127.0.0.1; choose another one, the same on all machines\n'
+    )
+
+
 def test_processes_meet_at_a_free_port_or_where_they_are_told() -> None:
     alone = started('dist_test.sh', 'config.py weights.pth 2 --tta').stdout
     assert '--standalone' in alone
     assert alone.endswith('test config.py weights.pth --tta --launcher pytorch\n')
-    several = started('dist_train.sh', 'config.py 8', NNODES='2', NODE_RANK='1', MASTER_ADDR='first').stdout
-    assert '--nnodes 2 --node_rank 1 --master_addr first --master_port 29500 --nproc_per_node 8' in several
+    several = started(
+        'dist_train.sh', 'config.py 8', NNODES='2', NODE_RANK='1', MASTER_ADDR='127.0.0.2'
+    ).stdout
+    assert (
+        '--nnodes 2 --node_rank 1 --master_addr 127.0.0.2 --master_port 29500 --nproc_per_node 8' in several
+    )
     assert '--master_port 1234' in started('dist_train.sh', 'config.py 2', PORT='1234').stdout
 
 
