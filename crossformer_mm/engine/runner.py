@@ -151,6 +151,7 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
+        runner.logger.addFilter(_escape_record)
         for handler in runner.logger.handlers:  # class names may have characters that this locale has not
             if isinstance(handler, logging.FileHandler):
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
@@ -159,11 +160,17 @@ class Run:
         if any((self.cfg.get(loader) or {}).get('num_workers') for loader in LOADERS):
             warnings = [*warnings, *shared_memory_warnings()]
         for report in labels:
-            runner.logger.info(printable_lines(report.summary()))
+            runner.logger.info(report.summary())
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
         for warning in warnings:
             runner.logger.warning(printable(warning))
         return runner
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    """Escape text from files in a record of the log, also in those of the toolboxes."""
+    record.msg, record.args = printable_lines(record.getMessage()), None
+    return True
 
 
 class _StartHook(Hook):

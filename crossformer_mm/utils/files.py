@@ -117,8 +117,7 @@ def write_error(error: OSError, path: str | Path | None = None) -> str:
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder."""
     for part in folder.glob('.*.part'):
-        with suppress(OSError):  # on a read-only disk
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def check_free(path: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from mmengine.structures import InstanceData
 
 from crossformer_mm.data.problems import Findings, Problem
 from crossformer_mm.engine import cli
-from crossformer_mm.engine.runner import escape_drawn_names
+from crossformer_mm.engine.runner import _escape_record, escape_drawn_names
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.text import printable, printable_lines, short_name
 from crossformer_mm_command import READER_GONE
@@ -148,3 +149,10 @@ def test_what_the_machine_refuses_is_one_line(
 def test_other_errors_of_files_are_bugs() -> None:
     with pytest.raises(FileNotFoundError):
         cli.run(argparse.ArgumentParser(), lambda options: Path('/nowhere').read_text(), [])
+
+
+def test_records_of_the_log_are_escaped() -> None:
+    """Also those of other packages, whose lines stay lines."""
+    record = logging.LogRecord('mmengine', logging.INFO, '', 0, 'table:\n%s', ('\x1b[31mred',), None)
+    assert _escape_record(record)
+    assert record.getMessage() == 'table:\n\\x1b[31mred'
