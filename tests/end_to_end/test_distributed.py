@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -340,6 +341,25 @@ def test_an_error_at_the_start_is_said_once(
     (error,) = [said for said in output.splitlines() if 'error: ' in said]
     assert line in error
     assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_launcher(
+    detector: Path, coco_root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [detector, 2, '--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    settings = ['train_cfg.max_epochs=1000', 'train_dataloader.num_workers=1']
+    launcher = start(tmp_path, 'dist_train.sh', *words, '--cfg-options', *settings)
+    while launcher.poll() is None and not list(tmp_path.glob('work/*/vis_data/scalars.json')):
+        time.sleep(0.2)
+    assert len(processes_of(tmp_path)) == 5  # the launcher, two processes and their workers
+    launcher.send_signal(number)
+    for _ in range(300):
+        if launcher.poll() is not None and not processes_of(tmp_path):
+            return
+        time.sleep(0.1)
+    pytest.fail(f'{processes_of(tmp_path)} still run')
 
 
 def processes_of(folder: Path) -> list[int]:
