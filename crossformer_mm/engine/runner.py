@@ -245,6 +245,8 @@ def checkpoint_folders(cfg: Config) -> list[Path]:
 def _explain(error: Exception, run: Run) -> UserError | None:
     if isinstance(error, UserError):
         return error
+    if isinstance(error, BrokenPipeError):  # of the output after "| head", which the command handles
+        return None
     loader = 'train_dataloader' if run.training else 'test_dataloader'
     if ran_out_of_memory(error):
         reason = f'out of memory ({error})'
