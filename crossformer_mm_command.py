@@ -4,6 +4,7 @@ from __future__ import annotations  # so that an old Python gets as far as the d
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import runpy
@@ -63,13 +64,18 @@ def safely(command: Callable[[], int]) -> int:
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
     try:
-        return command()
-    except BrokenPipeError:
-        if not _reader_is_gone():
+        status = command()
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return READER_GONE
+        if error.errno != errno.ENOSPC or error.filename is not None:
             raise
-        return READER_GONE
+        print(f'error: standard output: cannot be written ({error.strerror})', file=sys.stderr)
+        return 1
     finally:
-        _flush_output()
+        _drop_unwritten()
 
 
 def _reader_is_gone() -> bool:
@@ -79,15 +85,12 @@ def _reader_is_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _flush_output() -> None:
-    """Write what is left, or drop it, so that Python does not fail to write it when it exits."""
+def _drop_unwritten() -> None:
+    """Write what is left, or drop it, so that Python does not complain when it exits."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if not isinstance(error, BrokenPipeError):
-            print(f'error: standard output: cannot be written ({error.strerror})', file=sys.stderr)
-            raise SystemExit(1) from None
 
 
 def _main(words: Sequence[str]) -> int:

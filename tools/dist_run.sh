@@ -27,7 +27,7 @@ else
   number NNODES 1 9999
   number NODE_RANK 0 $((NNODES - 1))
   number PORT 1024 65535
-  getent hosts "$MASTER_ADDR" >/dev/null || die 1 "MASTER_ADDR=$MASTER_ADDR: no such host"
+  getent ahosts "$MASTER_ADDR" >/dev/null || die 1 "MASTER_ADDR=$MASTER_ADDR: no such host"
   if ((NODE_RANK == 0)) && (: <"/dev/tcp/$MASTER_ADDR/$PORT") 2>/dev/null; then
     die 1 "PORT=$PORT is in use on $MASTER_ADDR; choose another one, the same on all machines"
   fi

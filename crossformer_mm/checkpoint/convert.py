@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -241,8 +243,15 @@ def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:
         with path.open('wb') as file:  # given a path, torch.save would write its name into the file
             state = OrderedDict(conversion.state)
             torch.save({'meta': conversion.meta, 'state_dict': state}, file)
-    except (RuntimeError, SafetensorError) as error:  # a full disk
-        raise OSError(str(error).partition('\n')[0]) from error
+    except (
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # on a full disk
+        if isinstance(error.__context__, OSError):  # torch raises another error over it
+            raise error.__context__ from None
+        code = re.search(r'os error (\d+)', str(error))  # safetensors quotes it
+        reason = str(error).partition('\n')[0]
+        raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(reason)) from error
 
 
 def _description(path: Path, digest: str) -> str:

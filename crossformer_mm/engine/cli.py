@@ -66,7 +66,7 @@ def run(
             raise
         _wait_for_first()
         message = write_error(error) if isinstance(error, OSError) else error
-        print(f'error: {message}', file=sys.stderr)
+        print(f'error: {printable(str(message))}', file=sys.stderr)
         status = 1
     except KeyboardInterrupt as stop:
         word, status = ('terminated', 143) if isinstance(stop, Terminated) else ('interrupted', 130)

@@ -16,6 +16,7 @@ from ..compat import CPU_ATTENTION, without_data
 from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
+from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
 
 PROPOSALS, MASKS = 1000, 100
@@ -62,7 +63,7 @@ def print_flops(options: argparse.Namespace) -> None:
     cfg = load_config(options.config, options.cfg_options)
     height, width = options.shape or usual_shape(cfg)
     parts = count(build_model(cfg), height, width)
-    print(f'{options.config}, one image of {height}×{width} pixels\n\n{table(parts)}\n\n{RULE}')
+    print(f'{printable(options.config)}, one image of {height}×{width} pixels\n\n{table(parts)}\n\n{RULE}')
 
 
 @dataclass(frozen=True)

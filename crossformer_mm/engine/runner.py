@@ -154,6 +154,7 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = _Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
+        runner.logger.addFilter(_escape_record)
         for handler in runner.logger.handlers:  # class names may have characters that this locale has not
             if isinstance(handler, logging.FileHandler):
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
@@ -162,7 +163,7 @@ class Run:
         if any((self.cfg.get(loader) or {}).get('num_workers') for loader in LOADERS):
             warnings = [*warnings, *shared_memory_warnings()]
         for report in labels:
-            runner.logger.info(printable_lines(report.summary()))
+            runner.logger.info(report.summary())
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
         for warning in warnings:
             runner.logger.warning(printable(warning))
@@ -172,6 +173,12 @@ class Run:
 class _Runner(Runner):
     def dump_config(self) -> None:
         """Nothing: only a training writes its config, when it starts."""
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    """Escape text from files in a record of the log, also in those of the toolboxes."""
+    record.msg, record.args = printable_lines(record.getMessage()), None
+    return True
 
 
 class _StartHook(Hook):
@@ -263,6 +270,8 @@ def checkpoint_folders(cfg: Config) -> list[Path]:
 def _explain(error: Exception, run: Run) -> UserError | None:
     if isinstance(error, UserError):
         return error
+    if isinstance(error, BrokenPipeError):  # of the output after "| head", which the command handles
+        return None
     loader = 'train_dataloader' if run.training else 'test_dataloader'
     if ran_out_of_memory(error):
         reason = f'out of memory ({error})'

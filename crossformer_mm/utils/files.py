@@ -103,7 +103,8 @@ def write_atomically(
     except OSError as error:
         raise UserError(write_error(error, path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk
+            part.unlink()
     return path
 
 

@@ -178,7 +178,7 @@ def test_summary_has_a_line_for_each_class(inspect: Callable[..., LabelReport], 
         '      0   12.500%       1  ignored',
         '      1   75.000%       2  sky',
         '      2    0.000%       0  road',
-        '      3    0.000%       0  ?[2J',
+        '      3    0.000%       0  \\x1b[2J',
         '      9   12.500%       1  not a class',
     ]
     instances = inspect(THREE, np.arange(1000, 1100, dtype=np.uint16))

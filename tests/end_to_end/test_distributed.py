@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -341,6 +343,25 @@ def test_an_error_at_the_start_is_said_once(
     assert not (tmp_path / 'work').exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_launcher(
+    detector: Path, coco_root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [detector, 2, '--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    settings = ['train_cfg.max_epochs=1000', 'train_dataloader.num_workers=1']
+    launcher = start(tmp_path, 'dist_train.sh', *words, '--cfg-options', *settings)
+    while launcher.poll() is None and not list(tmp_path.glob('work/*/vis_data/scalars.json')):
+        time.sleep(0.2)
+    assert len(processes_of(tmp_path)) == 5  # the launcher, two processes and their workers
+    launcher.send_signal(number)
+    for _ in range(300):
+        if launcher.poll() is not None and not processes_of(tmp_path):
+            return
+        time.sleep(0.1)
+    pytest.fail(f'{processes_of(tmp_path)} still run')
+
+
 def processes_of(folder: Path) -> list[int]:
     """The running processes with a path from this folder in their command lines."""
     return [
@@ -378,12 +399,46 @@ def test_wrong_words_are_refused_in_one_line(script: str, words: str) -> None:
     assert f'; usage: tools/{script} CONFIG ' in line
 
 
+@pytest.mark.parametrize(
+    ('setting', 'line'),
+    [
+        ('NNODES=abc', 'must be an integer from 1 to'),
+        ('NNODES=0', 'must be an integer from 1 to'),
+        ('NODE_RANK=2', 'must be an integer from 0 to 1'),
+        ('PORT=70000', 'must be an integer from 1024 to 65535'),
+        ('PORT=a[$(id)]', 'must be an integer from 1024 to 65535'),
+        ('PYTHON=gone', 'no such program'),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(setting: str, line: str) -> None:
+    name, value = setting.split('=')
+    done = started('dist_train.sh', 'config.py 2', **{'NNODES': '2', name: value})
+    (said,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, '')
+    assert said.startswith('error: ') and value in said and line in said
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+        done = started('dist_train.sh', 'config.py 2', PORT=port)
+        assert started('dist_train.sh', 'config.py 2', PORT=port, NNODES='2', NODE_RANK='1').returncode == 0
+    assert (
+        done.stderr
+        == f'error: PORT={port} is in use on 127.0.0.1; choose another one, the same on all machines\n'
+    )
+
+
 def test_processes_meet_at_a_free_port_or_where_they_are_told() -> None:
     alone = started('dist_test.sh', 'config.py weights.pth 2 --tta').stdout
     assert '--standalone' in alone
     assert alone.endswith('test config.py weights.pth --tta --launcher pytorch\n')
-    several = started('dist_train.sh', 'config.py 8', NNODES='2', NODE_RANK='1', MASTER_ADDR='first').stdout
-    assert '--nnodes 2 --node_rank 1 --master_addr first --master_port 29500 --nproc_per_node 8' in several
+    several = started(
+        'dist_train.sh', 'config.py 8', NNODES='2', NODE_RANK='1', MASTER_ADDR='127.0.0.2'
+    ).stdout
+    assert (
+        '--nnodes 2 --node_rank 1 --master_addr 127.0.0.2 --master_port 29500 --nproc_per_node 8' in several
+    )
     assert '--master_port 1234' in started('dist_train.sh', 'config.py 2', PORT='1234').stdout
 
 

@@ -161,6 +161,20 @@ def test_any_number_of_classes_is_drawn(tmp_path: Path, classes: int) -> None:
         assert cv2.imread(str(tmp_path / f'{name}.png')).std() > 5
 
 
+def test_names_as_files_have_them_are_in_the_legend_and_the_tables(annotations: Path) -> None:
+    names = ('$x_$', '_low', 'a\nb\x1b[31m', '猫' * 500)
+    objects = [box(1, 9 - i, 20 * i) for i in range(4)]
+    found = [{**item, 'score': 0.9} for item in objects]
+    evaluation = evaluation_of(objects, found, names[::-1])  # sorted by ids, which count down
+    axes = Figure().subplots()
+    draw_precision_recall(axes, evaluation)
+    *labels, overall = [text.get_text() for text in axes.legend().get_texts()]
+    assert labels[:3] == [r'\$x_\$: 1.000', ' _low: 1.000', r'a\nb\x1b[31m: 1.000']
+    assert labels[3].startswith('猫猫') and len(labels[3]) < 60
+    assert overall.startswith('all')
+    assert list(class_table(evaluation))[2] == r'a\nb\x1b[31m', 'the name in the log'
+
+
 def test_curves_are_those_of_pycocotools() -> None:
     """One of two figs is detected, at an IoU of 0.8."""
     evaluation = evaluation_of([box(1, 9, 100), box(1, 9, 0)], [box(1, 9, 1.1, score=0.9)])
