@@ -127,6 +127,7 @@ class Run:
         cfg: Its config.
         training: Whether it is a training.
         checkpoint: Where it resumes; kept open until it has been loaded.
+        weights: What a new training starts from; kept open as well.
         runner: MMEngine's runner, once it is built.
         started: Whether the first step has begun, with everything built and loaded.
     """
@@ -134,6 +135,7 @@ class Run:
     cfg: Config
     training: bool
     checkpoint: Checkpoint | None = None
+    weights: Checkpoint | None = None
     runner: Runner | None = None
     started: bool = False
 
@@ -159,7 +161,7 @@ class _StartHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.run.started = True
-        self.run.checkpoint = None
+        self.run.checkpoint = self.run.weights = None
 
     def before_test(self, runner: Runner) -> None:
         self.run.started = True
