@@ -36,7 +36,7 @@ NUMBERS = (
 NAMED = 50  # names in the warning about layers that are not loaded
 
 
-def load_backbone(model: nn.Module, source: str | Path | Checkpoint, prefix: str | None = None) -> None:
+def load_backbone(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """Load a backbone's weights, all of them or none.
 
     Args:
@@ -45,13 +45,12 @@ def load_backbone(model: nn.Module, source: str | Path | Checkpoint, prefix: str
             checkpoint, a converted one, or one of a complete detector or segmentor. The classifier's ``norm``
             and ``head``, buffers that the network computes itself, and stages that ``model`` does not have
             are ignored.
-        prefix: Take the tensors with this prefix, such as ``'teacher.backbone.'``.
 
     Raises:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
             shape, NaN or infinite. The model is then unchanged.
     """
-    _load('Backbone', model, open_checkpoint(source), prefix)
+    _load('Backbone', model, open_checkpoint(source))
 
 
 def load_model(
@@ -137,13 +136,15 @@ def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
         source: As for :func:`load_model`.
 
     Raises:
-        UserError: As :func:`load_model`, except for NaN and infinite values.
+        UserError: As :func:`load_model`.
     """
     checkpoint = open_checkpoint(source)
     with error_context(checkpoint.path):
         model = _inner(model)
         wanted = _wanted(model)
-        _check_fit(_tensors_for(model, wanted, checkpoint).state, wanted)
+        state = _tensors_for(model, wanted, checkpoint).state
+        _check_fit(state, wanted)
+        check_values(state, wanted)
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:

@@ -247,7 +247,7 @@ def test_long_names_and_odd_keys_do_not_fill_the_screen() -> None:
     deep: tuple[Any, ...] = ('a',)
     for _ in range(15):
         deep = (deep, deep)
-    file = {'state_dict': OrderedDict(STATE), deep: 1, 'x' * 1_000_000: 2}
+    file = {'state_dict': OrderedDict(STATE), deep: 1, 'x' * 1_000_000: 2, 10**5000: 3}
     assert len('\n'.join(plan_conversion(file).report)) < 2000
     for state in (STATE | {'backbone.' + 'x' * 1_000_000: torch.ones(1)}, {'x' * 1_000_000: torch.ones(1)}):
         with pytest.raises(UserError) as error:
