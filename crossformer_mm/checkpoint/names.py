@@ -83,9 +83,10 @@ def find_tensors(checkpoint: Mapping[str, Any], known: Collection[str] = ()) -> 
     if not candidates:
         raise UserError(f'holds no tensors, but {shorten(map(key_text, checkpoint)) or "nothing"}')
     (path, content), *rest = candidates
-    tensors = {unwrapped(k): v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    others = [key_text(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if len(tensors) + len(others) < len(content):
+    named = {key: v for key, v in content.items() if isinstance(key, str) and isinstance(v, Tensor)}
+    tensors = {unwrapped(name): tensor for name, tensor in named.items()}
+    others = [key_text(key) for key in content if key not in named]
+    if len(tensors) < len(named):
         raise UserError(f'holds two tensors of one name, with and without {" or ".join(WRAPPERS)}')
     copies = ['.'.join(keys) for keys, state in rest if _prefixes(state)]
     prefixes = _prefixes(tensors)

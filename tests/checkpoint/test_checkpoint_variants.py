@@ -87,7 +87,7 @@ VARIANTS: dict[str, Callable[[], Mapping[str, Any]]] = {
     'other entries among tensors': lambda: {
         'model': {'n_averaged': 3, 'epoch': None, 5: 'five', (1, 2): [], **STATE, 'name': 'a'}
     },
-    'bare with other entries': lambda: {**STATE, 'epoch': 3, 'ema': ZEROS, 'meta': None, 7: 1},
+    'bare with other entries': lambda: {**STATE, 'epoch': 3, 'EMA': ZEROS, 'meta': None, 7: torch.ones(1)},
     'parameters': lambda: dict(MODEL.named_parameters()) | dict(MODEL.named_buffers()),
     'tied': lambda: {'model': STATE | {'backbone.layers.0.blocks.0.norm2.bias': STATE[TIED]}},
 }
