@@ -34,7 +34,7 @@ from .names import (
     select_tensors,
     strip_prefix,
 )
-from .reader import SAFETENSORS_META, error_context, open_checkpoint
+from .reader import SAFETENSORS_META, error_context, local_path, open_checkpoint
 
 TARGETS = ('backbone', 'detector', 'segmentor')
 SUFFIXES = ('.pth', '.safetensors')
@@ -146,7 +146,7 @@ def convert_checkpoint(
     Raises:
         UserError: A file is invalid, or ``verify`` raised it; nothing was written.
     """
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source, out = local_path(source), local_path(out)
     _check_out(source, out, overwrite or digest_in_name or dry_run)
     checkpoint = open_checkpoint(source)
     with error_context(source):

@@ -36,7 +36,7 @@ NUMBERS = (
 NAMED = 50  # names in the warning about layers that are not loaded
 
 
-def load_backbone(model: nn.Module, source: str | Path | Checkpoint, prefix: str | None = None) -> None:
+def load_backbone(model: nn.Module, source: str | Path | Checkpoint) -> None:
     """Load a backbone's weights, all of them or none.
 
     Args:
@@ -45,13 +45,12 @@ def load_backbone(model: nn.Module, source: str | Path | Checkpoint, prefix: str
             checkpoint, a converted one, or one of a complete detector or segmentor. The classifier's ``norm``
             and ``head``, buffers that the network computes itself, and stages that ``model`` does not have
             are ignored.
-        prefix: Take the tensors with this prefix, such as ``'teacher.backbone.'``.
 
     Raises:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
             shape, NaN or infinite. The model is then unchanged.
     """
-    _load('Backbone', model, open_checkpoint(source), prefix)
+    _load('Backbone', model, open_checkpoint(source))
 
 
 def load_model(
@@ -126,7 +125,7 @@ def load_state_dict(
     Raises:
         UserError: They do not fit.
     """
-    _load('Weights', module, Checkpoint(state_dict, Path('the checkpoint')), lenient=True)
+    _load(None, module, Checkpoint(state_dict, Path('the checkpoint')), lenient=True)
 
 
 def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
@@ -137,13 +136,15 @@ def check_model(model: nn.Module, source: str | Path | Checkpoint) -> None:
         source: As for :func:`load_model`.
 
     Raises:
-        UserError: As :func:`load_model`, except for NaN and infinite values.
+        UserError: As :func:`load_model`.
     """
     checkpoint = open_checkpoint(source)
     with error_context(checkpoint.path):
         model = _inner(model)
         wanted = _wanted(model)
-        _check_fit(_tensors_for(model, wanted, checkpoint).state, wanted)
+        state = _tensors_for(model, wanted, checkpoint).state
+        _check_fit(state, wanted)
+        check_values(state, wanted)
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
@@ -190,7 +191,7 @@ def _wanted(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _load(
-    what: str,
+    what: str | None,
     model: nn.Module,
     checkpoint: Checkpoint,
     prefix: str | None = None,
@@ -206,12 +207,12 @@ def _load(
         layers = _class_layers(model, wanted, state) if other_classes else []
         for name in layers:
             del state[name], wanted[name]
-        log_as = f'{what} from {checkpoint.path}'
-        if found.copies:
-            log_as += f', {".".join(found.path) or "top level"}, not {shorten(found.copies)}'
         is_ours = layout_of(model) is not None
-        layout = implied_layout(checkpoint) if is_ours else None
-        _check_fit(state, wanted, log_as, layout, lenient=lenient and not is_ours and not prefix)
+        if what:
+            _log_counts(f'{what} from {checkpoint.path}', found, wanted, checkpoint if is_ours else None)
+        if lenient and not is_ours and not prefix:
+            _leave_out(state, wanted, checkpoint.path)
+        _check_fit(state, wanted)
         check_values(state, wanted)
     if layers:
         print_log(
@@ -288,23 +289,31 @@ def describe(mismatches: Mapping[str, list[str]]) -> str:
     return '; '.join(f'{len(names)} {kind}: {shorten(names)}' for kind, names in mismatches.items() if names)
 
 
-def _check_fit(
-    state: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
-    log_as: str | None = None,
-    layout: ImpliedLayout | None = None,
-    *,
-    lenient: bool = False,
-) -> None:
+def _log_counts(what: str, found: Found, wanted: Mapping[str, Tensor], checkpoint: Checkpoint | None) -> None:
+    """Log which tensors were found, how many match, and the layout of a CrossFormer's checkpoint."""
+    found_as = mismatches(found.state, wanted)
+    matched = len(wanted) - len(found_as['missing']) - len(found_as['of another shape'])
+    counts = ', '.join(f'{len(names)} {kind}' for kind, names in found_as.items())
+    if found.copies:
+        what += f' ({".".join(found.path) or "top level"}, not {shorten(found.copies)})'
+    layout = f'; long_distance {implied_layout(checkpoint)}' if checkpoint else ''
+    print_log(f'{what}: {matched} tensors matched, {counts}{layout}', logger='current')
+
+
+def _leave_out(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    """Leave out tensors that the model does not have, and counters of batches that old files lack."""
+    unexpected = [name for name in state if name not in wanted]
+    for name in unexpected:
+        del state[name]
+    for name in [name for name in wanted if name.endswith('num_batches_tracked') and name not in state]:
+        del wanted[name]
+    if unexpected:
+        more = describe({'tensors not needed': unexpected})
+        print_log(f'{path}: {more}', logger='current', level=logging.WARNING)
+
+
+def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     found = mismatches(state, wanted)
-    if log_as:
-        matched = len(wanted) - len(found['missing']) - len(found['of another shape'])
-        counts = ', '.join(f'{len(names)} {kind}' for kind, names in found.items())
-        implied = f'; long_distance {layout}' if layout else ''
-        print_log(f'{log_as}: {matched} tensors matched, {counts}{implied}', logger='current')
-    if lenient and found['unexpected']:
-        more = describe({'ignored': found.pop('unexpected')})
-        print_log(f'{log_as}: {more}', logger='current', level=logging.WARNING)
     if any(found.values()):
         raise UserError(f'does not fit the model{_hint(state, wanted)}: {describe(found)}')
 

@@ -14,7 +14,9 @@ from ..utils.text import shorten
 
 CONTAINERS = ('state_dict', 'model', 'model_state_dict')  # keys of state dicts that come before others
 NO_WEIGHTS = ('optimizer', 'gradients')  # keys of other tensors
-AVERAGE = re.compile(r'(^|[._])(ema|swa|averaged?|teacher|target|momentum)([._]|$)')  # keys that come last
+AVERAGE = re.compile(
+    r'(^|[._])(ema|swa|averaged?|teacher|target|momentum)([._]|$)', re.I
+)  # keys that come last
 COUNTERS = ('n_averaged', 'steps')  # tensors that torch's and MMEngine's averaged models add
 DEPTH = 3  # of a state dict in a checkpoint
 # Parts of names that torch's distributed, averaged, compiled, sharded and checkpointed modules add.
@@ -81,9 +83,10 @@ def find_tensors(checkpoint: Mapping[str, Any], known: Collection[str] = ()) -> 
     if not candidates:
         raise UserError(f'holds no tensors, but {shorten(map(key_text, checkpoint)) or "nothing"}')
     (path, content), *rest = candidates
-    tensors = {unwrapped(k): v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    others = [key_text(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if len(tensors) + len(others) < len(content):
+    named = {key: v for key, v in content.items() if isinstance(key, str) and isinstance(v, Tensor)}
+    tensors = {unwrapped(name): tensor for name, tensor in named.items()}
+    others = [key_text(key) for key in content if key not in named]
+    if len(tensors) < len(named):
         raise UserError(f'holds two tensors of one name, with and without {" or ".join(WRAPPERS)}')
     copies = ['.'.join(keys) for keys, state in rest if _prefixes(state)]
     prefixes = _prefixes(tensors)
@@ -100,8 +103,8 @@ def find_tensors(checkpoint: Mapping[str, Any], known: Collection[str] = ()) -> 
 
 
 def key_text(key: Any) -> str:
-    """A key of a checkpoint, for messages; the text of a tuple could be of any length."""
-    return key if isinstance(key, str) else f'{key!r:.60}' if isinstance(key, int) else type(key).__name__
+    """A key of a checkpoint, for messages; the text of a tuple or number could be of any length."""
+    return key if isinstance(key, str) else type(key).__name__
 
 
 def unwrapped(name: str) -> str:

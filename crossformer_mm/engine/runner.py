@@ -140,6 +140,7 @@ class Run:
         cfg: Its config.
         training: Whether it is a training.
         checkpoint: Where it resumes; kept open until it has been loaded.
+        weights: What a new training starts from; kept open as well.
         runner: MMEngine's runner, once it is built.
         started: Whether the first step has begun, with everything built and loaded.
     """
@@ -147,6 +148,7 @@ class Run:
     cfg: Config
     training: bool
     checkpoint: Checkpoint | None = None
+    weights: Checkpoint | None = None
     runner: Runner | None = None
     started: bool = False
 
@@ -188,7 +190,7 @@ class _StartHook(Hook):
         self.run = run
 
     def before_train(self, runner: Runner) -> None:
-        self.run.checkpoint = None
+        self.run.checkpoint = self.run.weights = None
         if is_main_process():
             _write_config(runner)
         self.before_test(runner)

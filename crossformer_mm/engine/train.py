@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,8 +95,8 @@ def train(options: argparse.Namespace) -> None:
     cfg = training_config(options)
     with running(cfg, training=True) as run:
         run.checkpoint, resume_warnings = find_resume(cfg)
-        weights = open_weights(cfg)
-        on_first_process(lambda: check_work_folder(cfg, run.checkpoint, weights))
+        run.weights = None if run.checkpoint else open_weights(cfg)
+        on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
         apply_classes(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
@@ -105,8 +104,9 @@ def train(options: argparse.Namespace) -> None:
         if run.checkpoint:
             check_model(network_of(runner), run.checkpoint)
             compare_layouts(network_of(runner), run.checkpoint.path, implied_layout(run.checkpoint))
-        elif weights:  # instead of MMEngine's loading, which takes what happens to fit
-            runner.load_or_resume = partial(load_model, network_of(runner), weights, other_classes=True)
+        elif cfg.get('load_from'):  # MMEngine's own loading would take what happens to fit
+            network = network_of(runner)
+            runner.load_or_resume = lambda: load_model(network, run.weights, other_classes=True)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
@@ -164,23 +164,22 @@ def set_backbone_file(cfg: Config, path: str | None) -> None:
 
 
 def open_weights(cfg: Config) -> Checkpoint | None:
-    """Open the complete model that a training starts from, which ``load_from`` of the config names.
+    """Open what a new training starts from, before the data is checked, which takes longer.
 
-    The backbone's own weights are then not needed.
+    This is the complete model that ``load_from`` names, which makes the backbone's own weights superfluous,
+    or else these.
 
     Args:
         cfg: The config, changed in place.
 
-    Returns:
-        The checkpoint; None if there is none, or the training is resumed.
-
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
-    if cfg.get('resume') or not cfg.get('load_from'):
-        return None
-    set_backbone_file(cfg, None)
-    return open_checkpoint(cfg.load_from)
+    if cfg.get('load_from'):
+        set_backbone_file(cfg, None)
+        return open_checkpoint(cfg.load_from)
+    init = cfg.model.backbone.get('init_cfg')
+    return open_checkpoint(init.checkpoint) if isinstance(init, dict) and 'checkpoint' in init else None
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:

@@ -213,3 +213,16 @@ def test_the_toolboxes_own_loading_is_strict(files: dict[str, str]) -> None:
     assert torch.equal(model.neck.layer.weight, torch.load(files['whole'])['state_dict']['neck.layer.weight'])
     with pytest.raises(UserError, match='the file holds a backbone, the model is a detector'):
         load_checkpoint(Whole(), files['backbone'])
+
+
+def test_another_backbones_file_may_have_a_classifier_and_lack_counters(tmp_path: Path) -> None:
+    """As torchvision's oldest files do."""
+    source = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    state = {name: tensor for name, tensor in source.state_dict().items() if 'tracked' not in name}
+    torch.save(state | {'fc.weight': torch.ones(2, 4)}, tmp_path / 'a.pth')
+    part = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    PretrainedInit(str(tmp_path / 'a.pth'))(part)
+    assert torch.equal(part[0].weight, source[0].weight)
+    torch.save({'0.weight': state['0.weight']}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'5 missing: 0\.bias'):
+        PretrainedInit(str(tmp_path / 'a.pth'))(part)

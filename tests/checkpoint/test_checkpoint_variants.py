@@ -87,7 +87,7 @@ VARIANTS: dict[str, Callable[[], Mapping[str, Any]]] = {
     'other entries among tensors': lambda: {
         'model': {'n_averaged': 3, 'epoch': None, 5: 'five', (1, 2): [], **STATE, 'name': 'a'}
     },
-    'bare with other entries': lambda: {**STATE, 'epoch': 3, 'ema': ZEROS, 'meta': None, 7: 1},
+    'bare with other entries': lambda: {**STATE, 'epoch': 3, 'EMA': ZEROS, 'meta': None, 7: torch.ones(1)},
     'parameters': lambda: dict(MODEL.named_parameters()) | dict(MODEL.named_buffers()),
     'tied': lambda: {'model': STATE | {'backbone.layers.0.blocks.0.norm2.bias': STATE[TIED]}},
 }
@@ -247,7 +247,7 @@ def test_long_names_and_odd_keys_do_not_fill_the_screen() -> None:
     deep: tuple[Any, ...] = ('a',)
     for _ in range(15):
         deep = (deep, deep)
-    file = {'state_dict': OrderedDict(STATE), deep: 1, 'x' * 1_000_000: 2}
+    file = {'state_dict': OrderedDict(STATE), deep: 1, 'x' * 1_000_000: 2, 10**5000: 3}
     assert len('\n'.join(plan_conversion(file).report)) < 2000
     for state in (STATE | {'backbone.' + 'x' * 1_000_000: torch.ones(1)}, {'x' * 1_000_000: torch.ones(1)}):
         with pytest.raises(UserError) as error:

@@ -42,9 +42,11 @@ TAKE_CHECKPOINT = {
     'infer': 'infer image.png --config narrow.py --checkpoint {} --out out',
     'convert': 'convert_checkpoint {} out.pth',
     'pretrained': 'train narrow.py --data-root data --work-dir work --pretrained {}',
+    'load': 'train narrow.py --data-root data --work-dir work --load {}',
     'resume': 'train narrow.py --data-root data --work-dir work --resume {}',
 }
-CHECKPOINTS = ['gone.pth', 'empty.pth', 'folder', 'cut.pth', 'text.pth', 'foreign.pth', 'list.pth']
+ADDRESS = 'https://a.org/b.pth'
+CHECKPOINTS = ['gone.pth', 'empty.pth', 'folder', 'cut.pth', 'text.pth', 'foreign.pth', 'list.pth', ADDRESS]
 TRAIN = 'train narrow.py --data-root data --work-dir work'
 TEST = 'test narrow.py good.pth --data-root data --work-dir work'
 INFER = 'infer image.png --config narrow.py --checkpoint good.pth --out out'

@@ -325,6 +325,66 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize('option', ['--load', pytest.param('load_from', marks=pytest.mark.slow)])
+def test_start_from_a_complete_model_of_other_classes(
+    option: str, trained: Path, narrow: Path, own_root: Path, tmp_path: Path
+) -> None:
+    for annotations in (own_root / TRAIN, own_root / VAL):
+        data = json.loads(annotations.read_text())
+        data['categories'].append({'id': 9, 'name': 'star'})
+        annotations.write_text(json.dumps(data))
+    state = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
+    torch.save({'state_dict': {f'model.{n}': t for n, t in state.items()}}, tmp_path / 'lightning.pth')
+    source = [option, tmp_path / 'lightning.pth', '--cfg-options']
+    if option == 'load_from':
+        source = ['--cfg-options', f'load_from={tmp_path}/lightning.pth']
+    settings = ['optim_wrapper.optimizer.lr=0', 'model.backbone.init_cfg.type=Pretrained']
+    settings += ['model.backbone.init_cfg.checkpoint=gone.pth']  # not needed
+    words = ['--data-root', own_root, '--work-dir', tmp_path / 'work']
+    assert train(narrow, *words, *source, *settings) == 0
+    log = log_of(tmp_path / 'work')
+    assert '6 tensors are not loaded, but initialised: roi_head.bbox_head.fc_cls.weight, ' in log
+    assert 'no pretrained weights' not in log
+    saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
+    changed = [name for name, tensor in saved.items() if not torch.equal(tensor, state[name])]
+    assert len(changed) == 6
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        pytest.param(
+            'segmentor', 'the file holds a segmentor, the model is a detector', marks=pytest.mark.slow
+        ),
+        ('backbone', 'the file holds a backbone, the model is a detector'),
+        (
+            'deeper',
+            r"the file's arch is dict\(.*\), the model's dict\(.*\)\): .*missing: backbone\.layers\.2\.bl",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_is_not_started_from(
+    change: str,
+    message: str,
+    trained: Path,
+    narrow: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
+    backbone = {name: tensor for name, tensor in state.items() if name.startswith('backbone.')}
+    files = {
+        'segmentor': backbone | {'decode_head.conv_seg.weight': torch.ones(2, 2)},
+        'backbone': {name.removeprefix('backbone.'): tensor for name, tensor in backbone.items()},
+    }
+    torch.save({'state_dict': files.get(change, state)}, tmp_path / 'a.pth')
+    words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path / 'work', '--load', tmp_path / 'a.pth']
+    if change == 'deeper':
+        words += ['--cfg-options', 'model.backbone.arch.depths=(1,1,5,1)']
+    assert re.search(message, refusal(capsys, train(*words), tmp_path / 'work'))
+
+
 @pytest.fixture
 def own_root(coco_root: Path, tmp_path: Path) -> Path:
     """A copy of the data that a test may damage."""

@@ -10,7 +10,13 @@ from mmengine.config import Config
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.engine.config import load_config, quiet_imports
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
-from crossformer_mm.engine.train import check_work_folder, make_resumable, training_config, training_parser
+from crossformer_mm.engine.train import (
+    check_work_folder,
+    make_resumable,
+    open_weights,
+    training_config,
+    training_parser,
+)
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.outputs import write_output
 
@@ -117,6 +123,30 @@ def test_pretrained_backbone(train_with: Callable[..., Config], tmp_path: Path) 
     weights.touch()
     cfg = train_with('--pretrained', str(weights))
     assert cfg.model.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': str(weights)}
+    older = train_with(
+        '--pretrained', str(weights), '--cfg-options', 'model.pretrained=open-mmlab://resnet50'
+    )
+    assert (older.model.pretrained, older.model.backbone.init_cfg) == (None, cfg.model.backbone.init_cfg)
+    with pytest.raises(UserError, match='is an address, not a file; download it first'):
+        train_with('--pretrained', 'torchvision://resnet50')
+
+
+def test_complete_model(train_with: Callable[..., Config], tmp_path: Path) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save({'state_dict': {'a': torch.ones(1)}}, path)
+    older = 'model.backbone.pretrained=gone.pth'
+    for words in (
+        ['--load', str(path), '--cfg-options', older],
+        ['--cfg-options', f'load_from={path}', older],
+    ):
+        cfg = train_with(*words)
+        assert not cfg.get('resume')
+        assert open_weights(cfg).path == path
+        assert not cfg.model.backbone.pretrained
+    with pytest.raises(UserError, match='https://a/b: is an address'):
+        open_weights(train_with('--load', 'https://a/b'))
+    with pytest.raises(SystemExit):
+        train_with('--load', str(path), '--pretrained', str(path))
 
 
 def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
@@ -229,13 +259,13 @@ def test_a_new_training_keeps_files_of_the_user(tmp_path: Path, name: str) -> No
         (tmp_path / other).touch()
     cfg = Config({'work_dir': str(tmp_path), 'default_hooks': {}}, filename=tmp_path / 'configs/run.py')
     write_output(tmp_path / 'iter_9.pth', Path.touch)
-    check_work_folder(cfg, None)
+    check_work_folder(cfg, None, None)
     (tmp_path / name).write_text('mine')
     with pytest.raises(UserError, match=f'--work-dir: {tmp_path}/{name} exists, and was not written by'):
-        check_work_folder(cfg, None)
+        check_work_folder(cfg, None, None)
     with pytest.raises(UserError):
-        check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'other/iter_9.pth'))
-    check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'iter_9.pth'))
+        check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'other/iter_9.pth'), None)
+    check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'iter_9.pth'), None)
 
 
 def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: Path, tmp_path: Path) -> None:

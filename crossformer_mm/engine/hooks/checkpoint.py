@@ -157,7 +157,8 @@ class AtomicCheckpointHook(CheckpointHook):
             runner: The run.
             checkpoint: The loaded checkpoint.
         """
-        self._gradients = checkpoint.get('gradients', {})
+        gradients = checkpoint.get('gradients')
+        self._gradients = gradients if isinstance(gradients, dict) else {}
 
     def _removals_last(self) -> AbstractContextManager:
         is_ours = isinstance(self.file_backend, AtomicFileBackend)
