@@ -18,8 +18,10 @@ from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
 from ..data.classes import read_classes
-from ..data.coco import CocoFile, missing_images, read_coco
-from ..data.datasets import annotation_path, coco_datasets, image_folder, map_datasets
+from ..data.coco import CocoFile, read_coco
+from ..data.coco_images import missing_images, similar_files
+from ..data.coco_use import images_used, use_problems
+from ..data.datasets import annotation_path, chosen_meta, coco_datasets, image_folder, map_datasets
 from ..data.images import image_faults, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
@@ -32,7 +34,7 @@ from ..evaluation.plots import plot_bars, plot_box_sizes
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
-from ..utils.text import printable
+from ..utils.text import printable, shorten
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -127,6 +129,7 @@ class _CocoCheck:
     """Checks COCO datasets one after the other, and compares their categories with the first."""
 
     def __init__(self, cfg: Config, options: argparse.Namespace) -> None:
+        self.cfg = cfg
         self.masks = 'mask_head' in cfg.model.get('roi_head', {})
         self.options = options
         self.first: CocoFile | None = None
@@ -136,7 +139,9 @@ class _CocoCheck:
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
         print(f'\n{path} with images in {folder}')
         try:
-            file = read_coco(path, self.masks, report=findings.add)
+            file = read_coco(
+                path, self.masks, report=findings.add, folder=folder, headers=self.options.sample
+            )
         except UserError as error:
             findings.add(Problem('annotation file', str(error)))
             file = CocoFile(path, [], [], [])
@@ -145,6 +150,10 @@ class _CocoCheck:
             if file.classes != self.first.classes:
                 what = f'not those of {self.first.path}, or in another order'
                 findings.add(Problem('different categories', what))
+        classes = chosen_meta(self.cfg, dataset).get('classes') or file.classes
+        used = images_used(file, dataset.get('filter_cfg'), classes) if name.startswith('train') else None
+        for problem in use_problems(file, classes, used):
+            findings.add(problem)
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
         faults = _decode(sizes, findings, self.options)
@@ -162,8 +171,10 @@ def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[P
     except UserError as error:
         findings.add(Problem('image folder', str(error)))
         return {}
-    for name in sorted(missing):
-        findings.add(Problem('images that are missing', str(folder / name)))
+    similar = similar_files(sorted(missing), folder) if missing else {}
+    for name, files in similar.items():
+        hint = f'; similar: {shorten(files)}' if files else ''
+        findings.add(Problem('images that are missing', f'{folder / name}{hint}'))
     return {folder / i['file_name']: i for i in file.images if i['file_name'] not in missing}
 
 

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoint.reader import Checkpoint
-from ..data.classes import classes_of, read_classes, set_classes
+from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
 from ..data.datasets import LOADERS
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
@@ -33,6 +33,7 @@ from .distributed import LAUNCHERS, on_first_process, process_group, set_launche
 from .memory import memory_advice, ran_out_of_memory
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+COPIES = 'repaired_annotations'  # folder in the work folder for repaired annotation files
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -96,8 +97,10 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
             raise UserError(f'train_cfg.{key}={count!r}: must be an integer above 0')
 
 
-def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> None:
+def apply_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> RunData:
     """Check the files of a run's data, only in the first process, and apply its classes in all of them.
+
+    Annotation files that had to be repaired are copied into the work folder, and the run reads the copies.
 
     Args:
         cfg: The config of the run, changed in place.
@@ -107,7 +110,10 @@ def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -
     Raises:
         UserError: The data is missing or invalid.
     """
-    set_classes(cfg, on_first_process(lambda: read_classes(cfg, loaders, annotated)))
+    data = on_first_process(lambda: read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES)))
+    set_copies(cfg, data.copies)
+    set_classes(cfg, data.classes)
+    return data
 
 
 def read_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
@@ -126,6 +132,7 @@ class Run:
     Attributes:
         cfg: Its config.
         training: Whether it is a training.
+        data: What is known of its data, once it is read.
         checkpoint: Where it resumes; kept open until it has been loaded.
         runner: MMEngine's runner, once it is built.
         started: Whether the first step has begun, with everything built and loaded.
@@ -133,6 +140,7 @@ class Run:
 
     cfg: Config
     training: bool
+    data: RunData | None = None
     checkpoint: Checkpoint | None = None
     runner: Runner | None = None
     started: bool = False
@@ -143,6 +151,9 @@ class Run:
         runner.register_hook(_StartHook(self))
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
+        for note in self.data.notes:
+            runner.logger.info(note)
+        warnings = [*warnings, *self.data.warnings]
         for report in labels:
             runner.logger.info(report.summary())
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
@@ -197,7 +208,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         if explained is None:
             raise
         if not run.started and is_main_process():
-            work_folder.restore(run.runner)
+            work_folder.restore(run)
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
@@ -236,16 +247,17 @@ class _WorkFolder:
     def __init__(self, cfg: Config) -> None:
         self.folder = Path(cfg.work_dir)
         self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
+        self.old_copies = {path.absolute() for path in self.folder.glob(f'{COPIES}/*')}
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.config = self.folder / Path(cfg.filename).name
         self.old_config = self.config.read_bytes() if self.config.is_file() else None
 
-    def restore(self, runner: Runner | None) -> None:
-        """Remove the log folder, which MMEngine names after the time, and the copy of the config."""
+    def restore(self, run: Run) -> None:
+        """Remove the log folder, named after the time, and the copies of config and annotations."""
         with suppress(OSError):
-            if runner and self.old_config is not None:
+            if run.runner and self.old_config is not None:
                 self.config.write_bytes(self.old_config)
-            elif runner:
+            elif run.runner:
                 self.config.unlink(missing_ok=True)
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
         files = [
@@ -253,7 +265,9 @@ class _WorkFolder:
         ]
         for folder in {self.folder / file.parent.name for file in files} - self.existing:
             shutil.rmtree(folder, ignore_errors=True)
-        for path in {*self.folder.glob('[0-9]*_[0-9]*')} - self.existing:
+        for path in {Path(copy) for copy in run.data.copies.values()} - self.old_copies if run.data else ():
+            path.unlink(missing_ok=True)
+        for path in {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES} - self.existing:
             with suppress(OSError):  # not empty: of another run
                 path.rmdir()
         with suppress(OSError):

@@ -19,7 +19,7 @@ from .distributed import sync_bn_warnings
 from .runner import (
     CLASSES_NAMED,
     add_run_options,
-    apply_classes,
+    apply_data,
     network_of,
     read_labels,
     run_config,
@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     checkpoint = open_checkpoint(options.checkpoint)
     with running(cfg, training=False) as run:
-        apply_classes(cfg, LOADERS, annotated=not options.format_only)
+        run.data = apply_data(cfg, LOADERS, annotated=not options.format_only)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = sync_bn_warnings(cfg)
