@@ -63,13 +63,15 @@ class CocoFile:
         return tuple(image['file_name'] for image in self.images)
 
     @property
+    def labelled(self) -> frozenset[str]:
+        """The names of the categories that have objects."""
+        used = {annotation['category_id'] for annotation in self.annotations}
+        return frozenset(category['name'] for category in self.categories if category['id'] in used)
+
+    @property
     def content(self) -> Record:
         """The records as a JSON object."""
-        return {
-            'images': self.images,
-            'annotations': self.annotations,
-            'categories': self.categories,
-        }
+        return {'images': self.images, 'annotations': self.annotations, 'categories': self.categories}
 
 
 def read_coco(

@@ -78,6 +78,7 @@ def test_all_problems_are_listed_at_once(
         'warning: categories without objects: 1',
         'warning: images listed twice: 1',
         'warning: images that are in the training set too: 1',
+        'warning: images that training leaves out: 1',
         'warning: objects that training leaves out: 1',
     ]
 
