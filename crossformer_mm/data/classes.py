@@ -4,7 +4,7 @@ The classes of COCO data are those of the annotation file, unless the config or 
 some of them; those of label maps are given by an option or defined by the dataset's class.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from ..utils.errors import UserError
 from .coco import CocoFile, check_images, read_coco, refusing
 from .coco_json import save_copy
-from .coco_use import images_used, use_problems
+from .coco_use import ImagesUsed, images_used, use_problems
 from .datasets import (
     LOADERS,
     annotation_path,
@@ -144,15 +144,18 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     for file in files.values() if chosen else ():
         _check_chosen(file, chosen, objects)
     classes = chosen or _common_classes(list(files.values()))
-    notes = _check_use(cfg, loaders, files, classes) if objects else []
-    return RunData(classes, _write_copies(files, copies) if copies else {}, notes, warnings)
+    notes = []
+    for used in _check_use(cfg, loaders, files, classes) if objects else ():
+        (warnings if used.left_out else notes).append(str(used))
+    written = _write_copies(files, copies) if copies else {}
+    notes += [f'{path}: this run reads the repaired copy {copy}' for (path, _), copy in written.items()]
+    return RunData(classes, written, notes, warnings)
 
 
 def _check_use(
     cfg: Config, loaders: Sequence[str], files: Mapping[tuple[str, str], CocoFile], classes: Sequence[str]
-) -> list[str]:
-    """Check that there are images and objects to learn from and to evaluate; returns lines for the log."""
-    notes = []
+) -> Iterator[ImagesUsed]:
+    """Check that there is something to learn from and to evaluate; yields the images of training sets."""
     for loader in loaders:
         for dataset in coco_datasets(cfg, loader):
             file = files[annotation_path(dataset), image_folder(dataset)]
@@ -160,10 +163,9 @@ def _check_use(
             used = images_used(file, dataset.get('filter_cfg'), classes) if training else None
             for problem in use_problems(file, classes, used):
                 if problem.fatal:
-                    raise UserError(f'{file.path}: {problem.kind}: {problem.what}')
+                    raise UserError(problem.what)
             if used:
-                notes.append(f'{file.path}: {used}')
-    return notes
+                yield used
 
 
 def _write_copies(files: Mapping[tuple[str, str], CocoFile], folder: Path) -> dict[tuple[str, str], str]:

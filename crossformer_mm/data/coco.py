@@ -15,11 +15,11 @@ from .coco_boxes import convention_problem
 from .coco_ids import repair_ids
 from .coco_images import (
     SIZES_READ,
-    is_turned,
     missing_images,
     repair_image_sizes,
     repair_names,
     similar_files,
+    size_fault,
     sizes_of,
     spread,
 )
@@ -81,6 +81,7 @@ def read_coco(
     report: Report | None = None,
     folder: str | Path | None = None,
     headers: int | None = SIZES_READ,
+    ignore_exif: bool = False,
 ) -> CocoFile:
     """Read an annotation file, repair it, and check everything that a run relies on.
 
@@ -91,6 +92,7 @@ def read_coco(
         report: Called with each problem; by default, the first fatal one is raised.
         folder: The folder of the images, for the repair of their names and sizes.
         headers: How many images are read to find wrong sizes; None for all.
+        ignore_exif: Whether the run loads the stored pixels, without turning them.
 
     Returns:
         The records without fatal problems: all fields exist, have the right type, and refer to existing
@@ -110,7 +112,7 @@ def read_coco(
     repair_sizes(content, note)
     if folder is not None:
         repair_names(content, folder, note)
-        repair_image_sizes(content, folder, note, headers)
+        repair_image_sizes(content, folder, note, headers, ignore_exif)
     if problem := convention_problem(records_of(content, 'annotations'), _by_id(content, 'images')):
         report(problem)
     repair_annotations(content, note)
@@ -151,12 +153,13 @@ def _by_id(content: Record, name: str) -> Mapping[int | str, Record]:
     return {record['id']: record for record in records_of(content, name) if is_key(record.get('id'))}
 
 
-def check_images(file: CocoFile, folder: str | Path) -> None:
+def check_images(file: CocoFile, folder: str | Path, ignore_exif: bool = False) -> None:
     """Check that every image is in its folder, and that a sample of them has the annotated sizes.
 
     Args:
         file: From :func:`read_coco`.
         folder: The folder that its image names are relative to.
+        ignore_exif: Whether the run loads the stored pixels, without turning them.
 
     Raises:
         UserError: Images are missing, or have another size; the message has the first one.
@@ -169,15 +172,6 @@ def check_images(file: CocoFile, folder: str | Path) -> None:
             f'{Path(folder, missing[0])} is listed in {file.path} but does not exist'
             f' ({len(missing)} of {len(file.images)} images are missing){hint}; check the image folder'
         )
-    for image, (height, width) in sizes_of(spread(file.images, SIZES_READ), folder):
-        annotated = image['height'], image['width']
-        if annotated != (height, width):
-            name = Path(folder, image['file_name'])
-            why = (
-                'its EXIF data turns it, but it was annotated as it is before that'
-                if is_turned(name, annotated)
-                else 'its objects would be in wrong places'
-            )
-            raise UserError(
-                f'{name} has {width}×{height} pixels, {file.path} says {annotated[1]}×{annotated[0]}: {why}'
-            )
+    for image, size in sizes_of(spread(file.images, SIZES_READ), folder, ignore_exif):
+        if fault := size_fault(image, folder, size):
+            raise UserError(f'{fault} ({file.path})')

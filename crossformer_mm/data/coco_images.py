@@ -125,7 +125,11 @@ def _ends_alike(one: Parts, other: Parts) -> bool:
 
 
 def repair_image_sizes(
-    content: Record, folder: str | Path, note: Repairs, most: int | None = SIZES_READ
+    content: Record,
+    folder: str | Path,
+    note: Repairs,
+    most: int | None = SIZES_READ,
+    ignore_exif: bool = False,
 ) -> None:
     """Read missing sizes from the files, and exchange heights and widths that are the wrong way round.
 
@@ -135,15 +139,16 @@ def repair_image_sizes(
         note: Called with each repair.
         most: How many images' headers are read, evenly spread; the others follow if some of these are
             wrong. None for all.
+        ignore_exif: Whether the run loads the stored pixels, without turning them.
     """
     images = [i for i in records_of(content, 'images') if is_text(i.get('file_name'))]
     unsized = [image for image in images if not all(image.get(side) for side in ('height', 'width'))]
-    for image, (height, width) in sizes_of(unsized, folder):
+    for image, (height, width) in sizes_of(unsized, folder, ignore_exif):
         image.update(height=height, width=width)
         note('images without a size, read from their files', f'"{image["file_name"]:.80}": {width}×{height}')
-    swapped = _swapped(spread(images, most), folder)
+    swapped = _swapped(spread(images, most), folder, ignore_exif)
     if swapped and most is not None:
-        swapped = _swapped(images, folder)
+        swapped = _swapped(images, folder, ignore_exif)
     if not swapped:
         return
     reach = _reach(content)
@@ -156,12 +161,13 @@ def repair_image_sizes(
             note('height and width that are the wrong way round, exchanged', what)
 
 
-def _swapped(images: Sequence[Record], folder: str | Path) -> list[Record]:
+def _swapped(images: Sequence[Record], folder: str | Path, ignore_exif: bool) -> list[Record]:
     """Images that are not square, whose file has the annotated height and width the wrong way round."""
     found = []
-    for image, size in sizes_of(images, folder):
+    for image, size in sizes_of(images, folder, ignore_exif):
         annotated = image.get('height'), image.get('width')
-        if size != annotated == size[::-1] and not is_turned(Path(folder, image['file_name']), annotated):
+        is_stored = annotated == _stored_size(Path(folder, image['file_name']))
+        if size != annotated == size[::-1] and not is_stored:  # otherwise EXIF turns the image
             found.append(image)
     return found
 
@@ -177,35 +183,54 @@ def _reach(content: Record) -> Mapping[int | str, tuple[float, float]]:
     return reach
 
 
-def is_turned(path: Path, annotated: tuple[int, int]) -> bool:
-    """Whether a file has the annotated height and width, and only its EXIF data turns it."""
-    try:
-        with Image.open(path) as image:
-            return (image.height, image.width) == annotated
-    except PILLOW_ERRORS:
-        return False
-
-
-def sizes_of(images: Sequence[Record], folder: str | Path) -> Iterator[tuple[Record, tuple[int, int]]]:
+def sizes_of(
+    images: Sequence[Record], folder: str | Path, ignore_exif: bool = False
+) -> Iterator[tuple[Record, tuple[int, int]]]:
     """Read the headers of images; those that cannot be read are left out.
 
     Args:
         images: Records with a ``file_name``.
         folder: The folder of the images.
+        ignore_exif: Whether the run loads the stored pixels, without turning them.
 
     Yields:
-        The record, and the height and width in pixels as training loads the image.
+        The record, and the height and width in pixels as the run loads the image.
     """
     paths = [Path(folder, image['file_name']) for image in images]
-    sizes = map_in_threads(_size, paths, description='read sizes')
+    sizes = map_in_threads(_stored_size if ignore_exif else _loaded_size, paths, description='read sizes')
     yield from ((image, size) for image, size in zip(images, sizes, strict=True) if size)
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _loaded_size(path: Path) -> tuple[int, int] | None:
     try:
         return image_size(path)
     except NoImageError:
         return None
+
+
+def _stored_size(path: Path) -> tuple[int, int] | None:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except PILLOW_ERRORS:
+        return None
+
+
+def size_fault(image: Record, folder: str | Path, size: tuple[int, int]) -> str | None:
+    """Describe why an image does not have the annotated size; None if it has.
+
+    Args:
+        image: A valid record.
+        folder: The folder of the images.
+        size: From :func:`sizes_of`.
+    """
+    annotated = image['height'], image['width']
+    if size == annotated:
+        return None
+    path = Path(folder, image['file_name'])
+    turned = '; its EXIF data turns it, but its objects are of the image before that'
+    why = turned if annotated == _stored_size(path) else '; its objects would be in wrong places'
+    return f'{path} has {size[1]}×{size[0]} pixels, its annotations say {annotated[1]}×{annotated[0]}{why}'
 
 
 def spread(images: Sequence[Record], most: int | None) -> Sequence[Record]:

@@ -317,8 +317,8 @@ def length_warnings(cfg: Config, steps: int, epoch: int) -> list[str]:
         warm_up = (scheduler.get('end') or 0) * (epoch if scheduler.get('by_epoch', True) else 1)
         if scheduler.type == 'LinearLR' and rising and warm_up >= steps:
             warnings.append(
-                f'the warm-up of {warm_up} iterations is not shorter than this run of {steps}: the learning rate'
-                " stays below the config's; train longer (train_cfg), or warm up for less (--cfg-options"
+                f'the warm-up of {warm_up} iterations is not shorter than this run of {steps}: the learning'
+                " rate stays below the config's; train longer (train_cfg), or warm up for less (--cfg-options"
                 f' param_scheduler.{index}.end=N)'
             )
     interval = (cfg.get('default_hooks', {}).get('logger') or {}).get('interval', 10)
