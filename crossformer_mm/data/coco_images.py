@@ -20,7 +20,6 @@ Parts = tuple[str, ...]
 
 SIZES_READ = 1000  # images of each set whose headers a run reads
 _IMAGE_SUFFIXES = (*SUFFIXES, '.jfif', '.jpe', '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
-_ROUNDING = 1.0  # pixels
 
 
 def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
@@ -152,13 +151,13 @@ def repair_image_sizes(
     if not swapped:
         return
     reach = _reach(content)
-    for image in swapped:
-        height, width = image['width'], image['height']
-        right, low = reach.get(image.get('id'), (0, 0))
-        if right <= width + _ROUNDING and low <= height + _ROUNDING:
-            image.update(height=height, width=width)
-            what = f'"{image["file_name"]:.80}" has {width}×{height} pixels'
-            note('height and width that are the wrong way round, exchanged', what)
+    ends = [(image['height'], image['width'], *reach.get(image.get('id'), (0, 0))) for image in swapped]
+    as_annotated = sum(right <= width and low <= height for height, width, right, low in ends)
+    as_in_files = sum(right <= height and low <= width for height, width, right, low in ends)
+    for image in swapped if as_in_files >= as_annotated else ():
+        image['height'], image['width'] = image['width'], image['height']
+        what = f'"{image["file_name"]:.80}" has {image["width"]}×{image["height"]} pixels'
+        note('height and width that are the wrong way round, exchanged', what)
 
 
 def _swapped(images: Sequence[Record], folder: str | Path, ignore_exif: bool) -> list[Record]:
@@ -166,9 +165,9 @@ def _swapped(images: Sequence[Record], folder: str | Path, ignore_exif: bool) ->
     found = []
     for image, size in sizes_of(images, folder, ignore_exif):
         annotated = image.get('height'), image.get('width')
-        is_stored = annotated == _stored_size(Path(folder, image['file_name']))
-        if size != annotated == size[::-1] and not is_stored:  # otherwise EXIF turns the image
-            found.append(image)
+        path = Path(folder, image['file_name'])
+        if size != annotated == size[::-1] and annotated not in (_stored_size(path), _loaded_size(path)):
+            found.append(image)  # it is not EXIF data that turns it
     return found
 
 

@@ -78,8 +78,8 @@ def use_problems(file: CocoFile, classes: Collection[str], used: ImagesUsed | No
     if objects and not any(_counts(a, images[a['image_id']], used is not None) for a in objects):
         reasons = 'a crowd (iscrowd), ignored (ignore)' if used else 'a crowd (iscrowd)'
         what = (
-            f'{file.path}: each of the {len(objects)} objects is {reasons}, outside its image, or smaller than'
-            ' a pixel'
+            f'{file.path}: each of the {len(objects)} objects is {reasons}, outside its image, or'
+            ' smaller than a pixel'
         )
         yield Problem('nothing to learn' if used else 'nothing to evaluate', what)
 
