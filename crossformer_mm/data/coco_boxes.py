@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .coco_masks import is_far
-from .coco_values import Record, is_box, is_key, numbers_fault
+from .coco_values import Record, has_size, is_box, is_key, is_number, numbers_fault
 from .problems import Problem
 
 Corners = np.ndarray  # left, top, right, bottom [N, 4]
@@ -108,12 +108,12 @@ def _is_known(annotation: Any, images: Mapping[int | str, Record]) -> bool:
         return False
     key = annotation.get('image_id')
     image = images.get(key, {}) if is_key(key) else {}
-    return type(image.get('width')) is int and type(image.get('height')) is int
+    return has_size(image)
 
 
 def _area(annotation: Record) -> float:
     area = annotation.get('area')
-    return area if type(area) in (int, float) and area > 0 else np.nan
+    return area if is_number(area) and area > 0 else np.nan
 
 
 def _extent(annotation: Record) -> list[float]:

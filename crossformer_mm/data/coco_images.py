@@ -11,7 +11,7 @@ from PIL import Image
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.progress import map_in_threads
-from .coco_values import Record, is_box, is_key, is_text, records_of
+from .coco_values import Record, has_size, is_box, is_key, is_text, records_of
 from .images import PILLOW_ERRORS, NoImageError, image_size
 from .label_files import SUFFIXES
 from .problems import Repairs
@@ -141,8 +141,7 @@ def repair_image_sizes(
         ignore_exif: Whether the run loads the stored pixels, without turning them.
     """
     images = [i for i in records_of(content, 'images') if is_text(i.get('file_name'))]
-    unsized = [image for image in images if not all(image.get(side) for side in ('height', 'width'))]
-    for image, (height, width) in sizes_of(unsized, folder, ignore_exif):
+    for image, (height, width) in sizes_of([i for i in images if not has_size(i)], folder, ignore_exif):
         image.update(height=height, width=width)
         note('images without a size, read from their files', f'"{image["file_name"]:.80}": {width}×{height}')
     swapped = _swapped(spread(images, most), folder, ignore_exif)

@@ -7,7 +7,7 @@ from typing import Any
 from .coco_boxes import box_problem
 from .coco_ids import LARGEST_ID
 from .coco_masks import mask_fault
-from .coco_values import Record, is_number, is_text
+from .coco_values import LONGEST_SIDE, Record, has_size, is_number, is_text
 from .problems import Problem, Report
 
 _FIELDS = {
@@ -15,7 +15,6 @@ _FIELDS = {
     'categories': ('id', 'name'),
     'annotations': ('image_id', 'category_id', 'bbox'),  # the repair completes the others
 }
-_LONGEST_SIDE, _MOST_PIXELS = 2**20, 2**30  # OpenCV's limits for an image
 
 
 def valid_records(
@@ -109,10 +108,10 @@ def image_problems(image: Record) -> Iterator[Problem]:
         yield Problem('images without a file name', f'{where} has the file_name {image["file_name"]!r:.60}')
     height, width = image['height'], image['width']
     for name, side in (('height', height), ('width', width)):
-        if type(side) is not int or not 1 <= side <= _LONGEST_SIDE:
+        if type(side) is not int or not 1 <= side <= LONGEST_SIDE:
             yield Problem('images without a size', f'{where} has the {name} {side!r:.60}')
             return
-    if height * width > _MOST_PIXELS:
+    if not has_size(image):
         yield Problem('images without a size', f'{where} has {width}×{height} pixels, more than OpenCV reads')
 
 

@@ -11,6 +11,7 @@ from .coco_values import (
     as_int,
     as_number,
     drop_records,
+    has_size,
     is_box,
     is_key,
     is_number,
@@ -91,7 +92,7 @@ def repair_annotations(content: Record, note: Repairs) -> None:
             continue
         key = annotation.get('image_id')
         image = images.get(key, {}) if is_key(key) else {}
-        mask = _encoded(annotation.get('segmentation'), image.get('height'), image.get('width'))
+        mask = _encoded(annotation.get('segmentation'), image)
         if not box_is_good:
             _repair_box(annotation, mask, where, note)
         _repair_area(annotation, mask, where, note)
@@ -149,10 +150,11 @@ def _repair_area(annotation: Record, mask: Record | None, where: str, note: Repa
     note('areas that are missing or not above 0, computed from the masks or boxes', f'{where}: {computed:g}')
 
 
-def _encoded(segmentation: Any, height: Any, width: Any) -> Record | None:
+def _encoded(segmentation: Any, image: Record) -> Record | None:
     """A mask in pycocotools' own form, if it is valid."""
-    if not isinstance(height, int) or not isinstance(width, int) or mask_fault(segmentation, height, width):
+    if not has_size(image) or mask_fault(segmentation, image['height'], image['width']):
         return None
+    height, width = image['height'], image['width']
     if isinstance(segmentation, list):
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     if isinstance(segmentation['counts'], list):

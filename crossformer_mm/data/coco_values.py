@@ -5,6 +5,7 @@ from typing import Any
 
 Record = dict[str, Any]
 
+LONGEST_SIDE, MOST_PIXELS = 2**20, 2**30  # OpenCV's limits for an image
 _LONGEST_NUMBER = 15  # digits
 
 
@@ -29,6 +30,14 @@ def drop_records(content: Record, name: str, dropped: set[int]) -> None:
 def is_key(value: Any) -> bool:
     """Whether a value can be looked up among ids."""
     return type(value) in (int, str)
+
+
+def has_size(image: Record) -> bool:
+    """Whether an image has a height and a width that OpenCV reads."""
+    height, width = image.get('height'), image.get('width')
+    if type(height) is not int or type(width) is not int:
+        return False
+    return min(height, width) >= 1 and max(height, width) <= LONGEST_SIDE and height * width <= MOST_PIXELS
 
 
 def is_text(value: Any) -> bool:
