@@ -79,11 +79,6 @@ def read_data(
     return RunData(None)
 
 
-def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
-    """The classes of :func:`read_data`."""
-    return read_data(cfg, loaders, objects).classes
-
-
 def set_copies(cfg: Config, copies: Mapping[tuple[str, str], str]) -> None:
     """Let COCO datasets read repaired copies of their annotation files.
 
@@ -102,7 +97,7 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
     Args:
         cfg: The config, changed in place: COCO datasets get names and colours, evaluators the annotation
             files of their datasets, and heads ``num_classes``.
-        classes: From :func:`read_classes`; None changes nothing.
+        classes: From :func:`read_data`; None changes nothing.
     """
     if classes is None:
         return
@@ -127,10 +122,8 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
 
 def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path | None) -> RunData:
     datasets = {(annotation_path(d), image_folder(d)): d for d in coco_datasets(cfg, *loaders)}
-    remedy = COCO_ELSEWHERE
-    if 'val_dataloader' in loaders:
-        remedy += '; without a validation set, train with --no-val'
-    check_present([path for paths in datasets for path in paths], remedy, Path.exists)
+    wanted = [path for paths in datasets for path in paths]
+    check_present(wanted, _remedy(COCO_ELSEWHERE, loaders), Path.exists)
     masks = 'mask_head' in cfg.model.get('roi_head', {})
     files: dict[tuple[str, str], CocoFile] = {}
     warnings = []
@@ -150,6 +143,10 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     written = _write_copies(files, copies) if copies else {}
     notes += [f'{path}: this run reads the repaired copy {copy}' for (path, _), copy in written.items()]
     return RunData(classes, written, notes, warnings)
+
+
+def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
+    return f'{elsewhere}; without a validation set: --no-val' if 'val_dataloader' in loaders else elsewhere
 
 
 def _check_use(
@@ -234,7 +231,7 @@ def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[
             folders_of(dataset) if maps else [join_data_root(dataset, dataset.data_prefix.img_path)]
         )
     ]
-    check_present(folders, MAPS_ELSEWHERE)
+    check_present(folders, _remedy(MAPS_ELSEWHERE, loaders))
     classes = dataset_meta(cfg, datasets[0]).get('classes')
     if not classes:
         raise UserError(

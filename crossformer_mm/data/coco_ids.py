@@ -52,17 +52,19 @@ def _unify(records: list[Record], name: str, note: Repairs) -> None:
         if type(record.get('id')) is float and record['id'].is_integer():
             note(f'ids with decimals in "{name}", read as whole numbers', f'the id {record["id"]}')
             record['id'] = int(record['id'])
-    kinds = {type(record.get('id')) for record in records}
-    if kinds != {int, str}:
+    ids = [record.get('id') for record in records]
+    too_large = any(type(key) is int and abs(key) > LARGEST_ID for key in ids)
+    kinds = set(map(type, ids))
+    if kinds != {int, str} and not (kinds == {int} and too_large):
         return
-    texts = [record['id'] for record in records if type(record['id']) is str]
-    convert = as_int if all(str(as_int(text)) == text for text in texts) else str
+    are_numbers = all(str(as_int(key)) == str(key) for key in ids)
+    convert = as_int if are_numbers and not too_large else str
     if len({convert(record['id']) for record in records}) < len(records):
         return  # left to the check
     for record in records:
         new = convert(record['id'])
         if type(new) is not type(record['id']):
-            kind = f'ids partly numbers, partly text in "{name}", read as one of them'
+            kind = f'ids partly numbers, partly text, or too large in "{name}", read as one kind'
             note(kind, f'the id {record["id"]!r:.60} → {new!r:.60}')
             record[ORIGINAL_ID], record['id'] = record['id'], new
 

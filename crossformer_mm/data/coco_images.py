@@ -18,7 +18,7 @@ from .problems import Repairs
 
 Parts = tuple[str, ...]
 
-SIZES_READ = 1000  # images of each set whose headers a run reads
+SIZES_READ = 500  # images of each set whose headers a run reads
 _IMAGE_SUFFIXES = (*SUFFIXES, '.jfif', '.jpe', '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
-from ..data.classes import read_classes
+from ..data.classes import read_data
 from ..data.coco import CocoFile, read_coco
 from ..data.coco_images import missing_images, similar_files
 from ..data.coco_use import images_used, use_problems
@@ -48,6 +48,7 @@ def check_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help=CONFIG_HELP)
     add_data_options(parser)
     add_cfg_options(parser)
+    parser.add_argument('--no-val', action='store_true', help='check only the training set')
     parser.add_argument('--sample', type=int, metavar='N', help='decode only N images of each set')
     parser.add_argument(
         '--seed', type=int, default=0, help='seed for the sample and for the images to draw (%(default)s)'
@@ -78,18 +79,19 @@ def check_dataset(options: argparse.Namespace) -> int:
             raise UserError(f'--{name} {getattr(options, name)}: must be at least 1')
     cfg = load_config(options.config, options.cfg_options)
     set_data_paths(cfg, data_options(options))
-    if any(coco_datasets(cfg, *LOADERS)):
+    loaders = LOADERS[:1] if options.no_val else LOADERS
+    if any(coco_datasets(cfg, *loaders)):
         find, check = coco_datasets, _CocoCheck(cfg, options)
-    elif any(map_datasets(cfg, *LOADERS)):
+    elif any(map_datasets(cfg, *loaders)):
         find, check = map_datasets, _LabelCheck(cfg, options)
-        read_classes(cfg, LOADERS)
+        read_data(cfg, loaders)
     else:
         raise UserError(f'{options.config} reads neither COCO annotations nor label maps')
     if options.out:
         check_folder('--out', options.out)
         options.out.mkdir(parents=True, exist_ok=True)
     errors, training = 0, []
-    for loader in LOADERS:
+    for loader in loaders:
         for number, dataset in enumerate(find(cfg, loader)):
             findings = Findings(options.show)
             name = loader.removesuffix('_dataloader') + (f'_{number}' if number else '')

@@ -186,6 +186,13 @@ REPAIRS = {
             'f.images[1]["original_id"]': 5,
         },
     ),
+    'ids that floats do not hold': (
+        lambda d: (
+            [i.update(id=2**53 + i['id']) for i in d['images']]
+            + [a.update(image_id=2**53 + a['image_id']) for a in d['annotations']]
+        ),
+        {'f.images[0]["id"]': str(2**53 + 1), 'f.annotations[1]["image_id"]': str(2**53 + 2)},
+    ),
     'class names that are numbers': (first('categories', name=0), {'f.classes': ('0', 'fïg')}),
     'class without a name': (without('categories', 'name'), {'f.classes': ('class 7', 'class 3')}),
     "Roboflow's category 0": (

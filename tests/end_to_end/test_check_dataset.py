@@ -138,6 +138,16 @@ def test_a_file_that_is_no_json_does_not_hide_the_other(
     assert 'error: images that are missing: 1' in said
 
 
+def test_without_a_validation_set(
+    flat_config: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(own_root / 'val2017')
+    assert check(flat_config, '--data-root', own_root) == 1
+    assert 'val2017' in capsys.readouterr().out
+    assert check(flat_config, '--data-root', own_root, '--no-val') == 0
+    assert 'val2017' not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('option', ['--sample', '--show'])
 def test_numbers_that_cannot_be(
     flat_config: Path, coco_root: Path, capsys: pytest.CaptureFixture[str], option: str
