@@ -1,17 +1,20 @@
-"""Read the classes of a run's data, and set everything in the config that depends on them.
+"""Read and check a run's data and its classes, and set everything in the config that depends on them.
 
 The classes of COCO data are those of the annotation file, unless the config or the dataset's class selects
 some of them; those of label maps are given by an option or defined by the dataset's class.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
-from .coco import CocoFile, check_images, read_coco
+from .coco import CocoFile, check_images, read_coco, refusing
+from .coco_json import save_copy
+from .coco_use import ImagesUsed, images_used, use_problems
 from .datasets import (
     LOADERS,
     annotation_path,
@@ -30,9 +33,29 @@ from .datasets import (
     set_num_classes,
 )
 from .options import COCO_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
+from .problems import Findings
 
 
-def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> tuple[str, ...] | None:
+@dataclass(frozen=True)
+class RunData:
+    """What is known of a run's data before it starts.
+
+    Attributes:
+        classes: The class names in the order of labels; None for other data than COCO files and label maps.
+        copies: The repaired copy of an annotation file, by the file's path and the image folder.
+        notes: Lines for the log.
+        warnings: The same, for what is easily overlooked.
+    """
+
+    classes: tuple[str, ...] | None
+    copies: dict[tuple[str, str], str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_data(
+    cfg: Config, loaders: Sequence[str], objects: bool = True, copies: Path | None = None
+) -> RunData:
     """Check the data that a run reads, and find its classes; the config is not changed.
 
     Args:
@@ -40,21 +63,32 @@ def read_classes(cfg: Config, loaders: Sequence[str], objects: bool = True) -> t
         loaders: The data loaders that the run uses; their files must exist and be valid. The content of label
             maps is checked separately by ``check_labels``, which takes longer.
         objects: Whether the run needs annotations; a prediction for COCO's test server does not.
-
-    Returns:
-        The class names in the order of labels, or None if the data is neither COCO-format nor label maps.
+        copies: The folder for copies of annotation files that had to be repaired; without it, none are
+            written.
 
     Raises:
         UserError: Files or folders are missing or invalid, or the classes are not defined or contradictory.
     """
     if any(coco_datasets(cfg, *loaders)):
-        return _read_coco_classes(cfg, loaders, objects)
+        return _read_coco(cfg, loaders, objects, copies)
     if any(map_datasets(cfg, *loaders)):
-        return _read_map_classes(cfg, loaders, objects)
+        return RunData(_read_map_classes(cfg, loaders, objects))
     check_present(
         [f for dataset in datasets_of(cfg, *loaders) for f in folders_of(dataset)], OTHERS_ELSEWHERE
     )
-    return None
+    return RunData(None)
+
+
+def set_copies(cfg: Config, copies: Mapping[tuple[str, str], str]) -> None:
+    """Let COCO datasets read repaired copies of their annotation files.
+
+    Args:
+        cfg: The config, changed in place.
+        copies: From :func:`read_data`.
+    """
+    for dataset in coco_datasets(cfg, *LOADERS):
+        if copy := copies.get((annotation_path(dataset), image_folder(dataset))):
+            dataset.ann_file = copy
 
 
 def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
@@ -63,7 +97,7 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
     Args:
         cfg: The config, changed in place: COCO datasets get names and colours, evaluators the annotation
             files of their datasets, and heads ``num_classes``.
-        classes: From :func:`read_classes`; None changes nothing.
+        classes: From :func:`read_data`; None changes nothing.
     """
     if classes is None:
         return
@@ -86,20 +120,57 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
 
 
-def _read_coco_classes(cfg: Config, loaders: Sequence[str], objects: bool) -> tuple[str, ...]:
-    datasets = list(coco_datasets(cfg, *loaders))
-    wanted = [path for dataset in datasets for path in (annotation_path(dataset), image_folder(dataset))]
-    check_present(wanted, COCO_ELSEWHERE, Path.exists)
+def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path | None) -> RunData:
+    datasets = {(annotation_path(d), image_folder(d)): d for d in coco_datasets(cfg, *loaders)}
+    wanted = [path for paths in datasets for path in paths]
+    check_present(wanted, _remedy(COCO_ELSEWHERE, loaders), Path.exists)
     masks = 'mask_head' in cfg.model.get('roi_head', {})
-    files = {path: read_coco(path, masks, objects) for path in map(annotation_path, datasets)}
-    for dataset in datasets:
-        check_images(files[annotation_path(dataset)], image_folder(dataset))
+    files: dict[tuple[str, str], CocoFile] = {}
+    warnings = []
+    for path, folder in datasets:
+        findings = Findings(1)
+        file = read_coco(path, masks, objects, refusing(path, findings.add), folder)
+        check_images(file, folder)
+        files[path, folder] = file
+        warnings += [f'{path}: {line}' for line in findings.summary()]
     chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
-    if chosen is None:
-        return _common_classes(list(files.values()))
-    for file in files.values():
+    for file in files.values() if chosen else ():
         _check_chosen(file, chosen, objects)
-    return chosen
+    classes = chosen or _common_classes(list(files.values()))
+    notes = []
+    for used in _check_use(cfg, loaders, files, classes) if objects else ():
+        (warnings if used.left_out else notes).append(str(used))
+    written = _write_copies(files, copies) if copies else {}
+    notes += [f'{path}: this run reads the repaired copy {copy}' for (path, _), copy in written.items()]
+    return RunData(classes, written, notes, warnings)
+
+
+def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
+    return f'{elsewhere}; without a validation set: --no-val' if 'val_dataloader' in loaders else elsewhere
+
+
+def _check_use(
+    cfg: Config, loaders: Sequence[str], files: Mapping[tuple[str, str], CocoFile], classes: Sequence[str]
+) -> Iterator[ImagesUsed]:
+    """Check that there is something to learn from and to evaluate; yields the images of training sets."""
+    for loader in loaders:
+        for dataset in coco_datasets(cfg, loader):
+            file = files[annotation_path(dataset), image_folder(dataset)]
+            training = loader == 'train_dataloader'
+            used = images_used(file, dataset.get('filter_cfg'), classes) if training else None
+            for problem in use_problems(file, classes, used):
+                if problem.fatal:
+                    raise UserError(problem.what)
+            if used:
+                yield used
+
+
+def _write_copies(files: Mapping[tuple[str, str], CocoFile], folder: Path) -> dict[tuple[str, str], str]:
+    return {
+        key: str(save_copy(file.content, folder, file.path.stem))
+        for key, file in files.items()
+        if file.repaired
+    }
 
 
 def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
@@ -160,7 +231,7 @@ def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[
             folders_of(dataset) if maps else [join_data_root(dataset, dataset.data_prefix.img_path)]
         )
     ]
-    check_present(folders, MAPS_ELSEWHERE)
+    check_present(folders, _remedy(MAPS_ELSEWHERE, loaders))
     classes = dataset_meta(cfg, datasets[0]).get('classes')
     if not classes:
         raise UserError(

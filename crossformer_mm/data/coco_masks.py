@@ -4,10 +4,11 @@ pycocotools does not check its input: it reads a polygon of two points as a box,
 number of coordinates, and overruns its memory if run lengths do not add up to the size of the image.
 """
 
-import math
 from typing import Any
 
 import numpy as np
+
+from .coco_values import numbers_fault
 
 _LONGEST = 6  # most characters, of 5 bits each, in one run length
 
@@ -29,30 +30,6 @@ def mask_fault(segmentation: Any, height: int, width: int) -> str | None:
     if isinstance(segmentation, dict):
         return _run_length_fault(segmentation, height, width)
     return 'no segmentation (required by the mask head)'
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number (true and false are not)."""
-    return numbers_fault([value]) is None
-
-
-def numbers_fault(values: list[Any]) -> str | None:
-    """Describe why JSON values are not all finite numbers; fast enough for all boxes and polygons of a file.
-
-    Args:
-        values: The values.
-
-    Returns:
-        The fault; None if all values are finite numbers and their sum is finite.
-    """
-    if not {int, float}.issuperset(map(type, values)):
-        wrong = next(value for value in values if type(value) not in (int, float))
-        return f'{wrong!r:.60}, which is not a number'
-    try:
-        finite = math.isfinite(sum(values))
-    except OverflowError:
-        finite = False
-    return None if finite else 'a number that is NaN or too large'
 
 
 def is_far(low: float, high: float, side: int) -> bool:

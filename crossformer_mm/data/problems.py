@@ -1,7 +1,7 @@
 """Problems of a dataset, and a collection that counts them by kind."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +27,32 @@ class Problem(NamedTuple):
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
 
 
+Report = Callable[[Problem], None]
+
+
+@dataclass
+class Repairs:
+    """Reports what is repaired in a file as warnings.
+
+    Attributes:
+        report: Called with each.
+        made: How many there were.
+    """
+
+    report: Report
+    made: int = 0
+
+    def __call__(self, kind: str, what: str) -> None:
+        """Report a repair.
+
+        Args:
+            kind: What was wrong, and how it is read now.
+            what: The record or value.
+        """
+        self.made += 1
+        self.report(Problem(kind, what, fatal=False))
+
+
 @dataclass
 class Findings:
     """All problems of a dataset.
@@ -49,6 +75,11 @@ class Findings:
     def errors(self) -> int:
         """The number of fatal problems."""
         return sum(count for (fatal, _), count in self.counts.items() if fatal)
+
+    def summary(self) -> Iterator[str]:
+        """One line for each kind, with the first problem."""
+        for (fatal, kind), problems in self.examples.items():
+            yield f'{kind}: {self.counts[fatal, kind]} ({printable(problems[0].what)})'
 
     def lines(self) -> Iterator[str]:
         """The problems as text, errors first."""

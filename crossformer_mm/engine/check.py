@@ -17,9 +17,18 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
-from ..data.classes import read_classes
-from ..data.coco import CocoFile, missing_images, read_coco
-from ..data.datasets import annotation_path, coco_datasets, image_folder, input_paths, map_datasets
+from ..data.classes import read_data
+from ..data.coco import CocoFile, read_coco
+from ..data.coco_images import missing_images, similar_files
+from ..data.coco_use import images_used, use_problems
+from ..data.datasets import (
+    annotation_path,
+    chosen_meta,
+    coco_datasets,
+    image_folder,
+    input_paths,
+    map_datasets,
+)
 from ..data.images import image_faults, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
@@ -33,7 +42,7 @@ from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.outputs import check_outputs, check_place
-from ..utils.text import printable, printable_lines, short_name
+from ..utils.text import printable, printable_lines, short_name, shorten
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -47,6 +56,7 @@ def check_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help=CONFIG_HELP)
     add_data_options(parser)
     add_cfg_options(parser)
+    parser.add_argument('--no-val', action='store_true', help='check only the training set')
     parser.add_argument('--sample', type=int, metavar='N', help='decode only N images of each set')
     parser.add_argument(
         '--seed', type=int, default=0, help='seed for the sample and for the images to draw (%(default)s)'
@@ -77,11 +87,12 @@ def check_dataset(options: argparse.Namespace) -> int:
             raise UserError(f'--{name} {getattr(options, name)}: must be at least 1')
     cfg = load_config(options.config, options.cfg_options)
     set_data_paths(cfg, data_options(options))
-    if any(coco_datasets(cfg, *LOADERS)):
+    loaders = LOADERS[:1] if options.no_val else LOADERS
+    if any(coco_datasets(cfg, *loaders)):
         find, check = coco_datasets, _CocoCheck(cfg, options)
-    elif any(map_datasets(cfg, *LOADERS)):
+    elif any(map_datasets(cfg, *loaders)):
         find, check = map_datasets, _LabelCheck(cfg, options)
-        read_classes(cfg, LOADERS)
+        read_data(cfg, loaders)
     else:
         raise UserError(f'{options.config} reads neither COCO annotations nor label maps')
     if options.out:
@@ -90,7 +101,7 @@ def check_dataset(options: argparse.Namespace) -> int:
         pictures = [options.out.glob(f'{loader.removesuffix("_dataloader")}*_*.png') for loader in LOADERS]
         check_outputs('--out', [path for paths in pictures for path in paths])
     errors, training = 0, []
-    for loader in LOADERS:
+    for loader in loaders:
         for number, dataset in enumerate(find(cfg, loader)):
             findings = Findings(options.show)
             name = loader.removesuffix('_dataloader') + (f'_{number}' if number else '')
@@ -130,6 +141,7 @@ class _CocoCheck:
     """Checks COCO datasets one after the other, and compares their categories with the first."""
 
     def __init__(self, cfg: Config, options: argparse.Namespace) -> None:
+        self.cfg = cfg
         self.masks = 'mask_head' in cfg.model.get('roi_head', {})
         self.options = options
         self.first: CocoFile | None = None
@@ -139,7 +151,9 @@ class _CocoCheck:
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
         print('\n' + printable(f'{path} with images in {folder}'))
         try:
-            file = read_coco(path, self.masks, report=findings.add)
+            file = read_coco(
+                path, self.masks, report=findings.add, folder=folder, headers=self.options.sample
+            )
         except UserError as error:
             findings.add(Problem('annotation file', str(error)))
             file = CocoFile(path, [], [], [])
@@ -148,6 +162,10 @@ class _CocoCheck:
             if file.classes != self.first.classes:
                 what = f'not those of {self.first.path}, or in another order'
                 findings.add(Problem('different categories', what))
+        classes = chosen_meta(self.cfg, dataset).get('classes') or file.classes
+        used = images_used(file, dataset.get('filter_cfg'), classes) if name.startswith('train') else None
+        for problem in use_problems(file, classes, used):
+            findings.add(problem)
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
         faults = _decode(sizes, findings, self.options)
@@ -165,8 +183,10 @@ def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[P
     except UserError as error:
         findings.add(Problem('image folder', str(error)))
         return {}
-    for name in sorted(missing):
-        findings.add(Problem('images that are missing', str(folder / name)))
+    similar = similar_files(sorted(missing), folder) if missing else {}
+    for name, files in similar.items():
+        hint = f'; similar: {shorten(files)}' if files else ''
+        findings.add(Problem('images that are missing', f'{folder / name}{hint}'))
     return {folder / i['file_name']: i for i in file.images if i['file_name'] not in missing}
 
 

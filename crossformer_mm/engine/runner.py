@@ -18,7 +18,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from ..checkpoint.reader import Checkpoint
-from ..data.classes import classes_of, read_classes, set_classes
+from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
 from ..data.datasets import LOADERS, input_paths
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
@@ -42,6 +42,7 @@ from .shared_memory import (
 )
 
 SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
+COPIES = 'repaired_annotations'  # folder in the work folder for repaired annotation files
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -109,8 +110,10 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
             raise UserError(f'train_cfg.{key}={count!r}: must be an integer above 0')
 
 
-def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> None:
+def apply_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> RunData:
     """Check the files of a run's data, only in the first process, and apply its classes in all of them.
+
+    Annotation files that had to be repaired are copied into the work folder, and the run reads the copies.
 
     Args:
         cfg: The config of the run, changed in place.
@@ -120,7 +123,10 @@ def apply_classes(cfg: Config, loaders: Sequence[str], annotated: bool = True) -
     Raises:
         UserError: The data is missing or invalid.
     """
-    set_classes(cfg, on_first_process(lambda: read_classes(cfg, loaders, annotated)))
+    data = on_first_process(lambda: read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES)))
+    set_copies(cfg, data.copies)
+    set_classes(cfg, data.classes)
+    return data
 
 
 def read_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
@@ -139,6 +145,7 @@ class Run:
     Attributes:
         cfg: Its config.
         training: Whether it is a training.
+        data: What is known of its data, once it is read.
         checkpoint: Where it resumes; kept open until it has been loaded.
         weights: What a new training starts from; kept open as well.
         runner: MMEngine's runner, once it is built.
@@ -147,6 +154,7 @@ class Run:
 
     cfg: Config
     training: bool
+    data: RunData | None = None
     checkpoint: Checkpoint | None = None
     weights: Checkpoint | None = None
     runner: Runner | None = None
@@ -164,6 +172,9 @@ class Run:
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
         if any((self.cfg.get(loader) or {}).get('num_workers') for loader in LOADERS):
             warnings = [*warnings, *shared_memory_warnings()]
+        for note in self.data.notes:
+            runner.logger.info(note)
+        warnings = [*warnings, *self.data.warnings]
         for report in labels:
             runner.logger.info(report.summary())
             warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
@@ -255,7 +266,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         if explained is None:
             raise
         if not run.started and is_main_process():
-            work_folder.restore()
+            work_folder.restore(run)
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
@@ -297,17 +308,20 @@ class _WorkFolder:
     def __init__(self, cfg: Config) -> None:
         self.folder = Path(cfg.work_dir)
         self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
+        self.old_copies = {path.absolute() for path in self.folder.glob(f'{COPIES}/*')}
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
 
-    def restore(self) -> None:
-        """Remove the log folder, which MMEngine names after the time."""
+    def restore(self, run: Run) -> None:
+        """Remove the log folder, named after the time, and the copies of annotations."""
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
         files = [
             Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)
         ]
         for folder in {self.folder / file.parent.name for file in files} - self.existing:
             shutil.rmtree(folder, ignore_errors=True)
-        for path in {*self.folder.glob('[0-9]*_[0-9]*')} - self.existing:
+        for path in {Path(copy) for copy in run.data.copies.values()} - self.old_copies if run.data else ():
+            path.unlink(missing_ok=True)
+        for path in {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES} - self.existing:
             with suppress(OSError):  # not empty: of another run
                 path.rmdir()
         with suppress(OSError):

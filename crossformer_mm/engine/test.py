@@ -17,7 +17,7 @@ from .outputs import LOADERS, list_results, prepare_images, set_outputs
 from .runner import (
     CLASSES_NAMED,
     add_run_options,
-    apply_classes,
+    apply_data,
     network_of,
     read_labels,
     run_config,
@@ -69,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     checkpoint = open_checkpoint(options.checkpoint)
     with running(cfg, training=False) as run:
-        apply_classes(cfg, LOADERS, annotated=not options.format_only)
+        run.data = apply_data(cfg, LOADERS, annotated=not options.format_only)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = sync_bn_warnings(cfg)

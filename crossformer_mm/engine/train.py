@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
@@ -18,7 +20,7 @@ from .hooks.curves import CURVES
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
     add_run_options,
-    apply_classes,
+    apply_data,
     checkpoint_folders,
     network_of,
     read_labels,
@@ -59,6 +61,7 @@ def training_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='scale the learning rate in proportion to the images per update',
     )
+    parser.add_argument('--no-val', action='store_true', help='train without a validation set')
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per process and step')
     parser.add_argument(
         '--accumulate',
@@ -97,10 +100,11 @@ def train(options: argparse.Namespace) -> None:
         run.checkpoint, resume_warnings = find_resume(cfg)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
-        apply_classes(cfg, LOADERS)
+        run.data = apply_data(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         runner = run.build(labels, warnings)
+        runner.register_hook(ScheduleHook())
         if run.checkpoint:
             check_model(network_of(runner), run.checkpoint)
             compare_layouts(network_of(runner), run.checkpoint.path, implied_layout(run.checkpoint))
@@ -124,6 +128,8 @@ def training_config(options: argparse.Namespace) -> Config:
         UserError: The config or an option is invalid.
     """
     cfg = run_config(options, LOADERS)
+    if options.no_val:
+        drop_validation(cfg)
     apply_numbers(cfg, options)
     make_resumable(cfg)
     custom_hooks = (
@@ -196,6 +202,18 @@ def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
         cfg.optim_wrapper.accumulative_counts = options.accumulate
     if options.clip_grad:
         cfg.optim_wrapper.clip_grad = {'max_norm': options.clip_grad}
+
+
+def drop_validation(cfg: Config) -> None:
+    """Train without validation, and so without a best checkpoint; the last ones are kept.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    for setting in ('save_best', 'rule', 'greater_keys', 'less_keys'):
+        checkpoint.pop(setting, None)
 
 
 def make_resumable(cfg: Config) -> None:
@@ -338,5 +356,41 @@ def start_warnings(cfg: Config) -> Sequence[str]:
         warnings.append(
             f'the weights are updated every {counts} iterations, from {images} images per process; the log,'
             ' the length of the run and the learning rate schedule still count iterations'
+        )
+    return warnings
+
+
+class ScheduleHook(Hook):
+    """Warns of settings that are longer than the run, once its length in iterations is known."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Log the warnings."""
+        for warning in length_warnings(runner.cfg, runner.max_iters, len(runner.train_dataloader)):
+            runner.logger.warning(warning)
+
+
+def length_warnings(cfg: Config, steps: int, epoch: int) -> list[str]:
+    """Warnings about a warm-up and a log interval that are longer than the run.
+
+    Args:
+        cfg: The config of the run.
+        steps: The iterations of the run.
+        epoch: The iterations of an epoch.
+    """
+    warnings = []
+    schedulers = cfg.get('param_scheduler') or []
+    for index, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
+        rising = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1)
+        warm_up = (scheduler.get('end') or 0) * (epoch if scheduler.get('by_epoch', True) else 1)
+        if scheduler.type == 'LinearLR' and rising and warm_up >= steps:
+            warnings.append(
+                f'the warm-up of {warm_up} iterations is not shorter than this run of {steps}: the learning'
+                " rate stays below the config's; train longer (train_cfg), or warm up for less (--cfg-options"
+                f' param_scheduler.{index}.end=N)'
+            )
+    interval = (cfg.get('default_hooks', {}).get('logger') or {}).get('interval', 10)
+    if interval > steps and epoch > steps:  # otherwise the end of an epoch is logged
+        warnings.append(
+            f'default_hooks.logger.interval={interval}: this run of {steps} iterations logs no loss'
         )
     return warnings

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from ..data.coco_ids import ORIGINAL_ID
 from ..utils.outputs import write_output
 from ..utils.text import printable, short_name
 from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
@@ -110,7 +111,7 @@ class CocoReport(BaseMetric):
                 for record in image[kind]
             ]
             if self.outfile_prefix:
-                self._write(kind, detections)
+                self._write(kind, with_original_ids(truth, detections))
             if not self.format_only:
                 report.update(self._evaluate(truth, detections, kind, category_ids))
         return report
@@ -179,6 +180,21 @@ def coco_results(found: Mapping[str, Any], kind: str, image_id: int | str) -> It
         shapes = [{'bbox': [left, top, right - left, low - top]} for left, top, right, low in corners]
     for label, score, shape in zip(found['labels'].tolist(), scores.tolist(), shapes, strict=True):
         yield {'image_id': image_id, 'category_id': label, 'score': score, **shape}
+
+
+def with_original_ids(truth: COCO, detections: list[dict]) -> list[dict]:
+    """Give detections the ids of images and categories that the annotation file had before its repair.
+
+    Args:
+        truth: The annotation file, perhaps repaired.
+        detections: Records in COCO's result format.
+    """
+    images = {key: image.get(ORIGINAL_ID, key) for key, image in truth.imgs.items()}
+    categories = {key: category.get(ORIGINAL_ID, key) for key, category in truth.cats.items()}
+    return [
+        {**r, 'image_id': images[r['image_id']], 'category_id': categories[r['category_id']]}
+        for r in detections
+    ]
 
 
 def evaluate(

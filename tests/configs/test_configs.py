@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
-from crossformer_mm.data.classes import read_classes, set_classes
+from crossformer_mm.data.classes import read_data, set_classes
 from crossformer_mm.data.options import DataOptions, set_data_paths
 
 ARCHS = ('t', 's', 'b', 'l', 'pp_s', 'pp_b', 'pp_l')
@@ -103,7 +103,7 @@ def test_multi_scale_pipeline_makes_images_of_many_sizes(
 ) -> None:
     cfg = config('cascade_mask_rcnn_crossformer_s_3x')
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    set_classes(cfg, read_classes(cfg, ['train_dataloader']))
+    set_classes(cfg, read_data(cfg, ['train_dataloader']).classes)
     init_default_scope('mmdet')
     np.random.seed(0)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)

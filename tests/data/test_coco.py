@@ -64,13 +64,13 @@ DAMAGES = {
         set_in('annotations', 'image_id', 9),
         'annotation 1 has the image_id 9, which "images" does not list',
     ),
-    'no area': (drop('annotations', 'area'), r'annotations\[0\] has no "area"'),
-    'area a word': (set_in('annotations', 'area', 'big'), "annotation 1 has the area 'big'"),
+    'infinite area': (set_in('annotations', 'area', float('inf')), 'annotation 1 has the area inf'),
+    'iscrowd a word': (set_in('annotations', 'iscrowd', 'no'), "annotation 1 has the iscrowd 'no'"),
     'box of three': (set_in('annotations', 'bbox', [1, 2, 3]), r'annotation 1 has the bbox \[1, 2'),
     'box with NaN': (set_in('annotations', 'bbox', [1, 2, 3, float('nan')]), 'has the bbox'),
     'no mask': (drop('annotations', 'segmentation'), 'annotation 1 has no segmentation'),
     'two classes of one name': (set_in('categories', 'name', 'fig'), 'two categories .*"fig"'),
-    'class without name': (set_in('categories', 'name', None), 'a category has the name None'),
+    'class name a list': (set_in('categories', 'name', ['nut']), r"a category has the name \['nut'\]"),
 }
 
 

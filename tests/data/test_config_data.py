@@ -11,7 +11,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
-from crossformer_mm.data.classes import read_classes, set_classes
+from crossformer_mm.data.classes import read_data, set_classes
 from crossformer_mm.data.datasets import LOADERS, annotation_path, coco_datasets, palette, set_num_classes
 from crossformer_mm.data.options import DataOptions, set_data_paths
 from crossformer_mm.utils.errors import UserError
@@ -40,7 +40,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 def test_one_root_is_enough_for_the_layout_of_coco(cfg: Config, coco_root: Path) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
     untouched = cfg.to_dict()
-    assert read_classes(cfg, TRAINING) == CLASSES
+    assert read_data(cfg, TRAINING).classes == CLASSES
     assert cfg.to_dict() == untouched
     set_classes(cfg, CLASSES)
     for loader in LOADERS:
@@ -65,7 +65,7 @@ def test_other_layouts(cfg: Config, coco_root: Path, tmp_path: Path) -> None:
         val_images=str(elsewhere),
     )
     set_data_paths(cfg, options)
-    assert read_classes(cfg, LOADERS) == CLASSES
+    assert read_data(cfg, LOADERS).classes == CLASSES
     assert annotation_path(cfg.train_dataloader.dataset) == str(tmp_path / 'train.json')
     assert cfg.test_dataloader.dataset.data_prefix.img == str(elsewhere)
 
@@ -75,7 +75,7 @@ def test_wrapped_datasets_are_found(cfg: Config, coco_root: Path) -> None:
     both = {'type': 'ConcatDataset', 'datasets': [plain, {**plain, 'type': 'mmdet.CocoDataset'}]}
     cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': both}
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    set_classes(cfg, read_classes(cfg, TRAINING))
+    set_classes(cfg, read_data(cfg, TRAINING).classes)
     found = list(coco_datasets(cfg, 'train_dataloader'))
     assert [dataset.metainfo.classes for dataset in found] == [CLASSES, CLASSES]
 
@@ -84,7 +84,7 @@ def test_heads_in_lists_and_evaluators_in_lists(cfg: Config, coco_root: Path) ->
     cfg.model.roi_head.bbox_head = [dict(cfg.model.roi_head.bbox_head) for _ in range(3)]
     cfg.val_evaluator = [cfg.val_evaluator, {'type': 'DumpResults'}]
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    set_classes(cfg, read_classes(cfg, TRAINING))
+    set_classes(cfg, read_data(cfg, TRAINING).classes)
     assert [head.num_classes for head in cfg.model.roi_head.bbox_head] == [3, 3, 3]
     assert cfg.val_evaluator[0].ann_file == annotation_path(cfg.val_dataloader.dataset)
     assert 'ann_file' not in cfg.val_evaluator[1]
@@ -99,13 +99,13 @@ def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> N
 def test_training_without_validation(cfg: Config, coco_root: Path) -> None:
     cfg.val_dataloader = cfg.val_evaluator = None
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    assert read_classes(cfg, TRAINING) == CLASSES
+    assert read_data(cfg, TRAINING).classes == CLASSES
 
 
 def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
     for loader in LOADERS:
         cfg[loader].dataset = {'type': 'ADE20KDataset'}
-    assert read_classes(cfg, TRAINING) is None
+    assert read_data(cfg, TRAINING).classes is None
     assert cfg.model.roi_head.bbox_head.num_classes == 80
 
 
@@ -117,13 +117,13 @@ def other_kind(folder: Path) -> Config:
 
 def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        read_classes(other_kind(tmp_path), TRAINING)
+        read_data(other_kind(tmp_path), TRAINING)
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(f'no data at {tmp_path}/clips; put the data there')
     assert '--cfg-options train_dataloader.dataset.data_root=DIR' in message
     (tmp_path / 'clips').mkdir()
-    assert read_classes(other_kind(tmp_path), TRAINING) is None
+    assert read_data(other_kind(tmp_path), TRAINING).classes is None
 
 
 def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
 
 def test_no_data_names_the_files_and_the_ways_out(cfg: Config) -> None:
     with pytest.raises(UserError) as raised:
-        set_classes(cfg, read_classes(cfg, TRAINING))
+        set_classes(cfg, read_data(cfg, TRAINING).classes)
     message = str(raised.value)
     assert '\n' not in message
     for part in (
@@ -152,7 +152,7 @@ def test_missing_validation_images_are_named(cfg: Config, own_root: Path) -> Non
     lost.unlink()
     set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=f'{lost} is listed'):
-        set_classes(cfg, read_classes(cfg, TRAINING))
+        set_classes(cfg, read_data(cfg, TRAINING).classes)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_validation_with_other_classes(
     edit(own_root / 'annotations' / 'instances_val2017.json', change)
     set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match=message):
-        set_classes(cfg, read_classes(cfg, TRAINING))
+        set_classes(cfg, read_data(cfg, TRAINING).classes)
 
 
 @pytest.fixture
@@ -188,11 +188,11 @@ def chooser(cfg: Config, coco_root: Path) -> Callable[..., Config]:
 def test_classes_that_a_config_selects(chooser: Callable[..., Config]) -> None:
     chosen = ('circle', 'triangle')
     cfg = chooser(classes=list(chosen), palette=[(1, 2, 3), (4, 5, 6)])
-    set_classes(cfg, read_classes(cfg, TRAINING))
+    set_classes(cfg, read_data(cfg, TRAINING).classes)
     assert [cfg[loader].dataset.metainfo.classes for loader in LOADERS] == [chosen] * 3
     assert cfg.train_dataloader.dataset.metainfo.palette == [(1, 2, 3), (4, 5, 6)]
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 2
-    assert read_classes(cfg, LOADERS) == chosen, 'also when read again, as from a dumped config'
+    assert read_data(cfg, LOADERS).classes == chosen, 'also when read again, as from a dumped config'
     init_default_scope('mmdet')
     dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'pipeline': []})
     assert dataset.metainfo['classes'] == chosen
@@ -218,7 +218,7 @@ def test_classes_that_a_config_cannot_select(
     chooser: Callable[..., Config], classes: object, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        read_classes(chooser(classes=classes), TRAINING)
+        read_data(chooser(classes=classes), TRAINING)
 
 
 def test_chosen_classes_without_objects(chooser: Callable[..., Config], own_root: Path) -> None:
@@ -229,14 +229,14 @@ def test_chosen_classes_without_objects(chooser: Callable[..., Config], own_root
     cfg = chooser(classes=('circle',))
     set_data_paths(cfg, DataOptions(data_root=str(own_root)))
     with pytest.raises(UserError, match='has no objects of the classes'):
-        read_classes(cfg, TRAINING)
+        read_data(cfg, TRAINING)
 
 
 def test_datasets_of_a_config_that_choose_different_classes(chooser: Callable[..., Config]) -> None:
     cfg = chooser(classes=('circle',))
     cfg.val_dataloader.dataset.metainfo = {'classes': ('triangle',)}
     with pytest.raises(UserError, match='the datasets of the config select different classes'):
-        read_classes(cfg, TRAINING)
+        read_data(cfg, TRAINING)
 
 
 @DATASETS.register_module(force=True)
@@ -258,7 +258,7 @@ def test_a_subclass_of_coco_dataset_is_coco(cfg: Config, coco_root: Path) -> Non
     for loader in LOADERS:
         cfg[loader].dataset.type = 'Circles'
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
-    set_classes(cfg, read_classes(cfg, TRAINING))
+    set_classes(cfg, read_data(cfg, TRAINING).classes)
     assert cfg.train_dataloader.dataset.metainfo == {'classes': ('circle',), 'palette': [(9, 9, 9)]}
     assert cfg.model.roi_head.bbox_head.num_classes == 1
 

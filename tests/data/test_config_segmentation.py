@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
-from crossformer_mm.data.classes import classes_of, read_classes, set_classes
+from crossformer_mm.data.classes import classes_of, read_data, set_classes
 from crossformer_mm.data.datasets import LOADERS, replace_sync_bn
 from crossformer_mm.data.label_folders import check_labels
 from crossformer_mm.data.options import DataOptions, parse_classes, set_data_paths
@@ -61,7 +61,7 @@ def test_without_options_the_config_stays(cfg: Config) -> None:
 def test_classes_are_given_once(cfg: Config, root: Path, names: str) -> None:
     cfg.model.auxiliary_head = [cfg.model.auxiliary_head]
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
-    set_classes(cfg, read_classes(cfg, LOADERS))
+    set_classes(cfg, read_data(cfg, LOADERS).classes)
     assert classes_of(cfg) == NAMES
     for loader in LOADERS:
         dataset = cfg[loader].dataset
@@ -76,10 +76,10 @@ def test_a_loss_that_weighs_another_number_of_classes(cfg: Config, root: Path, n
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names))
     loss = cfg.model.decode_head.loss_decode
     loss.class_weight = [1.0, 2.0, 0.5]
-    set_classes(cfg, read_classes(cfg, LOADERS))
+    set_classes(cfg, read_data(cfg, LOADERS).classes)
     cfg.model.decode_head.loss_decode = [loss, {**loss, 'class_weight': [1.0, 2.0]}]
     with pytest.raises(UserError, match='class_weight of CrossEntropyLoss: 2 numbers for 3 classes'):
-        set_classes(cfg, read_classes(cfg, LOADERS))
+        set_classes(cfg, read_data(cfg, LOADERS).classes)
 
 
 def test_zero_is_a_class_of_own_data_and_not_of_ade20k(cfg: Config, names: str) -> None:
@@ -115,7 +115,7 @@ def test_other_layouts(cfg: Config, root: Path, names: str) -> None:
     (root / 'images' / 'training').rename(root / 'photos')
     (root / 'annotations' / 'validation').rename(root / 'maps')
     set_data_paths(cfg, options)
-    assert read_classes(cfg, LOADERS) == NAMES
+    assert read_data(cfg, LOADERS).classes == NAMES
     assert cfg.train_dataloader.dataset.data_prefix == {'img_path': 'photos', 'seg_map_path': 'maps'}
     for loader in ('val_dataloader', 'test_dataloader'):
         assert cfg[loader].dataset.data_prefix.seg_map_path == 'annotations/training'
@@ -182,7 +182,7 @@ def test_what_is_ignored_in_the_files_is_255_once_loaded(
 
 def test_losses_see_classes_and_255_alone_padding_included(cfg: Config, root: Path, names: str) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root), classes=names, ignore_label=7))
-    set_classes(cfg, read_classes(cfg, TRAINING))
+    set_classes(cfg, read_data(cfg, TRAINING).classes)
     init_default_scope('mmseg')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     cfg.model.data_preprocessor.size = (128, 128)
@@ -218,9 +218,9 @@ def test_labels_that_no_map_can_hold(cfg: Config, label: int) -> None:
 
 def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -> None:
     set_data_paths(cfg, DataOptions(data_root=str(root), val_images='gone', classes=names))
-    assert read_classes(cfg, ['train_dataloader']) == NAMES
+    assert read_data(cfg, ['train_dataloader']).classes == NAMES
     with pytest.raises(UserError) as raised:
-        set_classes(cfg, read_classes(cfg, TRAINING))
+        set_classes(cfg, read_data(cfg, TRAINING).classes)
     message = str(raised.value)
     assert '\n' not in message
     assert message.startswith(
@@ -233,7 +233,7 @@ def test_a_dataset_without_names(cfg: Config, root: Path) -> None:
     cfg.train_dataloader.dataset.type = 'BaseSegDataset'
     set_data_paths(cfg, DataOptions(data_root=str(root)))
     with pytest.raises(UserError, match='BaseSegDataset has no class names; name them with --classes FILE'):
-        set_classes(cfg, read_classes(cfg, TRAINING))
+        set_classes(cfg, read_data(cfg, TRAINING).classes)
 
 
 def test_own_images_under_the_name_of_ade20k(cfg: Config, root: Path) -> None:

@@ -79,8 +79,42 @@ def test_all_problems_are_listed_at_once(
         'warning: categories without objects: 1',
         'warning: images listed twice: 1',
         'warning: images that are in the training set too: 1',
+        'warning: images that training leaves out: 1',
         'warning: objects that training leaves out: 1',
     ]
+
+
+def test_repairs_and_similar_names_are_listed(
+    flat_config: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damage(data: dict) -> None:
+        for annotation in data['annotations']:
+            del annotation['area']
+        data['images'][0]['file_name'] = 'TRAIN\\000000000001.JPG'
+        data['images'][1].update(height=40, width=48)  # written the wrong way round
+        data['annotations'] = [a for a in data['annotations'] if a['image_id'] != data['images'][1]['id']]
+        data['images'][2]['file_name'] = 'x.jpg'
+
+    edit(own_root / TRAIN, damage)
+    image = own_root / 'train2017' / '000000000002.jpg'
+    cv2.imwrite(str(image), cv2.imread(str(image))[:48, :40])
+    for name in ('a', 'b'):
+        (own_root / 'train2017' / name).mkdir()
+        (own_root / 'train2017' / name / 'x.jpg').touch()
+    before = (own_root / TRAIN).read_bytes()
+    objects = len(json.loads(before)['annotations'])
+    assert check(flat_config, '--data-root', own_root, '--sample', '6') == 1
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith(('error', 'warning'))] == [
+        'error: images that are missing: 1',
+        'warning: file names that differ from those in the folder, found: 1',
+        'warning: height and width that are the wrong way round, exchanged: 1',
+        f'warning: areas that are missing or not above 0, computed from the masks or boxes: {objects}',
+        'warning: images that training leaves out: 1',
+    ]
+    assert 'x.jpg; similar: a/x.jpg, b/x.jpg' in said
+    assert 'training on 5 of 6 images; left out: 1 without objects' in said
+    assert (own_root / TRAIN).read_bytes() == before
 
 
 def test_many_problems_are_counted_and_few_shown(
@@ -103,6 +137,16 @@ def test_a_file_that_is_no_json_does_not_hide_the_other(
     said = capsys.readouterr().out
     assert 'is not valid JSON' in said
     assert 'error: images that are missing: 1' in said
+
+
+def test_without_a_validation_set(
+    flat_config: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(own_root / 'val2017')
+    assert check(flat_config, '--data-root', own_root) == 1
+    assert 'val2017' in capsys.readouterr().out
+    assert check(flat_config, '--data-root', own_root, '--no-val') == 0
+    assert 'val2017' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('option', ['--sample', '--show'])

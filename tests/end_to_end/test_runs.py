@@ -528,17 +528,26 @@ class WritingHook(Hook):
         Path(folder, 'notes.txt').write_text('mine\n')
 
 
+def unarea(path: Path) -> None:
+    """Remove what a repair computes again."""
+    data = json.loads(path.read_text())
+    data['annotations'] = [{**annotation, 'area': None} for annotation in data['annotations']]
+    path.write_text(json.dumps(data))
+
+
 def test_a_run_that_cannot_start_leaves_a_work_folder_as_it_was(
-    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, narrow: Path, own_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """But for what others wrote meanwhile."""
+    """But for what others wrote meanwhile; copies of repaired annotation files are removed."""
+    unarea(own_root / TRAIN)
     shutil.copytree(trained, tmp_path / 'work')
     before = listing(tmp_path / 'work')
     cfg = Config.fromfile(narrow)
     cfg.custom_hooks.append({'type': 'WritingHook', 'folder': str(tmp_path / 'work')})
     cfg.optim_wrapper.optimizer.type = 'SGDD'
     cfg.dump(tmp_path / 'narrow.py')
-    assert train(tmp_path / 'narrow.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work') == 1
+    assert train(tmp_path / 'narrow.py', '--data-root', own_root, '--work-dir', tmp_path / 'work') == 1
+    assert list(tmp_path.glob('work/*/instances_train2017*')) == []
     assert capsys.readouterr().err.splitlines()[-1].endswith('unknown type; did you mean SGD or ASGD?')
     after = listing(tmp_path / 'work')
     assert after.pop('notes.txt') == b'mine\n'

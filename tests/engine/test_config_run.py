@@ -8,10 +8,12 @@ import torch
 from mmengine.config import Config
 
 from crossformer_mm.checkpoint.reader import Checkpoint
+from crossformer_mm.data.classes import read_data
 from crossformer_mm.engine.config import load_config, quiet_imports
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
 from crossformer_mm.engine.train import (
     check_work_folder,
+    length_warnings,
     make_resumable,
     open_weights,
     training_config,
@@ -46,6 +48,41 @@ def test_nothing_but_data_leaves_the_recipe(train_with: Callable[..., Config]) -
 def test_work_dir(train_with: Callable[..., Config]) -> None:
     assert train_with('--work-dir', 'there').work_dir == 'there'
     assert train_with('--cfg-options', 'work_dir=mine').work_dir == 'mine'
+
+
+def test_training_without_validation(train_with: Callable[..., Config]) -> None:
+    cfg = train_with('--no-val')
+    assert cfg.val_dataloader is cfg.val_cfg is cfg.val_evaluator is None
+    assert 'save_best' not in cfg.default_hooks.checkpoint
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 3
+    assert cfg.test_dataloader is not None
+    assert not read_data(cfg, ('train_dataloader', 'val_dataloader')).warnings
+
+
+@pytest.mark.parametrize(
+    ('steps', 'epoch', 'words', 'found'),
+    [
+        (501, 100, (), []),
+        (500, 100, (), ['the warm-up of 500 iterations is not shorter than this run of 500']),
+        (
+            40,
+            4,
+            ('param_scheduler.0.by_epoch=True', 'param_scheduler.0.end=10'),
+            ['warm-up of 40 iterations'],
+        ),
+        (41, 4, ('param_scheduler.0.by_epoch=True', 'param_scheduler.0.end=10'), []),
+        (40, 4, ('param_scheduler.0.start_factor=1', 'param_scheduler.0.end_factor=0.1'), []),  # no warm-up
+        (40, 100, ('param_scheduler=None',), ['logger.interval=50: this run of 40 iterations logs no loss']),
+        (40, 40, ('param_scheduler=None',), []),  # the end of the epoch is logged
+    ],
+)
+def test_settings_that_are_longer_than_the_run(
+    train_with: Callable[..., Config], steps: int, epoch: int, words: tuple[str, ...], found: list[str]
+) -> None:
+    cfg = train_with(*(['--cfg-options', *words] if words else []))
+    warnings = length_warnings(cfg, steps, epoch)
+    assert len(warnings) == len(found)
+    assert all(part in warning for part, warning in zip(found, warnings, strict=True))
 
 
 def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:

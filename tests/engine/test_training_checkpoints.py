@@ -142,13 +142,15 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(tmp_path: Path) -> 
     checkpoint = {'max_keep_ckpts': 1, 'save_best': 'score', 'rule': 'greater'}
     seen: list[list[str]] = []
     watch = [Before(i, lambda runner: seen.append(best())) for i in (3, 4, 5)]
-    calls = [Before(2, score(0.1)), Before(3, score(0.2)), Before(3, score(0.3)), Before(4, score(0.2))]
+    calls = [Before(1, score(-1)), Before(1, score(float('nan')))]  # no objects, as COCO's evaluation says it
+    watch += [Before(2, lambda runner: seen.append(best()))]
+    calls += [Before(2, score(0.1)), Before(3, score(0.2)), Before(3, score(0.3)), Before(4, score(0.2))]
     limit = files_up_to(1000)
     calls += [Before(6, lambda runner: limit.__enter__()), Before(6, score(0.4))]
     with pytest.raises(UserError, match=r'best_score_iter_6\.pth: cannot be written'):
         small_run(tmp_path, checkpoint=checkpoint, custom_hooks=[*watch, *calls]).train()
     limit.__exit__(None, None, None)
-    assert seen == [['best_score_iter_2.pth'], ['best_score_iter_3.pth'], ['best_score_iter_3.pth']]
+    assert seen == [[], ['best_score_iter_2.pth'], ['best_score_iter_3.pth'], ['best_score_iter_3.pth']]
     assert best() == ['best_score_iter_3.pth']
     assert names(tmp_path) == ['best_score_iter_3.pth', 'iter_6.pth', 'last_checkpoint']
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_boxes_alone(annotations: Path) -> None:
         'labels': torch.zeros(1, dtype=int),
     }
     assert set(report(annotations, found, metric='bbox')) == {f'coco/bbox_{name}' for name in STATS + RECALLS}
+
+
+def test_results_keep_ids_that_were_repaired(annotations: Path, tmp_path: Path) -> None:
+    data = json.loads(annotations.read_text())
+    data['images'][0]['original_id'] = 'one'
+    data['categories'][1]['original_id'] = 2.0
+    (tmp_path / 'repaired.json').write_text(json.dumps(data))
+    found = {
+        'bboxes': torch.tensor([[1, 1, 9, 9.0]]),
+        'scores': torch.ones(1),
+        'labels': torch.ones(1, dtype=int),
+    }
+    report(tmp_path / 'repaired.json', found, metric='bbox', outfile_prefix=str(tmp_path / 'out'))
+    (record,) = json.loads((tmp_path / 'out.bbox.json').read_text())
+    assert (record['image_id'], repr(record['category_id'])) == ('one', '2.0')
 
 
 @pytest.mark.parametrize('settings', [{'metric': 'proposal'}, {'format_only': True}])

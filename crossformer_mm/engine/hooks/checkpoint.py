@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -20,6 +20,7 @@ from ...utils.text import shorten
 from ..runner import network_of
 from .finite_loss import RESTART_HINT
 
+NO_OBJECTS = -1  # an average over nothing, as pycocotools writes it
 BACKEND = 'crossformer_mm.atomic'  # mmengine's name for it
 
 
@@ -76,6 +77,11 @@ class AtomicCheckpointHook(CheckpointHook):
         backend_args: Of mmengine's file backend, for storage other than local disks.
         kwargs: As for ``CheckpointHook``.
     """
+
+    rule_map: ClassVar = {
+        **CheckpointHook.rule_map,
+        'greater': lambda score, best: score > best and score != NO_OBJECTS,
+    }
 
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or {'backend': BACKEND}, **kwargs)
