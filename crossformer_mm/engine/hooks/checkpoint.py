@@ -12,10 +12,12 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ...checkpoint.load import layout_of, not_finite
-from ...checkpoint.meta import NOTES
+from ...checkpoint.meta import NOTES, notes_of
+from ...checkpoint.resume import RUNS, missing_parts, runs_of
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
 from ...utils.text import shorten
+from ..changes import CHANGED, compare_facts, run_facts
 from ..runner import network_of
 from .finite_loss import RESTART_HINT
 
@@ -80,9 +82,11 @@ class AtomicCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or {'backend': BACKEND}, **kwargs)
         self._gradients: dict[str, Tensor] = {}
+        self._runs: list[list] = []
+        self._notes: Mapping[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Remove partial files of a killed run, and restore the gradients of a resumed one."""
+        """Remove partial files of a killed run, restore the gradients of a resumed one, and note the run."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, AtomicFileBackend):
             remove_parts(Path(self.out_dir))
@@ -91,6 +95,10 @@ class AtomicCheckpointHook(CheckpointHook):
             for name, parameter in network_of(runner).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)
+            if changes := compare_facts(run_facts(runner), self._notes):
+                runner.logger.warning(f'{CHANGED}: {", ".join(changes)}')
+        runs = self._runs if runner.iter else []
+        runner.message_hub.update_info(RUNS, [*runs, [runner.experiment_name, runner.iter]])
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """Save, if it is time."""
@@ -108,7 +116,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super().after_val_epoch(*args, **kwargs)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that are not finite; add the backbone's layout and accumulated gradients.
+        """Refuse weights that are not finite; add notes about the training, and accumulated gradients.
 
         Args:
             runner: The run.
@@ -122,8 +130,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
                 f' without changing the checkpoints: {RESTART_HINT}'
             )
-        if layout := layout_of(network_of(runner)):
-            checkpoint['meta'][NOTES] = {'long_distance': layout}
+        layout = layout_of(network_of(runner))
+        notes = {'long_distance': layout} if layout else {}
+        checkpoint['meta'][NOTES] = {**notes, **run_facts(runner)}
         if 'optimizer' in checkpoint:
             gradients = {
                 name: parameter.grad.cpu()
@@ -134,13 +143,15 @@ class AtomicCheckpointHook(CheckpointHook):
                 checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-        """Keep accumulated gradients until it is clear whether the run resumes.
+        """Keep what a resumed run needs until it is clear whether this run resumes.
 
         Args:
             runner: The run.
             checkpoint: The loaded checkpoint.
         """
         self._gradients = checkpoint.get('gradients', {})
+        if not missing_parts(checkpoint):
+            self._runs, self._notes = runs_of(checkpoint), notes_of(checkpoint)
 
     def _removals_last(self) -> AbstractContextManager:
         is_ours = isinstance(self.file_backend, AtomicFileBackend)
