@@ -13,6 +13,7 @@ from .reader import Checkpoint, damaged_entry, open_checkpoint, opened_checkpoin
 RESUMABLE = ('optimizer', 'message_hub')  # parts of a training state, which files with only weights lack
 RUNS = 'runs'  # entry of the message hub, which checkpoints contain: see `runs_of`
 LAST = 'last_checkpoint'  # mmengine's file with the path of the checkpoint that was written last
+NONE_YET = 'iter_0.pth'  # what it names until a new run in the folder of an earlier one has a checkpoint
 LONGEST_NAME = 255  # bytes of a file's name
 LOCAL = ''  # mmengine's scheme for paths without a prefix
 
@@ -57,8 +58,8 @@ class _State(NamedTuple):
 def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, list[str]]:
     """Find the checkpoint to resume from: the latest intact one of the training that wrote last.
 
-    That training is the one of the file that ``last_checkpoint`` names. Without that file, it is the one with
-    the latest time in its checkpoints.
+    That training is the one of the file that ``last_checkpoint`` names; what was saved later is left out.
+    Without that file, it is the one with the latest time in its checkpoints.
 
     Args:
         folders: The folders with a training's checkpoints; they need not exist. The first one has
@@ -69,7 +70,7 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
         and for those of other runs.
 
     Raises:
-        UserError: There are checkpoints, but none of them is intact.
+        UserError: There are checkpoints, but no intact one of that training.
     """
     folders = [Path(folder) for folder in folders]
     last = _last_written(folders[0])
@@ -86,7 +87,7 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
                 found.append(_state_of(checkpoint))
     states = _of_one_training(found, last)
     if others := sorted({state.path for state in found} - {state.path for state in states}):
-        complaints.append(f'{shorten(map(str, others))}: of another run, or later than {LAST}')
+        complaints.append(f'{shorten(map(str, others))}: of another run')
     for state in states:
         damaged = damaged_entry(state.path)
         if damaged is None:
@@ -94,8 +95,8 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
         complaints.append(f'{state.path}: is damaged (wrong checksum of {damaged})')
     if complaints:
         raise UserError(
-            f'no checkpoint is intact: {"; ".join(complaints)}; resume from another file, or use another'
-            ' work folder'
+            f'the last run has no intact checkpoint: {"; ".join(complaints)}; give another file with --resume'
+            ' FILE, or start a new training in another work folder'
         )
     return None, []
 

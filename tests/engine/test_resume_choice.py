@@ -90,7 +90,9 @@ def test_a_lost_checkpoint_falls_back_within_its_run(shared: Path, content: byte
         (shared / 'epoch_2.pth').write_bytes(content)
     assert found(shared) == 'epoch_1.pth'
     (shared / 'epoch_1.pth').write_bytes(b'')
-    with pytest.raises(UserError, match=r'no checkpoint is intact: .*epoch_5\.pth: of another run'):
+    with pytest.raises(
+        UserError, match=r'the last run has no intact checkpoint: .*epoch_5\.pth: of another run'
+    ):
         latest_intact([shared])
 
 
@@ -150,6 +152,12 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
 def test_a_training_notes_its_runs(tmp_path: Path) -> None:
     """In the folder of an old run of 12 iterations, a new one stops, resumes, and stops again."""
     small_run(tmp_path, checkpoint={'interval': 4}).train()
+    with pytest.raises(Stopped):
+        small_run(tmp_path, 'Iter', checkpoint={'interval': 3}, custom_hooks=[StopHook(2)]).train()
+    with pytest.raises(
+        UserError, match=r'the last run has no intact checkpoint: .*iter_8\.pth: of another run'
+    ):
+        latest_intact([tmp_path])
     new = small_run(tmp_path, 'Iter', checkpoint={'interval': 3}, custom_hooks=[StopHook(7)])
     with pytest.raises(Stopped):
         new.train()

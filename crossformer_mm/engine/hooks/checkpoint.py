@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...checkpoint.load import layout_of, not_finite
 from ...checkpoint.meta import NOTES, notes_of
-from ...checkpoint.resume import RUNS, missing_parts, runs_of
+from ...checkpoint.resume import LAST, NONE_YET, RUNS, missing_parts, runs_of
 from ...utils.errors import UserError
 from ...utils.files import remove_parts, write_atomically
 from ...utils.text import shorten
@@ -97,6 +97,8 @@ class AtomicCheckpointHook(CheckpointHook):
                     parameter.grad = gradients[name].to(parameter.device)
             if changes := compare_facts(run_facts(runner), self._notes):
                 runner.logger.warning(f'{CHANGED}: {", ".join(changes)}')
+        elif is_main_process() and (last := Path(runner.work_dir, LAST)).is_file():
+            last.write_text(f'{self.out_dir}/{NONE_YET}')  # it named a checkpoint of an earlier run
         runs = self._runs if runner.iter else []
         runner.message_hub.update_info(RUNS, [*runs, [runner.experiment_name, runner.iter]])
 
