@@ -9,10 +9,14 @@ import importlib
 import os
 import runpy
 import select
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 # For each command: its description, its module in crossformer_mm.engine, and the parser and function there.
 COMMANDS = {
@@ -122,11 +126,32 @@ def run(name: str, options: Sequence[str], prog: str) -> int:
         argparse.ArgumentParser(prog=prog, description=about).parse_args(options)
         (folder,) = find_spec('crossformer_mm').submodule_search_locations
         return runpy.run_path(f'{folder}/engine/doctor.py')['main']()
-    loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
-    parser = getattr(loaded, parser_name)()
-    parser.prog = prog
-    cli = importlib.import_module('crossformer_mm.engine.cli')
-    return cli.run(parser, getattr(loaded, function), options)
+    with _signals_exit():
+        loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
+        parser = getattr(loaded, parser_name)()
+        parser.prog = prog
+        cli = importlib.import_module('crossformer_mm.engine.cli')
+        return cli.run(parser, getattr(loaded, function), options)
+
+
+@contextmanager
+def _signals_exit() -> Iterator[None]:
+    """Exit on Ctrl-C and SIGTERM, with one line, inside the block, except where ``cli.run`` handles them."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.write(2, b'terminated\n' if number == signal.SIGTERM else b'interrupted\n')
+        os._exit(128 + number)
+
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,9 @@
 """Every private name of another package in use has a test that reports when it is renamed."""
 
+import importlib
+import re
+from pathlib import Path
+
 import psutil
 import pytest
 import torch
@@ -118,3 +122,9 @@ def test_workers_that_a_loader_keeps_are_ended() -> None:
     compat.end_workers(loader)
     assert len(workers) == 1
     assert not workers[0].is_running()
+
+
+@pytest.mark.parametrize(('module', 'name'), compat.SWALLOWING)
+def test_where_errors_are_swallowed(module: str, name: str) -> None:
+    loaded = importlib.import_module(module)
+    assert re.search(rf'def {name}\(.*?except:', Path(loaded.__file__).read_text(), re.DOTALL)

@@ -92,11 +92,16 @@ def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
         UserError: It contains no tensors.
     """
     meta = _mapping(checkpoint.get('meta'))
-    noted = _mapping(meta.get(NOTES)).get('long_distance')
+    noted = notes_of(checkpoint).get('long_distance')
     if isinstance(noted, str) and noted in LAYOUTS:
         return ImpliedLayout((noted,), 'noted in the file')
     old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
     return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
+
+
+def notes_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The notes of the converter, or of a training of this package; empty for other files."""
+    return _mapping(_mapping(checkpoint.get('meta')).get(NOTES))
 
 
 def _mapping(value: Any) -> Mapping:

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from ..compat import swallows_errors
 from ..utils.errors import UserError
 from ..utils.files import MACHINE_ERRORS, write_error
 from ..utils.processes import end_with_parent
 from ..utils.text import printable
 
 OTHERS_WAIT = 3.0  # seconds that all processes except a machine's first wait before they print an error
+RETRY = 0.05  # seconds until a signal that would be swallowed is tried again
 
 
 class Terminated(KeyboardInterrupt):
@@ -57,7 +59,7 @@ def run(
         launcher = os.environ.get('LAUNCHER_PID')  # from tools/dist_run.sh
         end_with_parent(int(launcher) if launcher else None)
     try:
-        with _sigterm_raises():
+        with _signals_raise():
             result = main(options)
             status = result if isinstance(result, int) else 0
     except (UserError, OSError) as error:
@@ -110,20 +112,34 @@ def exit_immediately(status: int) -> NoReturn:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Raise :class:`Terminated` on SIGTERM inside the block, but not in processes forked there."""
+def _signals_raise() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C, and :class:`Terminated` on SIGTERM, inside the block.
+
+    A signal that comes where other code would catch every error, and go on, is raised after that code.
+    """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
     process = os.getpid()
+    waiting: list[int] = []
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker, terminated before it has set its own handler
+    def stop(number: int, frame: FrameType | None) -> None:
+        forked = os.getpid() != process
+        if forked and number == signal.SIGTERM:  # a worker, terminated before it has set its own handler
             os._exit(143)
-        raise Terminated
+        if not forked and swallows_errors(frame):
+            waiting.append(number)
+            signal.setitimer(signal.ITIMER_REAL, RETRY)
+            return
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    handlers = {signal.SIGTERM: stop, signal.SIGALRM: lambda _, frame: stop(waiting.pop(), frame)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in jobs in the background
+        handlers[signal.SIGINT] = stop
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -258,7 +258,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     except KeyboardInterrupt as stop:
         if not training:
             raise
-        if not any(path for folder in checkpoint_folders(cfg) for path in folder.glob('*.pth')):
+        if not _has_checkpoint(run):
             raise type(stop)('there is no checkpoint yet') from None
         raise type(stop)(f'--resume continues from the last checkpoint in {cfg.work_dir}') from None
     except Exception as error:
@@ -272,9 +272,21 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         logging.raiseExceptions = raise_in_logging
 
 
-def checkpoint_folders(cfg: Config) -> list[Path]:
-    """Where a training writes checkpoints: the work folder, and the checkpoint hook's ``out_dir``."""
-    folders = [Path(cfg.work_dir)]
+def _has_checkpoint(run: Run) -> bool:
+    """Whether a training has a checkpoint of its own; others in its folder may be of an earlier one."""
+    saved = run.runner and run.runner.message_hub.get_info('last_ckpt')
+    files = (path for folder in checkpoint_folders(run.cfg) for path in folder.glob('*.pth'))
+    return bool(saved or run.cfg.get('resume')) and any(files)
+
+
+def checkpoint_folders(cfg: Config, work_dir: Path | None = None) -> list[Path]:
+    """Where a training writes checkpoints: the work folder, and the checkpoint hook's ``out_dir``.
+
+    Args:
+        cfg: The config of the run.
+        work_dir: Another work folder.
+    """
+    folders = [work_dir or Path(cfg.work_dir)]
     if out_dir := (cfg.default_hooks.get('checkpoint') or {}).get('out_dir'):
         folders.append(Path(out_dir, folders[0].name))
     return folders

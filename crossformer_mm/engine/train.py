@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
-from ..checkpoint.resume import install_reader, latest_intact, missing_parts
+from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs
+from .changes import check_optimizer, check_trained_classes, compare_settings
 from .distributed import on_first_process, sync_bn_warnings
 from .hooks.curves import CURVES
 from .mixed_precision import bfloat16_is_fast
@@ -46,8 +49,8 @@ def training_parser() -> argparse.ArgumentParser:
         '--resume',
         nargs='?',
         const='auto',
-        metavar='FILE',
-        help='continue from this checkpoint; without FILE, from the latest one in the work folder',
+        metavar='FILE|DIR',
+        help='continue from this checkpoint, or from the latest one in this folder (that of --work-dir)',
     )
     parser.add_argument(
         '--amp',
@@ -97,17 +100,29 @@ def train(options: argparse.Namespace) -> None:
     install_reader()
     cfg = training_config(options)
     with running(cfg, training=True) as run:
-        run.checkpoint, resume_warnings = find_resume(cfg)
+        run.checkpoint, resume_warnings = find_resume(cfg, options.resume)
+        if run.checkpoint and (done := finished(cfg, run.checkpoint)):
+            if is_main_process():
+                print(done)
+            return
+        if options.pretrained and not run.checkpoint:
+            _check_file('--pretrained', options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
         run.data = apply_data(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
+        if run.checkpoint:
+            check_trained_classes(cfg, run.checkpoint)
+            warnings += compare_settings(cfg, run.checkpoint)
         runner = run.build(labels, warnings)
         runner.register_hook(ScheduleHook())
         if run.checkpoint:
-            check_model(network_of(runner), run.checkpoint)
-            compare_layouts(network_of(runner), run.checkpoint.path, implied_layout(run.checkpoint))
+            network = network_of(runner)
+            check_model(network, run.checkpoint)
+            compare_layouts(network, run.checkpoint.path, implied_layout(run.checkpoint))
+            forget_pretrained(network)
+            check_optimizer(runner, run.checkpoint)
         elif cfg.get('load_from'):  # MMEngine's own loading would take what happens to fit
             network = network_of(runner)
             runner.load_or_resume = lambda: load_model(network, run.weights, other_classes=True)
@@ -145,14 +160,17 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.auto_scale_lr:
         set_auto_scale_lr(cfg)
     if options.pretrained:
-        _check_file('--pretrained', options.pretrained)
+        if not options.resume:
+            _check_file('--pretrained', options.pretrained)
         set_backbone_file(cfg, options.pretrained)
     if options.load:
         cfg.load_from, cfg.resume = options.load, False
     if options.resume:
-        cfg.resume, cfg.load_from = True, None if options.resume == 'auto' else options.resume
-        if cfg.load_from:
-            _check_file('--resume', cfg.load_from)
+        cfg.resume = True
+        if options.resume != 'auto':
+            cfg.load_from = options.resume
+            if not Path(options.resume).exists():
+                raise UserError(f'--resume {options.resume}: no such file or folder')
     return cfg
 
 
@@ -278,11 +296,13 @@ def _check_file(option: str, path: str) -> None:
         raise UserError(f'{option} {path}: no such file')
 
 
-def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
+def find_resume(cfg: Config, source: str | None = None) -> tuple[Checkpoint | None, list[str]]:
     """Find the checkpoint that a training resumes from, and use its seed.
 
     Args:
         cfg: The config of the run, changed in place: ``load_from``, ``resume`` and the seed.
+        source: A checkpoint; a folder with checkpoints, or the file ``last_checkpoint`` in one; or ``'auto'``
+            for the work folder. By default, what the config sets with ``resume`` and ``load_from``.
 
     Returns:
         The checkpoint, or None for a new training; and lines for the log.
@@ -290,16 +310,23 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     Raises:
         UserError: The checkpoint cannot be read, or contains weights without a training state.
     """
-    if not cfg.get('resume'):
+    if source is None and cfg.get('resume'):
+        source = cfg.get('load_from') or 'auto'
+    cfg.resume = False
+    if source is None:
         return None, []
     warnings = []
-    if cfg.get('load_from'):
-        checkpoint = open_checkpoint(cfg.load_from)
+    if source != 'auto' and not Path(source).is_dir() and Path(source).name != LAST:
+        checkpoint = open_checkpoint(source)
     else:
-        checkpoint, complaints = latest_intact(checkpoint_folders(cfg))
+        path = Path(cfg.work_dir if source == 'auto' else source)
+        folder = path.parent if path.name == LAST else path
+        checkpoint, complaints = latest_intact(checkpoint_folders(cfg, folder))
+        if checkpoint is None and source == 'auto':
+            start = cfg.get('load_from') or 'scratch'
+            return None, [f'{folder} contains no checkpoint to resume from: training from {start}']
         if checkpoint is None:
-            cfg.resume = False
-            return None, [f'{cfg.work_dir} contains no checkpoint to resume from: training from scratch']
+            raise UserError(f'--resume {source}: contains no checkpoint to resume from')
         warnings = [f'ignored: {complaint}; resuming from {checkpoint.path}' for complaint in complaints]
     path = checkpoint.path
     if missing := missing_parts(checkpoint):
@@ -308,14 +335,14 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
             ' to start a new training from them, use --pretrained FILE for the backbone or --load FILE for'
             ' the complete model'
         )
-    for unit in ('epoch', 'iter'):
-        if checkpoint['meta'].get(unit, 0) >= cfg.train_cfg.get(f'max_{unit}s', float('inf')):
-            warnings.append(
-                f'{path}: this training is already complete; raise train_cfg.max_{unit}s to train longer'
-            )
-    cfg.load_from = str(path)
+    if path.parent.resolve() not in [folder.resolve() for folder in checkpoint_folders(cfg)]:
+        warnings.append(f'resuming from {path}; new checkpoints and the log go to {cfg.work_dir}')
+    seed, wanted = checkpoint['meta'].get('seed'), cfg.get('randomness', {}).get('seed')
+    if wanted not in (None, seed):
+        warnings.append(f'randomness.seed={wanted} is ignored: {path} has seed {seed}')
+    cfg.resume, cfg.load_from = True, str(path)
     # mmengine restores the seed too, but only after it has built the sampler with another one.
-    cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     return checkpoint, warnings
 
 
@@ -337,6 +364,28 @@ def check_work_folder(cfg: Config, resumed: Checkpoint | None, loaded: Checkpoin
     for name in ('epoch_*.pth', 'iter_*.pth', 'best_*_epoch_*.pth', 'best_*_iter_*.pth'):
         written += [path for folder in folders for path in folder.glob(name)]
     check_outputs('--work-dir', written, [loaded.path] if loaded else [])
+
+
+def finished(cfg: Config, checkpoint: Checkpoint) -> str | None:
+    """A line that says what to do if a checkpoint is the last one of its training; otherwise None."""
+    for unit in ('epoch', 'iter'):
+        done, most = checkpoint['meta'][unit], cfg.train_cfg.get(f'max_{unit}s', float('inf'))
+        if done >= most:
+            return (
+                f'{checkpoint.path}: this training is already complete ({unit} {done} of {most}); evaluate it'
+                f' with crossformer test {cfg.filename} {checkpoint.path}, or raise train_cfg.max_{unit}s to'
+                ' train longer'
+            )
+    return None
+
+
+def forget_pretrained(model: nn.Module) -> None:
+    """Load no files of initial weights, which may be gone, since a checkpoint has all weights."""
+    for module in model.modules():
+        inits = getattr(module, 'init_cfg', None) or []
+        inits = inits if isinstance(inits, list) else [inits]
+        if any(init.get('type') == 'Pretrained' for init in inits):
+            module.init_cfg = [init for init in inits if init.get('type') != 'Pretrained'] or None
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:

@@ -219,7 +219,10 @@ def test_a_detector_in_two_processes_trains_as_one_that_accumulates(
 def test_bn_agrees_and_a_resumed_run_goes_on_the_same(
     segmentor: Path, maps: list[Any], tmp_path: Path
 ) -> None:
-    """The checkpoint reaches the score of the validation, in one process too; --resume is bit-exact."""
+    """The checkpoint reaches the score of the validation, in one process too; --resume is bit-exact.
+
+    In another number of processes it is not, which the log says.
+    """
     words = [segmentor, 2, *maps, '--batch-size', 2, '--work-dir']
     distributed(tmp_path, 'dist_train.sh', *words, tmp_path / 'whole', '--cfg-options', SEED)
     validated = scalars(tmp_path / 'whole')[-1]
@@ -237,6 +240,10 @@ def test_bn_agrees_and_a_resumed_run_goes_on_the_same(
         rtol=0,
         atol=0,
     )
+    words = [segmentor, *maps, '--batch-size', 2, '--work-dir', tmp_path / 'one']
+    train(*words, '--resume', tmp_path / 'whole' / 'iter_2.pth')
+    log = next((tmp_path / 'one').glob('*/*.log')).read_text()
+    assert 'WARNING - the checkpoint was trained differently' in log and 'processes=1 (was 2)' in log
 
 
 @pytest.mark.slow

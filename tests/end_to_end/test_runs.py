@@ -246,7 +246,8 @@ def test_resuming_in_another_layout_warns(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
     words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path, '--resume', trained / 'epoch_1.pth']
-    assert train(*words, '--cfg-options', 'model.backbone.long_distance=window') == 0
+    more = ['model.backbone.long_distance=window', 'train_cfg.max_epochs=2']
+    assert train(*words, '--cfg-options', *more) == 0
     assert "was trained with long_distance='map', but the model has 'window'" in log_of(tmp_path)
 
 

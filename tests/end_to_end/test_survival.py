@@ -118,18 +118,53 @@ def whole(detector: Path, coco_root: Path, tmp_path_factory: pytest.TempPathFact
 def test_a_detector_resumes_to_the_same_weights(
     detector: Path, coco_root: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """The latest checkpoint is damaged, the number of worker processes differs, and no seed is given."""
+    """The latest checkpoint is damaged, the initial weights are gone, there are other workers and no seed."""
     for name in ('epoch_1.pth', 'epoch_2.pth'):
         shutil.copy(whole / name, tmp_path)
     content = (tmp_path / 'epoch_2.pth').read_bytes()
     (tmp_path / 'epoch_2.pth').write_bytes(content[: len(content) // 2])
-    words = [detector, '--data-root', coco_root, '--work-dir', tmp_path, '--resume']
+    words = [
+        detector,
+        '--data-root',
+        coco_root,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        '--pretrained',
+        'gone.pth',
+    ]
     assert train(*words, '--cfg-options', 'train_dataloader.num_workers=2') == 0
     assert_same_weights(tmp_path / 'epoch_2.pth', whole / 'epoch_2.pth')
     log = log_of(tmp_path)
     assert f'WARNING - ignored: {tmp_path}/epoch_2.pth: is cut off or damaged' in log
     assert f'resuming from {tmp_path}/epoch_1.pth' in log
+    assert 'trained differently' not in log and 'without effect' not in log
     assert children() == []
+
+
+def test_resuming_what_is_complete_or_does_not_fit_writes_nothing(
+    detector: Path, coco_root: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(whole.rglob('*'))
+    words = [detector, '--data-root', coco_root, '--work-dir', whole, '--resume']
+    assert train(*words) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f'{whole}/epoch_2.pth: this training is already complete (epoch 2 of 2); evaluate')
+
+    longer = ['--cfg-options', 'train_cfg.max_epochs=3']
+    assert train(*words, *longer, 'optim_wrapper.paramwise_cfg.norm_decay_mult=0.0') == 1
+    assert 'epoch_2.pth: its optimizer does not fit: it has' in error_of(capsys)
+    root = shutil.copytree(coco_root, tmp_path / 'own')
+    data = json.loads((root / TRAIN).read_text())
+    data['categories'].reverse()
+    (root / TRAIN).write_text(json.dumps(data))
+    shutil.copy(root / TRAIN, root / 'annotations' / 'instances_val2017.json')
+    words[2] = root
+    assert train(*words, '--val-images', 'train2017', *longer) == 1
+    assert 'epoch_2.pth: was trained on the same classes in another order than the data has' in error_of(
+        capsys
+    )
+    assert sorted(whole.rglob('*')) == before
 
 
 def test_a_segmentor_resumes_to_the_same_weights(segmentor: tuple[Path, Path], tmp_path: Path) -> None:
@@ -190,6 +225,8 @@ def test_an_interrupt_says_how_to_go_on(
     cfg = Config.fromfile(detector)
     cfg.custom_hooks.append({'type': 'SignalHook', 'number': int(number)})
     cfg.dump(tmp_path / 'config.py')
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'epoch_9.pth').write_text('of an earlier run')
     words = [tmp_path / 'config.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     settings = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
     assert train(*words, '--cfg-options', *settings, *more) == status

@@ -194,6 +194,7 @@ def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / 'last.pth').touch()
     cfg = train_with('--resume', str(tmp_path / 'last.pth'))
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'last.pth'))
+    assert train_with('--resume', '--pretrained', 'gone.pth').model.backbone.init_cfg.checkpoint == 'gone.pth'
 
 
 def test_no_workers_are_not_kept_alive(train_with: Callable[..., Config]) -> None:

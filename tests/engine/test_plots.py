@@ -1,6 +1,8 @@
 """The curves of a training: reading mmengine's logs, and drawing them."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import cv2
 import pytest
 from matplotlib.figure import Figure
 from mmengine.evaluator import BaseMetric, Evaluator
-from small_runs import Noisy, small_run
+from small_runs import Noisy, StopHook, Stopped, small_run
 from torch.utils.data import DataLoader
 
+from crossformer_mm.engine.hooks import curves
 from crossformer_mm.engine.hooks.curves import plot_curves, read_scalars
 
 
@@ -46,6 +49,34 @@ def test_a_resumed_run_goes_on_where_it_resumed(tmp_path: Path) -> None:
     assert [row['coco/bbox_mAP'] for row in val] == [0.1, 0.3, 0.4]
 
 
+SECOND = [train_row(3, 15, 1.0), val_row(3, 0.3)]
+THIRD = [train_row(4, 20, 0.5), val_row(4, 0.4)]
+
+
+@pytest.mark.parametrize('age', [1, -1])
+def test_runs_are_in_order_whatever_the_clocks_say(tmp_path: Path, age: int) -> None:
+    """Neither the names, from machines in several time zones, nor the times of the files are in order."""
+    names = ['20260103_000000', '20260102_000000', '20260101_000000']
+    paths = [write_run(tmp_path, *run) for run in zip(names, (FIRST, SECOND, THIRD), strict=True)]
+    for hours, path in enumerate(paths):
+        os.utime(path, (1e9, 1e9 + age * 3600 * hours))
+    runs = [[f'config_{name}', step] for name, step in zip(names, (0, 10, 15), strict=True)]
+    train, val = read_scalars(tmp_path, runs)
+    assert [row['step'] for row in train] == [5, 10, 15, 20]
+    assert [row['step'] for row in val] == [1, 2, 3, 4]
+    if age > 0:
+        assert read_scalars(tmp_path) == (train, val)
+
+
+def test_a_run_that_went_on_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+    """The other run that did, whose checkpoints are still there, is not its own."""
+    write_run(tmp_path, '20260101_000000', FIRST)
+    write_run(tmp_path, '20260104_000000', [*SECOND, *THIRD])
+    write_run(tmp_path, '20260102_000000', [train_row(2, 9, 7.0)])
+    train, _ = read_scalars(tmp_path, [['a_20260101_000000', 0], ['a_20260102_000000', 8]])
+    assert [(row['step'], row['loss']) for row in train] == [(5, 3.0), (9, 7.0)]
+
+
 def test_a_new_run_in_an_old_folder_stands_alone(tmp_path: Path) -> None:
     write_run(tmp_path, '20260101_000000', FIRST)
     second = [train_row(1, 5, 9.0), val_row(1, 0.9)]
@@ -53,9 +84,9 @@ def test_a_new_run_in_an_old_folder_stands_alone(tmp_path: Path) -> None:
     assert read_scalars(tmp_path) == (second[:1], second[1:])
 
 
-def test_a_half_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_of_a_killed_run_are_left_out(tmp_path: Path) -> None:
     path = write_run(tmp_path, '20260101_000000', FIRST)
-    path.write_text(path.read_text() + '{"loss": 1.')
+    path.write_text('\0\0\0\n[]\n{"loss": 1}\n' + path.read_text() + '{"loss": 1.')
     assert read_scalars(tmp_path) == (FIRST[::2], FIRST[1::2])
 
 
@@ -93,6 +124,20 @@ def test_percentages_and_shares_have_one_axis(monkeypatch: pytest.MonkeyPatch, t
     assert (box_map.get_ydata()[0], miou.get_ydata()[0]) == (0.4, 0.815)
 
 
+@pytest.mark.parametrize(
+    'key', ['coco/bbox_mAP/bbox_mAP', 'coco/bbox_mAP/a/segm_mAP', 'IoU.a/mIoU', 'coco/bbox_mAP_precision']
+)
+def test_classes_with_the_names_of_scores_are_not_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    row = {'coco/bbox_mAP': 0.4, key: 0.9, 'step': 5}
+    plot_curves(tmp_path / 'curves.png', [{'loss': 1.0, 'step': 5}], [row])
+    (line,) = drawn[0].axes[1].lines
+    assert line.get_ydata()[0] == 0.4
+
+
 class Score(BaseMetric):
     """A metric with a name that is drawn."""
 
@@ -107,14 +152,27 @@ class Score(BaseMetric):
         return {'bbox_mAP': 0.25}
 
 
-def test_the_hook_draws_while_training(tmp_path: Path) -> None:
-    val = {
-        'val_dataloader': DataLoader(Noisy()),
-        'val_cfg': {},
-        'val_evaluator': Evaluator(Score()),
-    }
-    small_run(tmp_path, custom_hooks=[{'type': 'CurvesHook'}], default_scope='mmengine', **val).train()
-    train, val = read_scalars(tmp_path)
-    assert train
-    assert [row['coco/bbox_mAP'] for row in val] == [0.25] * 3
+def test_the_hook_draws_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a resume by a machine in another time zone, with an earlier clock."""
+    val = {'val_dataloader': DataLoader(Noisy()), 'val_cfg': {}, 'val_evaluator': Evaluator(Score())}
+    settings = {**val, 'custom_hooks': [{'type': 'CurvesHook'}], 'default_scope': 'mmengine'}
+    stopped = small_run(tmp_path, checkpoint={'interval': 8}, **settings)
+    stopped.register_hook(StopHook(9))
+    with pytest.raises(Stopped):
+        stopped.train()
     assert (tmp_path / 'curves.png').is_file()
+    os.utime(tmp_path / stopped.timestamp / 'vis_data' / 'scalars.json', (4e9, 4e9))
+
+    drawn: list[tuple] = []
+    monkeypatch.setattr(curves, 'plot_curves', lambda path, *rows: drawn.append(rows))
+    monkeypatch.setenv('TZ', 'UTC+8')
+    time.tzset()
+    resumed = small_run(tmp_path, resume=True, load_from=str(tmp_path / 'iter_8.pth'), **settings)
+    resumed.train()
+    monkeypatch.undo()
+    time.tzset()
+    assert resumed.timestamp < stopped.timestamp
+    train, scores = drawn[-1]
+    assert [row['step'] for row in scores] == [1, 2, 3]
+    assert [row['coco/bbox_mAP'] for row in scores] == [0.25] * 3
+    assert train[-1]['step'] > 8

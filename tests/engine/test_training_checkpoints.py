@@ -211,7 +211,7 @@ def test_no_whole_checkpoint_is_an_error_and_no_new_start(trained: Path) -> None
     with pytest.raises(UserError) as raised:
         latest_intact([trained])
     message = str(raised.value)
-    assert message.startswith('no checkpoint is intact: ')
+    assert message.startswith('the last run has no intact checkpoint: ')
     assert all(f'iter_{number}.pth: is cut off' in message for number in (4, 8, 12))
     assert '\n' not in message
 

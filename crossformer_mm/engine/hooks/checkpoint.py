@@ -12,11 +12,13 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ...checkpoint.load import layout_of, not_finite
-from ...checkpoint.meta import NOTES
+from ...checkpoint.meta import NOTES, notes_of
+from ...checkpoint.resume import LAST, NONE_YET, RUNS, missing_parts, runs_of
 from ...utils.errors import UserError
 from ...utils.files import remove_parts
 from ...utils.outputs import is_output, write_output
 from ...utils.text import shorten
+from ..changes import CHANGED, compare_facts, run_facts
 from ..runner import network_of
 from .finite_loss import RESTART_HINT
 
@@ -86,9 +88,11 @@ class AtomicCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or {'backend': BACKEND}, **kwargs)
         self._gradients: dict[str, Tensor] = {}
+        self._runs: list[list] = []
+        self._notes: Mapping[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Remove partial files of a killed run, and restore the gradients of a resumed one."""
+        """Remove partial files of a killed run, restore the gradients of a resumed one, and note the run."""
         super().before_train(runner)
         if self.save_best is not None:
             if len(self.key_indicators) == 1:
@@ -103,6 +107,12 @@ class AtomicCheckpointHook(CheckpointHook):
             for name, parameter in network_of(runner).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)
+            if changes := compare_facts(run_facts(runner), self._notes):
+                runner.logger.warning(f'{CHANGED}: {", ".join(changes)}')
+        elif is_main_process() and (last := Path(runner.work_dir, LAST)).is_file():
+            last.write_text(f'{self.out_dir}/{NONE_YET}')  # it named a checkpoint of an earlier run
+        runs = self._runs if runner.iter else []
+        runner.message_hub.update_info(RUNS, [*runs, [runner.experiment_name, runner.iter]])
 
     def _own(self, path: object) -> str | None:
         """The best checkpoint so far, which a better one replaces; None if it is in another run's folder.
@@ -131,7 +141,7 @@ class AtomicCheckpointHook(CheckpointHook):
             super().after_val_epoch(*args, **kwargs)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that are not finite; add the backbone's layout and accumulated gradients.
+        """Refuse weights that are not finite; add notes about the training, and accumulated gradients.
 
         Args:
             runner: The run.
@@ -145,8 +155,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
                 f' without changing the checkpoints: {RESTART_HINT}'
             )
-        if layout := layout_of(network_of(runner)):
-            checkpoint['meta'][NOTES] = {'long_distance': layout}
+        layout = layout_of(network_of(runner))
+        notes = {'long_distance': layout} if layout else {}
+        checkpoint['meta'][NOTES] = {**notes, **run_facts(runner)}
         if 'optimizer' in checkpoint:
             gradients = {
                 name: parameter.grad.cpu()
@@ -157,7 +168,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-        """Keep accumulated gradients until it is clear whether the run resumes.
+        """Keep what a resumed run needs until it is clear whether this run resumes.
 
         Args:
             runner: The run.
@@ -165,6 +176,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         gradients = checkpoint.get('gradients')
         self._gradients = gradients if isinstance(gradients, dict) else {}
+        if not missing_parts(checkpoint):
+            self._runs, self._notes = runs_of(checkpoint), notes_of(checkpoint)
 
     def _removals_last(self) -> AbstractContextManager:
         is_ours = isinstance(self.file_backend, AtomicFileBackend)

@@ -1,6 +1,8 @@
 """Draw the loss and the validation scores of a training from the scalars that it logs."""
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...checkpoint.resume import RUNS
 from ...evaluation.pictures import save_figure
 
 Row = dict[str, Any]
 
 CURVES = 'curves.png'
 _PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others range from 0 to 1
-_LINES = {  # by the end of a score's name: label and line style
+_LINES = {  # by a score's name, without its evaluator's prefix: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
     'segm_mAP': ('mask mAP', 'C1-'),
@@ -26,6 +29,8 @@ _LINES = {  # by the end of a score's name: label and line style
     'mAcc': ('mean accuracy of the classes', 'C2:'),
     'aAcc': ('accuracy of all pixels', 'C7:'),
 }
+# Scores of single classes have longer names: coco/bbox_mAP/CLASS, IoU.CLASS.
+_SCORE = re.compile(rf'(?:\w+/)?({"|".join(_LINES)})')
 
 
 class CurvesHook(Hook):
@@ -36,7 +41,7 @@ class CurvesHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Draw the training so far."""
-        train, val = read_scalars(runner.work_dir)
+        train, val = read_scalars(runner.work_dir, runner.message_hub.get_info(RUNS, []))
         if train:  # a short run may be validated before it logs its first loss
             plot_curves(Path(runner.work_dir, CURVES), train, val)
 
@@ -45,31 +50,49 @@ class CurvesHook(Hook):
         self.after_val_epoch(runner)
 
 
-def read_scalars(work_dir: str | Path) -> tuple[list[Row], list[Row]]:
+def read_scalars(work_dir: str | Path, runs: Sequence[Sequence] = ()) -> tuple[list[Row], list[Row]]:
     """Read the logs of all runs in a work folder, merged into one training.
 
     A run that resumes an earlier one, or starts again, replaces earlier rows from its first step on.
 
     Args:
         work_dir: A work folder, with mmengine's ``*/vis_data/scalars.json``.
+        runs: The runs of the training in their order, from :func:`~.checkpoint.resume.runs_of`. Other runs
+            come before them, in the order in which they wrote last: the folders are named after local time.
 
     Returns:
         Training rows (``step`` counts iterations) and validation rows (``step`` counts epochs, or iterations
         in an iteration-based run), in order.
     """
+    names = [name for name, _ in runs]
+
+    def order(path: Path) -> tuple:
+        place = [i for i, name in enumerate(names) if name.endswith(path.parts[-3])]
+        return max(place, default=-1), path.stat().st_mtime_ns, path
+
     train: list[Row] = []
     val: list[Row] = []
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith('\n')]  # the last may be cut off
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), key=order):
+        rows = list(_rows(path))
         trained = [row for row in rows if 'loss' in row]
+        scored = [row for row in rows if _scores(row)]
         if trained:
             start = trained[0]
-            train = [row for row in train if row['step'] < start['step']]
-            val = [row for row in val if row['step'] < start.get('epoch', start['step'])]
-            train += trained
-            val += [row for row in rows if _scores(row)]
+            first = min([start.get('epoch', start['step']), *(row['step'] for row in scored)])
+            train = [row for row in train if row['step'] < start['step']] + trained
+            val = [row for row in val if row['step'] < first] + scored
     return train, val
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a log, without lines that a killed run or machine has left damaged."""
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and 'step' in row:
+            yield row
 
 
 def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
@@ -88,8 +111,8 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
 
 
 def _scores(row: Row) -> dict[str, float]:
-    """The scores to draw, from 0 to 1, by the end of their names (``coco/bbox_mAP`` ends in ``bbox_mAP``)."""
-    found = {key.split('/')[-1]: value for key, value in row.items() if key.split('/')[-1] in _LINES}
+    """The scores to draw, from 0 to 1, by their names without a prefix."""
+    found = {match[1]: value for key, value in row.items() if (match := _SCORE.fullmatch(key))}
     return {key: score / 100 if key in _PERCENT else score for key, score in found.items()}
 
 
