@@ -22,6 +22,7 @@ from .distributed import on_first_process, sync_bn_warnings
 from .hooks.curves import CURVES
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
+    Run,
     add_run_options,
     apply_data,
     checkpoint_folders,
@@ -117,20 +118,32 @@ def train(options: argparse.Namespace) -> None:
             warnings += compare_settings(cfg, run.checkpoint)
         runner = run.build(labels, warnings)
         runner.register_hook(ScheduleHook())
-        if run.checkpoint:
-            network = network_of(runner)
-            check_model(network, run.checkpoint)
-            compare_layouts(network, run.checkpoint.path, implied_layout(run.checkpoint))
-            forget_pretrained(network)
-            check_optimizer(runner, run.checkpoint)
-        elif cfg.get('load_from'):  # MMEngine's own loading would take what happens to fit
-            network = network_of(runner)
-            runner.load_or_resume = lambda: load_model(network, run.weights, other_classes=True)
+        set_start(runner, run)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
                 f'Last checkpoint: {last}; evaluate it: crossformer test {options.config} {last}'
             )
+
+
+def set_start(runner: Runner, run: Run) -> None:
+    """Check what a training starts from against the model, and let the runner load it strictly.
+
+    Args:
+        runner: The runner.
+        run: The run, with the open checkpoints.
+
+    Raises:
+        UserError: The checkpoint does not fit.
+    """
+    network = network_of(runner)
+    if run.checkpoint:
+        check_model(network, run.checkpoint)
+        compare_layouts(network, run.checkpoint.path, implied_layout(run.checkpoint))
+        forget_pretrained(network)
+        check_optimizer(runner, run.checkpoint)
+    elif run.cfg.get('load_from'):  # MMEngine's own loading would take what happens to fit
+        runner.load_or_resume = lambda: load_model(network, run.weights, other_classes=True)
 
 
 def training_config(options: argparse.Namespace) -> Config:
