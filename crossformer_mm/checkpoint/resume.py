@@ -170,4 +170,5 @@ def missing_parts(checkpoint: Checkpoint) -> list[str]:
     missing = [part for part in RESUMABLE if not isinstance(checkpoint.get(part), Mapping)]
     meta = checkpoint.get('meta')
     numbers = [meta.get(unit) if isinstance(meta, Mapping) else None for unit in ('epoch', 'iter')]
-    return missing if all(isinstance(number, int) for number in numbers) else [*missing, 'meta']
+    counted = all(isinstance(number, int) and number >= 0 for number in numbers)
+    return missing if counted else [*missing, 'epoch and iter']

@@ -117,31 +117,37 @@ def compare_facts(facts: Mapping[str, int], notes: Mapping[str, Any]) -> list[st
 
 
 def check_optimizer(runner: Runner, checkpoint: Checkpoint) -> None:
-    """Build a run's optimizer, and check that it has the groups of parameters that a checkpoint has.
+    """Build a run's optimizer, and check that a checkpoint has its groups of parameters, and schedules.
 
     Args:
         runner: The run, before it trains.
         checkpoint: Where it resumes.
 
     Raises:
-        UserError: The groups differ.
+        UserError: It does not.
     """
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     new, old = _group_sizes(runner.optim_wrapper.state_dict()), _group_sizes(checkpoint['optimizer'])
+    reason = None
     if new != old:
         counts = [f'{sum(sizes)} parameters in groups: {len(sizes)}' for sizes in (old, new)]
+        reason = f'its optimizer has {counts[0]}, the one of the config {counts[1]}'
+    elif runner.cfg.get('param_scheduler') and not checkpoint.get('param_schedulers'):
+        reason = 'it has no state of the schedules in param_scheduler'
+    if reason:
         raise UserError(
-            f'--resume {checkpoint.path}: its optimizer does not fit: it has {counts[0]}, the config has'
-            f' {counts[1]}; change optim_wrapper back, or start a new training from its weights: --load'
-            f' {checkpoint.path}'
+            f'--resume {checkpoint.path}: does not fit the config: {reason}; change the config back, or start'
+            f' a new training from its weights: --load {checkpoint.path}'
         )
 
 
-def _group_sizes(state: Mapping[str, Any]) -> list[int]:
+def _group_sizes(state: Any) -> list[int]:
     """The numbers of tensors in the groups of one optimizer, or of several by name."""
-    if 'param_groups' in state:
-        return [len(group['params']) for group in state['param_groups']]
-    return [size for part in state.values() if isinstance(part, Mapping) for size in _group_sizes(part)]
+    if not isinstance(state, Mapping):
+        return []
+    if isinstance(groups := state.get('param_groups'), list):
+        return [len(group.get('params', ())) for group in groups if isinstance(group, Mapping)]
+    return [size for part in state.values() for size in _group_sizes(part)]
 
 
 def _shown(value: str | None) -> str:

@@ -153,7 +153,7 @@ def test_resuming_what_is_complete_or_does_not_fit_writes_nothing(
 
     longer = ['--cfg-options', 'train_cfg.max_epochs=3']
     assert train(*words, *longer, 'optim_wrapper.paramwise_cfg.norm_decay_mult=0.0') == 1
-    assert 'epoch_2.pth: its optimizer does not fit: it has' in error_of(capsys)
+    assert 'epoch_2.pth: does not fit the config: its optimizer has' in error_of(capsys)
     root = shutil.copytree(coco_root, tmp_path / 'own')
     data = json.loads((root / TRAIN).read_text())
     data['categories'].reverse()

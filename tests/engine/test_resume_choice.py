@@ -143,6 +143,7 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
     save(tmp_path / 'iter_7.pth', 7, [['x']], experiment_name='one')
     torch.save({'optimizer': {}, 'message_hub': {}, 'meta': {'iter': 'x'}}, tmp_path / 'a.pth')
     torch.save({'optimizer': {}, 'message_hub': {}}, tmp_path / 'b.pth')
+    save(tmp_path / 'iter_8.pth', -8, [], time='20300101_000000')
     (tmp_path / 'folder.pth').mkdir()
     checkpoint, complaints = latest_intact([tmp_path])
     assert checkpoint.path.name == 'iter_7.pth'
@@ -329,11 +330,18 @@ def test_other_groups_of_parameters_are_refused(tmp_path: Path) -> None:
     groups = [{'params': [0, 1]}, {'params': [2, 3]}]
     checkpoint = Checkpoint({'optimizer': {'param_groups': groups}}, Path('a.pth'))
     with pytest.raises(
-        UserError, match='4 parameters in groups: 2, the config has 4 parameters in groups: 1'
+        UserError, match='4 parameters in groups: 2, the one of the config 4 parameters in groups: 1'
     ):
         check_optimizer(small_run(tmp_path), checkpoint)
+    groups[:] = [5, {}]
+    with pytest.raises(UserError, match='0 parameters in groups: 1'):
+        check_optimizer(small_run(tmp_path), checkpoint)
     groups[:] = [{'params': [0, 1, 2, 3]}]
-    check_optimizer(small_run(tmp_path), checkpoint)
+    run = small_run(tmp_path)
+    check_optimizer(run, checkpoint)
+    run.cfg.param_scheduler = [{'type': 'LinearLR'}]
+    with pytest.raises(UserError, match='no state of the schedules'):
+        check_optimizer(run, checkpoint)
 
 
 def test_another_number_of_processes() -> None:
