@@ -35,11 +35,12 @@ def test_only_unused_temporary_files_of_this_project_are_removed(tmp_path: Path)
             remove_parts(tmp_path)
             os._exit(0)
         os.waitpid(child, 0)
-        part.write_text('complete')
+        with part.open('r+') as file:
+            file.write('complete  ')
 
     name = 'ä' * 120
     write_atomically(tmp_path / name, save)
-    assert (tmp_path / name).read_text() == 'complete'
+    assert (tmp_path / name).read_text() == 'complete  '
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, name])
 
 

@@ -31,12 +31,13 @@ def hold(folder: Path) -> None:
         if not os.fork():  # a worker process, which may outlive this one
             time.sleep(3)
             os._exit(0)
+        (folder.parent / 'ready').touch()
         signal.alarm(60)  # if the test fails
         signal.pause()
 
 
-def wait_for_owner(folder: Path, child: int) -> None:
-    while not (folder / NAME).exists() or f'process {child} ' not in (folder / NAME).read_text():
+def wait_until_ready(folder: Path, child: int) -> None:
+    while not (folder.parent / 'ready').exists():
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.01)
 
@@ -53,7 +54,7 @@ def test_a_folder_is_locked_until_its_process_is_killed(
         monkeypatch.setattr(fcntl, 'lockf', no_locks)
     folder = tmp_path / 'new/run'
     child = in_child(lambda: hold(folder))
-    wait_for_owner(folder, child)
+    wait_until_ready(folder, child)
     owner = rf'process {child} on {socket.gethostname()} since 2\d\d\d-\d\d-\d\d \d\d:\d\d'
     message = f'^{folder} is in use by {owner}; use another --work-dir$'
     with pytest.raises(UserError, match=message), locked(folder, '--work-dir'):
@@ -66,7 +67,15 @@ def test_a_folder_is_locked_until_its_process_is_killed(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize('content', [b'\xff\x1b[2J', b'process 1 on elsewhere since 2026-01-01 10:00', b''])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'\xff\x1b[2J',
+        b'process 1 on elsewhere since 2026-01-01 10:00',
+        f'process {os.getpid()} on {socket.gethostname()} since 2026-01-01 10:00'.encode(),  # after a reboot
+    ],
+)
 def test_a_file_that_nobody_holds_is_not_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
