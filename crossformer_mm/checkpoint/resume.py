@@ -86,7 +86,4 @@ def latest_intact(folders: Iterable[str | Path]) -> tuple[Checkpoint | None, lis
 
 def missing_parts(checkpoint: Checkpoint) -> list[str]:
     """The parts of a training state that a checkpoint lacks."""
-    missing = [part for part in RESUMABLE if not isinstance(checkpoint.get(part), dict)]
-    meta = checkpoint.get('meta')
-    units = [meta.get(unit) if isinstance(meta, dict) else None for unit in ('epoch', 'iter')]
-    return missing if all(type(unit) is int for unit in units) else [*missing, 'meta']
+    return [part for part in RESUMABLE if part not in checkpoint]
