@@ -216,7 +216,7 @@ def open_weights(cfg: Config) -> Checkpoint | None:
         set_backbone_file(cfg, None)
         return open_checkpoint(cfg.load_from)
     init = cfg.model.backbone.get('init_cfg')
-    return open_checkpoint(init.checkpoint) if isinstance(init, dict) and 'checkpoint' in init else None
+    return open_checkpoint(init['checkpoint']) if isinstance(init, dict) and 'checkpoint' in init else None
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
