@@ -29,7 +29,6 @@ PARTS = (
     (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
-    (HOOKS, 'evaluation.segmentation_pictures', ['SegmentPicturesHook']),
     (HOOKS, 'engine.hooks.agreement', ['AgreementHook']),
     (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),

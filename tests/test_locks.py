@@ -31,11 +31,13 @@ def hold(folder: Path) -> None:
         if not os.fork():  # a worker process, which may outlive this one
             time.sleep(3)
             os._exit(0)
+        signal.alarm(60)  # if the test fails
         signal.pause()
 
 
 def wait_for_owner(folder: Path, child: int) -> None:
     while not (folder / NAME).exists() or f'process {child} ' not in (folder / NAME).read_text():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.01)
 
 
@@ -53,9 +55,9 @@ def test_a_folder_is_locked_until_its_process_is_killed(
     child = in_child(lambda: hold(folder))
     wait_for_owner(folder, child)
     owner = rf'process {child} on {socket.gethostname()} since 2\d\d\d-\d\d-\d\d \d\d:\d\d'
-    with pytest.raises(UserError, match=f'^{folder} is in use by {owner}; use another --work-dir$'):
-        with locked(folder, '--work-dir'):
-            pass
+    message = f'^{folder} is in use by {owner}; use another --work-dir$'
+    with pytest.raises(UserError, match=message), locked(folder, '--work-dir'):
+        pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert (folder / NAME).exists()

@@ -14,7 +14,8 @@ def write(path: Path, text: str = 'ours') -> None:
 
 
 @pytest.mark.parametrize(
-    'place', ['images', 'images/drawn/new', 'linked', 'other/cam2', 'photos', 'words.txt', 'hard.txt']
+    'place',
+    ['images', 'images/a/b', 'linked', 'other/cam2', 'photos', 'missing/new', 'words.txt', 'hard.txt'],
 )
 def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     for folder in ('images/cam1', 'other/cam2', 'photos'):
@@ -28,10 +29,15 @@ def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / 'hard.txt').hardlink_to(tmp_path / 'words.txt')
     monkeypatch.chdir(tmp_path / 'other')
     inputs = [tmp_path / 'images', '../words.txt', tmp_path / 'missing']
-    with pytest.raises(UserError, match=rf'^--out \.\./{place}: .* of this run; choose another place$'):
+    what = '.*(contains the data|is an input of this run); choose another place'
+    with pytest.raises(UserError, match=rf'^--out \.\./{place}: {what}$'):
         check_place('--out', f'../{place}', inputs)
-    for free in ('..', '.', '../photos/drawn', '../images2', '../new.txt', '../missing'):
+    for free in ('../photos/drawn', '../images2', '../new.txt'):
         check_place('--out', free, inputs)
+    for around in ('..', '.'):
+        check_place('--work-dir', around, inputs, around=False)
+        with pytest.raises(UserError, match=rf'^--out {around}: contains the data /.*(images|cam2); choose'):
+            check_place('--out', around, inputs)
 
 
 def test_only_own_unchanged_files_are_replaced(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ..models.arch import Arch
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from ..utils.files import check_free, sha256_of, write_atomically
+from ..utils.outputs import check_place
 from ..utils.text import shorten
 from ..version import __version__
 from .load import check_finite, describe, mismatches, not_finite
@@ -167,8 +168,7 @@ def _check_out(source: Path, out: Path, may_exist: bool) -> None:
         raise UserError(f'{out}: the name must end with {" or ".join(SUFFIXES)}')
     if not out.parent.is_dir():
         raise UserError(f'{out}: there is no folder {out.parent}; create it first')
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f'{out}: is the input, which is never overwritten; choose another name')
+    check_place('OUT', out, [source])
     check_free(out, may_exist)
 
 

@@ -123,13 +123,23 @@ def annotation_path(dataset: ConfigDict) -> str:
 
 
 def image_folder(dataset: ConfigDict) -> str:
-    """The folder that the image names of a COCO dataset are relative to."""
-    return join_data_root(dataset, dataset.get('data_prefix', {}).get('img', ''))
+    """The folder that a dataset's image names are relative to."""
+    prefix = dataset.get('data_prefix', {})
+    return join_data_root(dataset, prefix.get('img_path', prefix.get('img', '')))
 
 
 def folders_of(dataset: ConfigDict) -> list[str]:
     """The folders of images and label maps that any dataset reads."""
     return [join_data_root(dataset, folder) for folder in dataset.get('data_prefix', {}).values() if folder]
+
+
+def input_paths(cfg: Config) -> list[str]:
+    """The folders and files that all datasets and COCO evaluators of a config read; they need not exist."""
+    datasets = list(datasets_of(cfg, *LOADERS))
+    paths = [folder for dataset in datasets for folder in folders_of(dataset)]
+    paths += [annotation_path(dataset) for dataset in datasets if dataset.get('ann_file')]
+    evaluators = [evaluator for split in ('val', 'test') for evaluator in coco_evaluators(cfg, split)]
+    return list(dict.fromkeys([*paths, *(evaluator.ann_file for evaluator in evaluators)]))
 
 
 def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:

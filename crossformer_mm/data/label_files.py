@@ -1,6 +1,7 @@
 """Label map files: pair them with images, read them as training does, and write predictions."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from ..utils.errors import UserError
 from ..utils.files import files_in
-from ..utils.outputs import write_output
+from ..utils.outputs import unique_names, write_output
 from .images import PILLOW_ERRORS
 from .problems import Problem
 
@@ -124,19 +125,22 @@ def values_of_classes(meta: Mapping[str, Any]) -> np.ndarray:
     return values + bool(meta.get('reduce_zero_label'))
 
 
-def png_name(image: str | Path, folder: str | Path) -> Path:
-    """Choose the name of the PNG file for an image.
+def png_names(images: Iterable[str], folder: str | Path) -> dict[str, str]:
+    """Choose a name for the PNG file of each image.
 
     Args:
-        image: The image's path.
-        folder: The folder that the name is relative to.
+        images: The images' paths.
+        folder: The folder that the names are relative to.
 
     Returns:
-        The image's path relative to the folder, ending in ``.png``; only its name if it is not in the folder.
+        For each image, its path relative to the folder, or only its name if it is not in the folder, ending
+        in ``.png``. Names that would be equal are numbered.
     """
-    image, folder = Path(image).absolute(), Path(folder).absolute()
-    inside = image.relative_to(folder) if image.is_relative_to(folder) else Path(image.name)
-    return inside.with_suffix('.png')
+    images, folder = list(dict.fromkeys(images)), os.path.abspath(folder)  # noqa: PTH100 # removes ..
+    paths = [Path(os.path.abspath(image)).with_suffix('') for image in images]  # noqa: PTH100
+    inside = [path.relative_to(folder) if path.is_relative_to(folder) else path.name for path in paths]
+    names = unique_names(map(str, inside))
+    return {image: f'{name}.png' for image, name in zip(images, names, strict=True)}
 
 
 def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:

@@ -29,11 +29,13 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.benchmark import timer
 
+from ..evaluation.pictures import save_figure
 from ..models.arch import ARCHS
 from ..models.crossformer import IMAGE_CHANNELS, CrossFormer
 from ..models.grouping import LAYOUTS
 from ..utils.errors import UserError
-from ..utils.files import check_folder, check_free, write_atomically
+from ..utils.files import check_folder
+from ..utils.outputs import check_outputs, write_output
 from ..utils.progress import progress_bar
 from ..version import __version__
 from .config import config_folder, quiet_imports
@@ -88,7 +90,7 @@ def benchmark_parser() -> argparse.ArgumentParser:
         '--out',
         default='work_dirs/benchmark',
         metavar='STEM',
-        help='write STEM.json and STEM.png; existing files are replaced (work_dirs/benchmark)',
+        help='write STEM.json and STEM.png; those of an earlier run are replaced (work_dirs/benchmark)',
     )
     return parser
 
@@ -135,7 +137,7 @@ def _check_options(options: argparse.Namespace, networks: Sequence[str]) -> None
     check_device(options.device)
     for path in _output_files(options.out):
         check_folder('--out', path.parent)
-        check_free(path, overwrite=True)
+    check_outputs('--out', _output_files(options.out))
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -459,10 +461,8 @@ def _cells(values: dict[str, Any], baseline: dict[str, Any] | None) -> Iterator[
 
 def _write(result: dict[str, Any], data: Path, picture: Path) -> None:
     """Write a result as JSON and as a picture, and print the file names."""
-    data.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(data, lambda part: mmengine.dump(result, part, 'json', indent=1), overwrite=True)
-    figure = draw(result['records'])
-    write_atomically(picture, lambda part: figure.savefig(part, format='png', dpi=100), overwrite=True)
+    write_output(data, lambda part: mmengine.dump(result, part, 'json', indent=1))
+    save_figure(draw(result['records']), picture, 100)
     print(f'\nwrote {data} and {picture}')
 
 

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 
 from ..data.classes import read_classes
 from ..data.coco import CocoFile, missing_images, read_coco
-from ..data.datasets import annotation_path, coco_datasets, image_folder, map_datasets
+from ..data.datasets import annotation_path, coco_datasets, image_folder, input_paths, map_datasets
 from ..data.images import image_faults, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
@@ -32,6 +32,7 @@ from ..evaluation.plots import plot_bars, plot_box_sizes
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder
+from ..utils.outputs import check_outputs, check_place
 from ..utils.text import printable
 from .config import CONFIG_HELP, add_cfg_options, load_config
 
@@ -85,7 +86,9 @@ def check_dataset(options: argparse.Namespace) -> int:
         raise UserError(f'{options.config} reads neither COCO annotations nor label maps')
     if options.out:
         check_folder('--out', options.out)
-        options.out.mkdir(parents=True, exist_ok=True)
+        check_place('--out', options.out, input_paths(cfg))
+        pictures = [options.out.glob(f'{loader.removesuffix("_dataloader")}*_*.png') for loader in LOADERS]
+        check_outputs('--out', [path for paths in pictures for path in paths])
     errors, training = 0, []
     for loader in LOADERS:
         for number, dataset in enumerate(find(cfg, loader)):

@@ -105,16 +105,21 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
         demo: The demo.
         recipe: Its size.
         folder: Gets ``data``, the checkpoint and the log, ``curves.png``, ``predictions.png`` and a picture
-            of each validation image in ``predictions``. Earlier content is removed.
+            of each validation image in ``predictions``. The content of an earlier demo is removed.
 
     Returns:
         The scores on the validation images, 0 to 1, by name.
 
     Raises:
-        UserError: A command failed, or a score is below ``recipe.least``.
+        UserError: The folder has other content, a command failed, or a score is below ``recipe.least``.
     """
+    mark = folder / '.demo'
     if folder.exists():
+        if not mark.exists():
+            raise UserError(f'{folder}: exists, and is not the folder of an earlier demo; move it')
         shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    mark.touch()
     data = folder / 'data'
     print(f'Drawing {recipe.images} + {recipe.val_images} images into {data}', flush=True)
     demo.write(data, recipe.images, recipe.val_images)

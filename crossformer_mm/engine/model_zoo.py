@@ -104,7 +104,7 @@ def write_model_zoo(options: argparse.Namespace) -> None:
     for option, path in (('--out', options.out), ('--index', options.index)):
         if not path.parent.is_dir():
             raise UserError(f'{option} {path}: there is no folder {path.parent}; create it first')
-        check_free(path, overwrite=True)
+        check_free(path, overwrite=path.is_file() and _WRITTEN_BY in path.read_bytes()[:200])
     names = config_names(options.configs)
     with progress_bar() as bar:
         models = [Model(options.configs, name) for name in bar.track(names, description='models')]
@@ -226,6 +226,8 @@ def index(models: Sequence[Model]) -> str:
     }
     return _INDEX_HEADING + mmengine.dump(content, file_format='yaml', sort_keys=False)
 
+
+_WRITTEN_BY = b'tools/model_zoo.py'  # in the headings, so that other files are not replaced
 
 _INDEX_HEADING = """\
 # Written by tools/model_zoo.py. Parameters are counted here; AP and mIoU are published by the authors, and

@@ -5,7 +5,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from torch import nn
 
 from ..checkpoint.reader import Checkpoint
 from ..data.classes import classes_of, read_classes, set_classes
-from ..data.datasets import LOADERS
+from ..data.datasets import LOADERS, input_paths
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
 from ..data.options import add_data_options, data_options, set_data_paths
 from ..utils.errors import UserError
 from ..utils.files import check_folder
+from ..utils.locks import locked
+from ..utils.outputs import check_place, is_output, write_output
 from ..utils.text import shorten
 from .build_errors import build_error
 from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
@@ -67,6 +69,7 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
+    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
@@ -139,7 +142,7 @@ class Run:
 
     def build(self, labels: Sequence[LabelReport], warnings: Sequence[str]) -> Runner:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
-        self.runner = runner = Runner.from_cfg(self.cfg)
+        self.runner = runner = _Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
         if classes := classes_of(self.cfg):
             runner.logger.info(f'{len(classes)} classes: {shorten(classes, CLASSES_NAMED)}')
@@ -151,6 +154,11 @@ class Run:
         return runner
 
 
+class _Runner(Runner):
+    def dump_config(self) -> None:
+        """Nothing: only a training writes its config, when it starts."""
+
+
 class _StartHook(Hook):
     priority = 'VERY_HIGH'
 
@@ -160,9 +168,23 @@ class _StartHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self.run.started = True
         self.run.checkpoint = None
+        if is_main_process():
+            _write_config(runner)
 
     def before_test(self, runner: Runner) -> None:
         self.run.started = True
+
+
+def _write_config(runner: Runner) -> None:
+    """Write a training's config into its work folder, unless the config there is the user's or the input."""
+    source = Path(runner.cfg.filename)
+    path = Path(runner.work_dir, source.name)
+    if path.exists() and (path.resolve() == source.resolve() or not is_output(path)):
+        full = Path(runner.work_dir, runner.timestamp, 'vis_data', 'config.py')
+        runner.logger.info(f'{path} is left as it is; the config of this run is {full}')
+    else:
+        text = runner.cfg.dump()
+        write_output(path, lambda part: part.write_text(text, 'utf-8'))
 
 
 @contextmanager
@@ -184,7 +206,10 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
     raise_in_logging, logging.raiseExceptions = logging.raiseExceptions, False  # report a full disk once
     run, work_folder = Run(cfg, training), _WorkFolder(cfg)
     try:
-        with process_group(cfg), unreadable_images_named(cfg):
+        with process_group(cfg), unreadable_images_named(cfg), ExitStack() as locks:
+            if training:
+                work_lock = locked(Path(cfg.work_dir), '--work-dir')
+                on_first_process(lambda: locks.enter_context(work_lock))
             yield run
     except KeyboardInterrupt as stop:
         if not training:
@@ -197,7 +222,7 @@ def running(cfg: Config, training: bool) -> Iterator[Run]:
         if explained is None:
             raise
         if not run.started and is_main_process():
-            work_folder.restore(run.runner)
+            work_folder.restore()
         raise explained from (None if explained is error else error)
     finally:
         logging.raiseExceptions = raise_in_logging
@@ -237,16 +262,9 @@ class _WorkFolder:
         self.folder = Path(cfg.work_dir)
         self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        self.config = self.folder / Path(cfg.filename).name
-        self.old_config = self.config.read_bytes() if self.config.is_file() else None
 
-    def restore(self, runner: Runner | None) -> None:
-        """Remove the log folder, which MMEngine names after the time, and the copy of the config."""
-        with suppress(OSError):
-            if runner and self.old_config is not None:
-                self.config.write_bytes(self.old_config)
-            elif runner:
-                self.config.unlink(missing_ok=True)
+    def restore(self) -> None:
+        """Remove the log folder, which MMEngine names after the time."""
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
         files = [
             Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)

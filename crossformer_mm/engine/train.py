@@ -12,7 +12,9 @@ from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
-from .distributed import sync_bn_warnings
+from ..utils.outputs import check_outputs
+from .distributed import on_first_process, sync_bn_warnings
+from .hooks.curves import CURVES
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
     add_run_options,
@@ -87,6 +89,7 @@ def train(options: argparse.Namespace) -> None:
     cfg = training_config(options)
     with running(cfg, training=True) as run:
         run.checkpoint, resume_warnings = find_resume(cfg)
+        on_first_process(lambda: check_work_folder(cfg, run.checkpoint))
         apply_classes(cfg, LOADERS)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
@@ -252,6 +255,25 @@ def find_resume(cfg: Config) -> tuple[Checkpoint | None, list[str]]:
     # mmengine restores the seed too, but only after it has built the sampler with another one.
     cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta'].get('seed')}
     return checkpoint, warnings
+
+
+def check_work_folder(cfg: Config, checkpoint: Checkpoint | None) -> None:
+    """Check that a training does not replace files that this project did not write.
+
+    Args:
+        cfg: The config of the run.
+        checkpoint: Where it resumes; one in the work folder makes the other checkpoints there its own.
+
+    Raises:
+        UserError: It would replace a config, checkpoints or ``curves.png``.
+    """
+    folders = checkpoint_folders(cfg)
+    if checkpoint and checkpoint.path.resolve().parent in [folder.resolve() for folder in folders]:
+        return
+    written = [Path(cfg.work_dir, name) for name in (Path(cfg.filename).name, CURVES)]
+    for name in ('epoch_*.pth', 'iter_*.pth', 'best_*_epoch_*.pth', 'best_*_iter_*.pth'):
+        written += [path for folder in folders for path in folder.glob(name)]
+    check_outputs('--work-dir', written)
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from ..utils.outputs import write_output
 from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
 from .records import encode_mask
 
@@ -38,8 +39,7 @@ class CocoReport(BaseMetric):
         classwise: Whether to report each class as well.
         outfile_prefix: If given, results are written to ``{outfile_prefix}.{kind}.json``.
         format_only: Write these files without evaluating.
-        plots_dir: If given, the folder for ``{kind}_precision_recall.png`` and
-            ``{kind}_confusion_matrix.png``.
+        plots_dir: If given, the folder for :attr:`PLOTS` of each kind.
         backend_args: Arguments of MMEngine's file backend for ``ann_file``.
         **settings: Arguments of MMEngine's ``BaseMetric``.
 
@@ -48,6 +48,7 @@ class CocoReport(BaseMetric):
     """
 
     default_prefix = 'coco'
+    PLOTS = ('{}_precision_recall.png', '{}_confusion_matrix.png')
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class CocoReport(BaseMetric):
 
     def _write(self, kind: str, detections: list[dict]) -> None:
         path = f'{self.outfile_prefix}.{kind}.json'
-        dump(detections, path)
+        write_output(Path(path), lambda part: dump(detections, part, file_format='json'))
         MMLogger.get_current_instance().info(f'{kind}, {len(detections)} detections: written to {path}')
 
     def _evaluate(
@@ -144,14 +145,11 @@ class CocoReport(BaseMetric):
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
         if self.plots_dir:
-            folder = Path(self.plots_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            plot_precision_recall(folder / f'{kind}_precision_recall.png', evaluation)
+            curves, matrix = (Path(self.plots_dir, name.format(kind)) for name in self.PLOTS)
+            plot_precision_recall(curves, evaluation)
             title = f'{KINDS[kind]}: score ≥ {_SCORE_THR:g}, IoU ≥ {_IOU_THR:g}'
             labels = [*class_names(evaluation), 'background']
-            plot_confusions(
-                folder / f'{kind}_confusion_matrix.png', count_confusions(evaluation), labels, title
-            )
+            plot_confusions(matrix, count_confusions(evaluation), labels, title)
         return report
 
 

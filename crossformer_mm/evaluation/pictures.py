@@ -1,14 +1,19 @@
-"""Lay out images in a figure, large enough to read for images of any size."""
+"""Lay out images in a figure, large enough to read for images of any size, and draw while testing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..data.images import read_image
+from ..utils.outputs import write_output
 
 PANEL = 6.5  # length of an image's longer side in inches; lines and letters have a fixed size
 SMALL_PANEL = 2.6  # the same, on a sheet of many images
@@ -67,6 +72,20 @@ def image_grid(
     return figure, panels.ravel()
 
 
+def save_figure(figure: Figure, path: Path, dpi: float) -> None:
+    """Write a figure as a PNG file, atomically, and list it as an output.
+
+    Args:
+        figure: The figure.
+        path: The file; it is replaced if it exists, and missing folders are created.
+        dpi: Dots per inch.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    write_output(path, lambda part: figure.savefig(part, format='png', dpi=dpi))
+
+
 def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
     """Dots per inch for about the resolution of the images, within limits.
 
@@ -76,3 +95,34 @@ def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
     """
     longest = max(max(shape[:2]) for shape in shapes)
     return float(np.clip(longest, *_PIXELS)) / panel
+
+
+class PicturesHook(Hook):
+    """Draws a picture of each tested image.
+
+    Args:
+        folder: The folder for the pictures.
+        names: The name of the picture of each image path.
+    """
+
+    def __init__(self, folder: str | Path, names: Mapping[str, str]) -> None:
+        self.folder = Path(folder)
+        self.names = names
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Draw a batch."""
+        meta = runner.test_dataloader.dataset.metainfo
+        for sample in outputs:
+            self.draw(self.folder / self.names[sample.img_path], sample, meta)
+
+    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+        """Draw an image.
+
+        Args:
+            path: The PNG file.
+            sample: The toolbox's data sample, with the prediction and possibly the ground truth.
+            meta: The dataset's ``metainfo``.
+        """
+        raise NotImplementedError

@@ -10,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data.datasets import palette
 from ..utils.text import escape_mathtext
+from .pictures import save_figure
 
 KINDS = {'bbox': 'boxes', 'segm': 'masks'}
 _MANY = 25  # with more classes, cells and letters are smaller
@@ -45,7 +46,7 @@ def plot_precision_recall(path: Path, evaluation: COCOeval) -> None:
         ncols=-(-len(axes.lines) // 30),
         fontsize='x-small' if many else 'medium',
     )
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)
 
 
 def draw_precision_recall(axes: Axes, evaluation: COCOeval) -> None:
@@ -107,7 +108,7 @@ def plot_confusions(
     axes.grid(which='minor', color='0.9', linewidth=0.5)
     axes.tick_params(which='minor', length=0)
     figure.colorbar(image, shrink=0.6, aspect=40, label='share of the row')
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)
 
 
 def plot_bars(
@@ -140,7 +141,7 @@ def plot_bars(
     axes.set(xlabel=unit, title=title)
     axes.margins(x=0.1, y=0.01)
     axes.grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)
 
 
 def plot_box_sizes(path: Path, boxes: Sequence[Sequence[float]]) -> None:
@@ -157,4 +158,4 @@ def plot_box_sizes(path: Path, boxes: Sequence[Sequence[float]]) -> None:
     for side in (32, 96):
         axes.axvline(side, color='k', linestyle=':')
     axes.set(xscale='log', xlabel='square root of the box area, pixels', ylabel='objects')
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)

@@ -1,6 +1,6 @@
 """Pictures of images overlaid with class colours and a legend: ground truth, prediction, or both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +8,10 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
-from ..data.label_files import png_name
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, fitting_dpi, image_grid, read_picture
+from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, read_picture, save_figure
 from .records import label_array
 
 TINT = 0.55  # opacity of the class colours over the image
@@ -65,7 +63,7 @@ def save_segments(
         _draw(axes, picture, labels, colours)
     title = 'share of the pixels:\ntruth, prediction' if titles else None
     figure.legend(handles=legend, title=title, loc='upper right', frameon=False, fontsize=9)
-    figure.savefig(path, format='png', dpi=dpi or fitting_dpi(shapes, panel))
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
 def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]]) -> None:
@@ -92,27 +90,12 @@ def _legend(shares: np.ndarray, names: Sequence[str], colours: Sequence[Sequence
     ]
 
 
-class SegmentPicturesHook(Hook):
-    """Draws a picture of each tested image.
+class SegmentPicturesHook(PicturesHook):
+    """Draws the classes of each tested image, the ground truth left of the prediction."""
 
-    Args:
-        folder: The folder for the pictures, which have the images' own names.
-        image_dir: The folder that the images' names are relative to.
-    """
-
-    def __init__(self, folder: str, image_dir: str) -> None:
-        self.folder = Path(folder)
-        self.image_dir = image_dir
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
-    ) -> None:
-        """Draw a batch."""
-        meta = runner.test_dataloader.dataset.metainfo
-        for sample in outputs:
-            path = self.folder / png_name(sample.img_path, self.image_dir)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-            labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
-            image = SegmentedImage(read_picture(sample.img_path), labels)
-            save_segments(path, [image], meta['classes'], meta['palette'])
+    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+        """Draw an image."""
+        maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
+        labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
+        image = SegmentedImage(read_picture(sample.img_path), labels)
+        save_segments(path, [image], meta['classes'], meta['palette'])

@@ -1,6 +1,6 @@
 """Evaluation of segmentation: mIoU, mAcc and aAcc, a table of the classes, label maps and plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from terminaltables import AsciiTable
 from torch import Tensor
 
 from ..data.label_check import IGNORED
-from ..data.label_files import png_name, values_of_classes, write_label_map
+from ..data.label_files import values_of_classes, write_label_map
 from .plots import plot_bars, plot_confusions
 from .records import label_array
 
@@ -29,20 +29,21 @@ class SegmentationReport(BaseMetric):
         ignore_index: The label of pixels that do not count.
         classwise: Whether to report each class as well.
         out_dir: If given, the folder for label maps: one PNG per image, in the dataset's own numbering.
-        image_dir: The folder that the images' names are relative to.
+        names: With ``out_dir``, the name of the label map of each image path.
         format_only: Write the label maps without evaluating; needs no ground truth.
         plots_dir: If given, the folder for ``iou.png`` and ``confusion_matrix.png``.
         **settings: Arguments of MMEngine's ``BaseMetric``.
     """
 
     default_prefix = ''  # no prefix, and no warning about it
+    PLOTS = ('iou.png', 'confusion_matrix.png')
 
     def __init__(
         self,
         ignore_index: int = IGNORED,
         classwise: bool = False,
         out_dir: str | None = None,
-        image_dir: str = '',
+        names: Mapping[str, str] | None = None,
         format_only: bool = False,
         plots_dir: str | None = None,
         **settings: Any,
@@ -51,7 +52,7 @@ class SegmentationReport(BaseMetric):
         self.ignore_index = ignore_index
         self.classwise = classwise
         self.out_dir = out_dir
-        self.image_dir = image_dir
+        self.names = names
         self.format_only = format_only
         self.plots_dir = plots_dir
 
@@ -66,7 +67,8 @@ class SegmentationReport(BaseMetric):
         for sample in data_samples:
             predicted = sample['pred_sem_seg']['data']
             if self.out_dir:
-                self._write(sample['img_path'], label_array(predicted))
+                values = values_of_classes(self.dataset_meta)[label_array(predicted)]
+                write_label_map(Path(self.out_dir, self.names[sample['img_path']]), values)
             if self.format_only:
                 self.results.append(())  # one entry per image; MMEngine drops None
                 continue
@@ -89,7 +91,7 @@ class SegmentationReport(BaseMetric):
         """
         logger = MMLogger.get_current_instance()
         if self.out_dir:
-            logger.info(f'{len(results)} label maps: written to {self.out_dir}')
+            logger.info(f'{len(self.names)} label maps: written to {self.out_dir}')
         if self.format_only:
             return {}
         names = self.dataset_meta['classes']
@@ -108,17 +110,11 @@ class SegmentationReport(BaseMetric):
                 known = zip(names, scores.tolist(), strict=True)
                 report.update({f'{kind}/{name}': score for name, score in known if score == score})
         if self.plots_dir:
-            folder = Path(self.plots_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            plot_bars(folder / 'iou.png', names, ious, 'IoU, percent', mean='mIoU')
+            bars, matrix = (Path(self.plots_dir, name) for name in self.PLOTS)
+            plot_bars(bars, names, ious, 'IoU, percent', mean='mIoU')
             title = 'pixels, in percent of the true class'
-            plot_confusions(folder / 'confusion_matrix.png', counts, names, title, percent=True)
+            plot_confusions(matrix, counts, names, title, percent=True)
         return report
-
-    def _write(self, image: str, labels: np.ndarray) -> None:
-        path = Path(self.out_dir, png_name(image, self.image_dir))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_label_map(path, values_of_classes(self.dataset_meta)[labels])
 
 
 def count_confusions(truth: Tensor, predicted: Tensor, classes: int, ignore_index: int) -> Tensor:

@@ -18,25 +18,30 @@ LIST = '.crossformer_mm'
 _COARSEST = 2e9  # nanoseconds; some file systems and archives keep times only to two seconds
 
 
-def check_place(option: str, place: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Check that a file or folder to write to is no input of the run, and in no folder of inputs.
+def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], around: bool = True) -> None:
+    """Check that a file or folder to write to is no input of the run, nor in or around one.
 
     Args:
         option: How the user specified it, for the message.
         place: The file or folder; it need not exist.
         inputs: Files, and folders of images or label maps. They are compared as files on disk, whatever the
-            names and links by which they are given; missing ones are skipped.
+            names and links by which they are given.
+        around: Whether the place must not contain inputs either.
 
     Raises:
-        UserError: The place is an input, in a folder of inputs, or where a link in such a folder leads.
+        UserError: The place is none to write to.
     """
     real = Path(os.path.realpath(place))
-    above = [_identity(path) for path in (real, *real.parents)]
+    here, *above = (_identity(path) for path in (real, *real.parents))
     for given in inputs:
         for path, whole in _real_places(given).items():
-            if _identity(path) in (above if whole else above[:1]) and path.exists():
-                what = f'{path} holds inputs of this run' if path.is_dir() else 'is an input of this run'
-                raise UserError(f'{option} {place}: {what}; choose another place')
+            if _identity(path) in ([here, *above] if whole else [here]):
+                what = f'{path} contains the data' if whole or path.is_dir() else 'is an input of this run'
+            elif around and here in map(_identity, path.parents):
+                what = f'contains the data {path}'
+            else:
+                continue
+            raise UserError(f'{option} {place}: {what}; choose another place')
 
 
 def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
@@ -50,7 +55,7 @@ def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str
     Raises:
         UserError: One is an input or a folder, or exists and is not an unchanged output of this project.
     """
-    read = {_identity(path) for path in inputs} - {None}
+    read = {_identity(path) for path in inputs}
     lists: dict[Path, dict[str, list[tuple[int, int]]]] = {}
     for path in map(Path, paths):
         if not os.path.lexists(path):
@@ -66,6 +71,23 @@ def check_outputs(option: str, paths: Iterable[str | Path], inputs: Iterable[str
         else:
             continue
         raise UserError(f'{option}: {path} {what}; move it, or choose another place')
+
+
+def check_distinct(files: Mapping[str, Iterable[str | Path]]) -> None:
+    """Check that the outputs of different options do not replace each other.
+
+    Args:
+        files: The files that each option writes.
+
+    Raises:
+        UserError: Two options write the same file.
+    """
+    options: dict[str, str] = {}
+    for option, paths in files.items():
+        for path in paths:
+            first = options.setdefault(os.path.realpath(path), option)
+            if first != option:
+                raise UserError(f'{first} and {option} would both write {path}; give different places')
 
 
 def is_output(path: Path) -> bool:
@@ -150,12 +172,12 @@ def _is_listed(path: Path, written: Mapping[str, Sequence[tuple[int, int]]]) -> 
     )
 
 
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What tells a file from others, whatever its names; None if it does not exist."""
+def _identity(path: str | Path) -> tuple[int, int] | str:
+    """What tells a file or folder from others, whatever its names; the path of one that does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 # Path objects take twice as long for many files
     except OSError:
-        return None
+        return os.path.realpath(path)
     return status.st_dev, status.st_ino
 
 
@@ -167,7 +189,7 @@ def _real_places(given: str | Path) -> dict[Path, bool]:
         place = Path(waiting.pop())
         if places.get(place):
             continue
-        places[place] = place.is_dir()
+        places[place] = not place.is_file()
         with suppress(OSError):  # a file, missing, or may not be listed
             for entry in os.scandir(place):
                 if entry.is_symlink():

@@ -12,7 +12,7 @@ from PIL import Image
 from crossformer_mm.data.images import image_size
 from crossformer_mm.data.label_files import (
     find_pairs,
-    png_name,
+    png_names,
     read_label_map,
     unpaired,
     values_of_classes,
@@ -87,8 +87,15 @@ def test_label_maps_are_written_as_deep_as_needed(tmp_path: Path) -> None:
 def test_predictions_are_written_with_the_values_and_names_of_the_dataset() -> None:
     meta = {'classes': ('a', 'b'), 'reduce_zero_label': True, 'label_map': {0: 255, 1: 1, 5: 0}}
     assert values_of_classes(meta).tolist() == [6, 2]
-    assert png_name('/data/images/town/a.jpg', '/data/images') == Path('town/a.png')
-    assert png_name('/elsewhere/a.jpg', '/data/images') == Path('a.png')
+    names = {
+        '/data/images/town/a.jpg': 'town/a.png',
+        '/elsewhere/a.jpg': 'a.png',
+        '/data/images/a.png': 'a-2.png',
+        '/data/images/A.webp': 'A-3.png',
+        '/data/images/../other/town/b.c': 'b.png',
+    }
+    assert png_names(names, '/data/images') == names
+    assert png_names(['images/x/1.jpg', 'images/x/1.jpg'], 'images') == {'images/x/1.jpg': 'x/1.png'}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from crossformer_mm.data.shapes import write_ade20k
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.check import check_dataset, check_parser, draw_labels
 from crossformer_mm.evaluation.segmentation_pictures import TINT
+from crossformer_mm.utils.files import files_in
 
 CLASSES = ('ground', 'circle', 'rectangle', 'triangle')
 IMAGES, MAPS = 'images/training', 'annotations/training'
@@ -78,7 +79,7 @@ def test_valid_data(sound_root: Path, check: Callable[..., tuple[int, str]], tmp
     assert lines_of(said) == []
     assert said.endswith('no errors\n')
     names = sorted(f'{s}_{n}.png' for s in ('train', 'val') for n in ('classes', 'samples'))
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == names
+    assert [path.name for path in files_in(tmp_path / 'out')] == names
     wide, narrow = (cv2.imread(str(tmp_path / 'out' / f'{s}_samples.png')).shape for s in ('train', 'val'))
     assert wide[0] > 2 * narrow[0], 'twelve images in three rows, three in one'
 

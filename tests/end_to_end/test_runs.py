@@ -3,10 +3,13 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.locks import locked
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 VAL = 'annotations/instances_val2017.json'
@@ -72,6 +76,8 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
 def test_evaluation_agrees_with_pycocotools(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
+    shutil.copytree(trained, tmp_path / 'work')
+    before = listing(tmp_path / 'work')
     words = [narrow, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     words += ['--out', tmp_path / 'out' / 'results.json', '--show-dir', tmp_path / 'drawn']
     words += ['--plots', tmp_path / 'plots']
@@ -85,8 +91,9 @@ def test_evaluation_agrees_with_pycocotools(
         for plot in ('precision_recall', 'confusion_matrix'):
             assert cv2.imread(str(tmp_path / 'plots' / f'{kind}_{plot}.png')) is not None
     assert len(re.findall(r'Average (Precision|Recall)', log)) == 24
-    drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.jpg'))
+    drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.png'))
     assert drawn.shape[1] > 1.9 * drawn.shape[0]  # the truth and, beside it, the prediction
+    assert before.items() <= listing(tmp_path / 'work').items(), "the training's files are as they were"
 
 
 def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
@@ -247,7 +254,9 @@ def test_resuming_goes_on_with_the_second_epoch(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
     shutil.copy(trained / 'epoch_1.pth', tmp_path)
-    words = [narrow, '--data-root', coco_root, '--work-dir', tmp_path]
+    mine = tmp_path / 'narrow.py'
+    mine.write_text(f'# mine\n{narrow.read_text()}')
+    words = [mine, '--data-root', coco_root, '--work-dir', tmp_path]
     more = ['--cfg-options', 'train_cfg.max_epochs=2']
     assert train(*words, '--resume', tmp_path / 'epoch_1.pth', *more) == 0
     log = log_of(tmp_path)
@@ -255,6 +264,43 @@ def test_resuming_goes_on_with_the_second_epoch(
     assert 'Epoch(train) [1]' not in log
     assert 'no pretrained weights' not in log
     assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
+    assert mine.read_text() == f'# mine\n{narrow.read_text()}'
+    written = re.search(r'narrow\.py is left as it is; the config of this run is (\S+)', log)
+    assert 'max_epochs=2' in Path(written[1]).read_text()
+
+
+def test_a_work_folder_with_other_files_or_another_run_is_refused(
+    narrow: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = Path(shutil.copy(narrow, tmp_path))
+    words = [mine, '--data-root', coco_root, '--work-dir', tmp_path]
+    assert train(*words) == 1
+    assert capsys.readouterr().err.startswith(f'error: --work-dir: {mine} exists, and was not written by')
+    child = os.fork()
+    if not child:
+        with locked(tmp_path, '--work-dir'):
+            signal.alarm(60)  # if the test fails
+            signal.pause()
+    while not any(tmp_path.glob('.*lock')):
+        time.sleep(0.01)
+    assert train(*words) == 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert f'error: {tmp_path} is in use by process {child} on ' in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.crossformer_mm.lock', 'narrow.py']
+    assert mine.read_bytes() == narrow.read_bytes()
+
+
+@pytest.mark.slow
+def test_mmdetections_own_metric_replaces_its_results(
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    words = [narrow, trained / 'epoch_1.pth', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    words += ['--out', tmp_path / 'r.json', '--cfg-options', 'test_evaluator.type=CocoMetric']
+    assert [evaluate(*words), evaluate(*words)] == [0, 0]
+    (tmp_path / 'r.segm.json').write_text('mine')
+    assert evaluate(*words) == 1
+    assert (tmp_path / 'r.segm.json').read_text() == 'mine'
 
 
 @pytest.mark.parametrize('fast', [False, True])

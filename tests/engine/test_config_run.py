@@ -7,10 +7,12 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.engine.config import load_config, quiet_imports
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
-from crossformer_mm.engine.train import make_resumable, training_config, training_parser
+from crossformer_mm.engine.train import check_work_folder, make_resumable, training_config, training_parser
 from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.outputs import write_output
 
 
 @pytest.fixture
@@ -220,14 +222,29 @@ def test_settings_that_make_no_sense(flat_config: Path, setting: str, message: s
     assert setting in str(raised.value)
 
 
+@pytest.mark.parametrize('name', ['run.py', 'curves.png', 'epoch_1.pth', 'best_score_iter_10.pth'])
+def test_a_new_training_keeps_files_of_the_user(tmp_path: Path, name: str) -> None:
+    (tmp_path / 'configs').mkdir()
+    for other in ('configs/run.py', 'weights.pth', 'best_of_all.pth', 'notes.txt'):
+        (tmp_path / other).touch()
+    cfg = Config({'work_dir': str(tmp_path), 'default_hooks': {}}, filename=tmp_path / 'configs/run.py')
+    write_output(tmp_path / 'iter_9.pth', Path.touch)
+    check_work_folder(cfg, None)
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(UserError, match=f'--work-dir: {tmp_path}/{name} exists, and was not written by'):
+        check_work_folder(cfg, None)
+    with pytest.raises(UserError):
+        check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'other/iter_9.pth'))
+    check_work_folder(cfg, Checkpoint({'meta': {}}, tmp_path / 'iter_9.pth'))
+
+
 def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: Path, tmp_path: Path) -> None:
     words = [
         *(str(flat_config), 'weights.pth', '--data-root', str(coco_root), '--train-ann', 'none.json'),
-        *('--out', 'results.json', '--show-dir', str(tmp_path)),
+        *('--out', 'results.json', '--plots', str(tmp_path)),
         *('--cfg-options', 'load_from=x.pth', 'resume=True', 'model.backbone.init_cfg.checkpoint=y.pth'),
     ]
     cfg = evaluation_config(evaluation_parser().parse_args(words))
     assert (cfg.load_from, cfg.resume, cfg.model.backbone.init_cfg) == (None, False, None)
     assert cfg.test_evaluator.outfile_prefix == 'results'
-    assert cfg.default_hooks.visualization.draw
-    assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path)
+    assert cfg.test_evaluator.plots_dir == str(tmp_path)

@@ -20,6 +20,7 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A demo's name, its folder, which contained an old file, and the final output."""
     folder = tmp_path_factory.mktemp('demo')
     (folder / 'old.txt').write_text('of a run before')
+    (folder / '.demo').touch()
     recipe = Recipe(images=4, length=TINY[request.param][2], val_images=2, least=1.01)
     with pytest.raises(UserError) as error:
         run_demo(DEMOS[request.param], recipe, folder)
@@ -47,6 +48,13 @@ def test_a_command_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     recipe = Recipe(images=1, length=1, val_images=1, least=0)
     with pytest.raises(UserError, match='crossformer train ended with status 3'):
         run_demo(DEMOS['mask_rcnn'], recipe, tmp_path / 'demo')
+
+
+def test_a_folder_that_is_not_of_a_demo_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / 'mine.txt').touch()
+    with pytest.raises(UserError, match='is not the folder of an earlier demo; move it'):
+        run_demo(DEMOS['mask_rcnn'], Recipe(images=1, length=1, val_images=1, least=0), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
 
 
 @pytest.mark.parametrize('name', DEMOS)

@@ -103,14 +103,39 @@ def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path: Path) -> None:
     assert names(tmp_path) == ['iter_10.pth', 'iter_11.pth', 'iter_12.pth', 'last_checkpoint']
 
 
+def score(value: float) -> Any:
+    """An action that reports a score of a validation."""
+
+    def call(runner: Runner) -> None:
+        hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
+        hook.after_val_epoch(runner, {'score': value})
+
+    return call
+
+
+@pytest.mark.parametrize('named', ['of another run', 'of the user', 'of the same run'])
+def test_a_resumed_run_removes_only_its_own_best_checkpoint(tmp_path: Path, named: str) -> None:
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    settings = {'save_best': 'score', 'rule': 'greater', 'interval': 6}
+    small_run(first, checkpoint=settings, custom_hooks=[Before(2, score(0.1))]).train()
+    best = first / 'best_score_iter_2.pth'
+    checkpoint = torch.load(first / 'iter_6.pth', weights_only=False)
+    assert checkpoint['message_hub']['runtime_info']['best_ckpt'] == str(best)
+    if named == 'of the user':
+        best = second / 'mine.txt'
+        second.mkdir()
+        best.write_text('mine')
+        checkpoint['message_hub']['runtime_info']['best_ckpt'] = str(best)
+        torch.save(checkpoint, first / 'iter_6.pth')
+    work_dir = first if named == 'of the same run' else second
+    better = Before(8, score(0.2))
+    resumed = {'resume': True, 'load_from': str(first / 'iter_6.pth')}
+    small_run(work_dir, checkpoint=settings, custom_hooks=[better], **resumed).train()
+    assert (work_dir / 'best_score_iter_8.pth').exists()
+    assert best.exists() == (named != 'of the same run')
+
+
 def test_the_best_checkpoint_goes_when_a_better_one_is_there(tmp_path: Path) -> None:
-    def score(value: float) -> Any:
-        def call(runner: Runner) -> None:
-            hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
-            hook.after_val_epoch(runner, {'score': value})
-
-        return call
-
     def best() -> list[str]:
         return [path.name for path in tmp_path.glob('best*')]
 

@@ -4,10 +4,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
 from crossformer_mm.data.shapes import write_coco
-from crossformer_mm.evaluation.detection_pictures import DrawnObject, coco_objects, save_objects
+from crossformer_mm.evaluation.detection_pictures import (
+    DrawnObject,
+    coco_objects,
+    save_objects,
+    true_objects,
+)
 from crossformer_mm.evaluation.records import encode_mask
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
@@ -36,6 +45,21 @@ def test_an_object_is_drawn_on_its_own_image(tmp_path: Path) -> None:
     left, right = np.split(changed, [changed.shape[1] // 2], axis=1)
     assert not left.any()
     assert right.any()
+
+
+def test_objects_of_the_ground_truth() -> None:
+    masks = np.zeros((2, 64, 64), np.uint8)
+    masks[1, 3:5, 2:8] = 1
+    truth = InstanceData(
+        bboxes=HorizontalBoxes([[1, 2, 3, 5], [2, 3, 8, 5]]),
+        labels=torch.tensor([1, 0]),
+        masks=BitmapMasks(masks, 64, 64),
+    )
+    first, second = true_objects(truth, ['cat', 'dog'])
+    assert (first.label, first.colour, first.box) == ('dog', 'C1', [1, 2, 2, 3])
+    assert (second.label, second.box, int(second.mask.sum())) == ('cat', [2, 3, 6, 2], 12)
+    del truth.masks
+    assert true_objects(truth, ['cat', 'dog'])[0].mask is None
 
 
 def test_sheets_have_rows(tmp_path: Path) -> None:

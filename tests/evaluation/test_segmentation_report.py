@@ -14,6 +14,7 @@ from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.evaluation.segmentation_report import class_scores, class_table, count_confusions
+from crossformer_mm.utils.files import files_in
 
 NAMES = ('sky', 'road', 'moon')  # the moon never occurs
 
@@ -86,16 +87,24 @@ def test_numbers_are_those_of_the_files(
     for name in ('a.png', 'town/a.png'):
         height, width = cv2.imread(str(tmp_path / 'show' / name)).shape[:2]
         assert width > 1.5 * height
-    assert {path.name for path in (tmp_path / 'plots').iterdir()} == {'iou.png', 'confusion_matrix.png'}
+    assert {path.name for path in files_in(tmp_path / 'plots')} == {'iou.png', 'confusion_matrix.png'}
 
 
-def test_label_maps_without_any_truth(test: Callable[..., tuple[int, dict]], tmp_path: Path) -> None:
+def test_label_maps_without_any_truth(
+    test: Callable[..., tuple[int, dict]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ['--tta', '--format-only', '--val-ann', 'nowhere', '--out', tmp_path / 'out']
-    assert test(*words, '--show-dir', tmp_path / 'show') == (0, {})
+    words += ['--show-dir', tmp_path / 'show']
+    assert test(*words) == (0, {})
     for name in ('a.png', 'town/a.png'):
         labels = cv2.imread(str(tmp_path / 'out' / name), cv2.IMREAD_UNCHANGED)
         assert set(np.unique(labels)) <= {0, 1, 2}
         assert (tmp_path / 'show' / name).is_file()
+    assert test(*words[1:]) == (0, {}), 'the same again'
+    (tmp_path / 'out/town/a.png').write_text('mine')
+    assert test(*words[1:]) == (1, {})
+    assert 'out/town/a.png exists, and was not written by this project' in capsys.readouterr().err
+    assert (tmp_path / 'out/town/a.png').read_text() == 'mine'
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,14 @@ def test_label_maps_without_any_truth(test: Callable[..., tuple[int, dict]], tmp
         (['--format-only'], '--format-only needs --out DIR'),
         (['--out', 'r.json'], 'label maps need a folder'),
         (['--out', 'file'], '--out file: file is a file, not a folder'),
-        (['--out', 'DATA/images/validation'], 'contains the data'),
+        (['--out', 'DATA/annotations/training'], '/annotations/training contains the data'),
+        (['--show-dir', 'DATA/images/validation/new'], '/images/validation contains the data'),
+        (['--plots', 'DATA/annotations'], 'contains the data /'),
+        (['--work-dir', 'DATA/images/validation/work'], '/images/validation contains the data'),
+        (
+            ['--out', 'o', '--show-dir', 'o/../o'],
+            '--out and --show-dir would both write o/../o/a.png',
+        ),
         (
             ['--out', 'o', '--cfg-options', 'test_evaluator.type=IoUMetric'],
             'need the evaluator SegmentationReport',

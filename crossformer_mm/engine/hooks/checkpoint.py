@@ -14,7 +14,8 @@ from torch import Tensor
 from ...checkpoint.load import layout_of, not_finite
 from ...checkpoint.meta import NOTES
 from ...utils.errors import UserError
-from ...utils.files import remove_parts, write_atomically
+from ...utils.files import remove_parts
+from ...utils.outputs import is_output, write_output
 from ...utils.text import shorten
 from ..runner import network_of
 from .finite_loss import RESTART_HINT
@@ -34,21 +35,22 @@ class AtomicFileBackend(LocalBackend):
         Raises:
             UserError: The file cannot be written; the existing one stays.
         """
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_atomically(path, lambda part: part.write_bytes(obj), overwrite=True)
+            write_output(Path(filepath), lambda part: part.write_bytes(obj))
         except UserError as error:
             raise UserError(
                 f'{error}; earlier checkpoints are intact: free some space, then resume'
             ) from error
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file; inside :meth:`removals_last`, the removal is postponed."""
+        """Remove a file that this project wrote; inside :meth:`removals_last`, the removal is postponed."""
+        path = Path(filepath)
+        if not is_output(path):
+            return
         if self._postponed is None:
             super().remove(filepath)
         else:
-            self._postponed[Path(filepath)] = Path(filepath).stat().st_ino
+            self._postponed[path] = path.stat().st_ino
 
     @contextmanager
     def removals_last(self) -> Iterator[None]:
@@ -84,6 +86,12 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Remove partial files of a killed run, and restore the gradients of a resumed one."""
         super().before_train(runner)
+        if self.save_best is not None:
+            if len(self.key_indicators) == 1:
+                self.best_ckpt_path = self._own(self.best_ckpt_path)
+            else:
+                best = self.best_ckpt_path_dict
+                self.best_ckpt_path_dict = {key: self._own(path) for key, path in best.items()}
         if is_main_process() and isinstance(self.file_backend, AtomicFileBackend):
             remove_parts(Path(self.out_dir))
         gradients, self._gradients = self._gradients, {}
@@ -91,6 +99,17 @@ class AtomicCheckpointHook(CheckpointHook):
             for name, parameter in network_of(runner).named_parameters():
                 if name in gradients:
                     parameter.grad = gradients[name].to(parameter.device)
+
+    def _own(self, path: object) -> str | None:
+        """The best checkpoint so far, which a better one replaces; None if it is in another run's folder.
+
+        A resumed checkpoint names it, and could name any file.
+        """
+        path = Path(str(path))
+        if str(path) != self.file_backend.join_path(self.out_dir, path.name):
+            return None
+        is_ours = isinstance(self.file_backend, AtomicFileBackend)
+        return str(path) if not is_ours or is_output(path) else None
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """Save, if it is time."""

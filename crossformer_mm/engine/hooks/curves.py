@@ -11,8 +11,11 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...evaluation.pictures import save_figure
+
 Row = dict[str, Any]
 
+CURVES = 'curves.png'
 _PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others range from 0 to 1
 _LINES = {  # by the end of a score's name: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
@@ -35,7 +38,7 @@ class CurvesHook(Hook):
         """Draw the training so far."""
         train, val = read_scalars(runner.work_dir)
         if train:  # a short run may be validated before it logs its first loss
-            plot_curves(Path(runner.work_dir, 'curves.png'), train, val)
+            plot_curves(Path(runner.work_dir, CURVES), train, val)
 
     def after_train(self, runner: Runner) -> None:
         """Draw the complete training."""
@@ -81,7 +84,7 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
     losses, scores = figure.subplots(1, 2)
     _draw_losses(losses, train)
     _draw_scores(scores, val, 'epoch' if 'epoch' in train[0] else 'iteration')
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, 100)
 
 
 def _scores(row: Row) -> dict[str, float]:

@@ -1,0 +1,154 @@
+"""What an evaluation writes: results, label maps, pictures and plots."""
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from ..data.datasets import coco_evaluators, datasets_of, image_folder, input_paths, map_datasets
+from ..data.label_files import png_names
+from ..evaluation.coco_report import CocoReport
+from ..evaluation.detection_pictures import ObjectPicturesHook
+from ..evaluation.plots import KINDS
+from ..evaluation.segmentation_pictures import SegmentPicturesHook
+from ..evaluation.segmentation_report import SegmentationReport
+from ..utils.errors import UserError
+from ..utils.files import check_folder
+from ..utils.outputs import check_distinct, check_outputs, check_place, is_output, list_output
+from .distributed import on_first_process
+
+LOADERS = ('test_dataloader',)
+_SCORE_THR = 0.3  # MMDetection's lowest score of drawn objects
+
+
+def set_outputs(cfg: Config, options: argparse.Namespace) -> None:
+    """Check and apply ``--out``, ``--format-only``, ``--plots`` and ``--show-dir``.
+
+    Args:
+        cfg: The config of the evaluation, changed in place.
+        options: The options of ``crossformer test``.
+
+    Raises:
+        UserError: An option would fail after prediction on the whole dataset, or replace files of the user.
+    """
+    label_maps = any(map_datasets(cfg, *LOADERS))
+    if options.format_only and not options.out:
+        raise UserError(f'--format-only needs --out {"DIR" if label_maps else "NAME.json"}')
+    if options.format_only and options.plots:
+        raise UserError('--plots needs an evaluation, which --format-only skips; use only one of them')
+    if options.out and label_maps and options.out.endswith('.json'):
+        raise UserError(f'--out {options.out}: is a file; label maps need a folder')
+    if options.out and not label_maps and (options.out.endswith('/') or Path(options.out).is_dir()):
+        raise UserError(f'--out {options.out}: is a folder; give a file name, such as results.json')
+    for option, place in _places(options).items():
+        is_file = option == '--out' and not label_maps
+        check_folder(option, Path(place).parent if is_file else place)
+        check_place(option, place, input_paths(cfg))
+    if label_maps:
+        _set_segmentation_outputs(cfg, options)
+    else:
+        _set_detection_outputs(cfg, options)
+    for option, files in output_files(cfg, options).items():
+        check_outputs(option, files)
+
+
+def _places(options: argparse.Namespace) -> dict[str, str]:
+    places = {'--out': options.out, '--show-dir': options.show_dir, '--plots': options.plots}
+    return {option: place for option, place in places.items() if place}
+
+
+def _set_detection_outputs(cfg: Config, options: argparse.Namespace) -> None:
+    for evaluator in coco_evaluators(cfg, 'test'):
+        if options.out:
+            evaluator.outfile_prefix = _prefix(options.out)
+        if options.format_only:
+            evaluator.format_only = True
+        if options.plots and evaluator.type != 'CocoReport':
+            raise UserError(f'--plots needs the evaluator CocoReport; the config has {evaluator.type}')
+        if options.plots:
+            evaluator.plots_dir = options.plots
+
+
+def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace) -> None:
+    if options.out or options.plots:
+        evaluator = cfg.test_evaluator
+        if not isinstance(evaluator, dict) or evaluator.type != 'SegmentationReport':
+            raise UserError('--out and --plots need the evaluator SegmentationReport; the config has another')
+        evaluator.update(out_dir=options.out, plots_dir=options.plots, format_only=options.format_only)
+
+
+def output_files(
+    cfg: Config, options: argparse.Namespace, names: Iterable[str] = ()
+) -> dict[str, list[Path]]:
+    """The files that an evaluation writes, by option.
+
+    Args:
+        cfg: The config of the evaluation.
+        options: The options of ``crossformer test``.
+        names: Names of the images' label maps and pictures.
+    """
+    places, names = _places(options), list(names)
+    files = {option: [Path(place, name) for name in names] for option, place in places.items()}
+    plots = SegmentationReport.PLOTS
+    if not any(map_datasets(cfg, *LOADERS)):
+        metrics = [evaluator.get('metric', list(KINDS)) for evaluator in coco_evaluators(cfg, 'test')]
+        kinds = [kind for metric in metrics for kind in ([metric] if isinstance(metric, str) else metric)]
+        plots = [name.format(kind) for kind in kinds for name in CocoReport.PLOTS]
+        if options.out:
+            files['--out'] = [Path(f'{_prefix(options.out)}.{kind}.json') for kind in kinds]
+    if options.plots:
+        files['--plots'] = [Path(options.plots, name) for name in plots]
+    return files
+
+
+def _prefix(out: str) -> str:
+    """The names of detection's results, without kind and suffix."""
+    return out.removesuffix('.json')
+
+
+def prepare_images(runner: Runner, options: argparse.Namespace) -> None:
+    """Choose the names of label maps and pictures, check that they are free, and let them be written.
+
+    Args:
+        runner: The runner of the evaluation.
+        options: The options of ``crossformer test``.
+
+    Raises:
+        UserError: A file would replace a file of the user, or one of another option.
+    """
+    cfg, label_maps = runner.cfg, any(map_datasets(runner.cfg, *LOADERS))
+    if not options.show_dir and not (options.out and label_maps):
+        return
+    dataset = runner.test_dataloader.dataset
+    images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    parts = [part for part in datasets_of(cfg, *LOADERS) if 'data_prefix' in part]
+    folders = [Path(image_folder(part)).absolute() for part in parts]
+    names = png_names(images, os.path.commonpath(folders or [Path.cwd()]))
+
+    def check() -> None:
+        files = output_files(cfg, options, names.values())
+        check_distinct(files)
+        for option, paths in files.items():
+            check_outputs(option, paths, images)
+
+    on_first_process(check)
+    if options.out and label_maps:
+        for metric in runner.test_evaluator.metrics:
+            metric.names = names
+    if options.show_dir and label_maps:
+        runner.register_hook(SegmentPicturesHook(options.show_dir, names))
+    elif options.show_dir:
+        score_thr = (cfg.get('default_hooks', {}).get('visualization') or {}).get('score_thr', _SCORE_THR)
+        runner.register_hook(ObjectPicturesHook(options.show_dir, names, score_thr))
+
+
+def list_results(runner: Runner, options: argparse.Namespace) -> None:
+    """List the results that MMDetection's own metric wrote as outputs of this project."""
+    if is_main_process():
+        for path in output_files(runner.cfg, options).get('--out', ()):
+            if path.is_file() and not is_output(path):
+                list_output(path)
