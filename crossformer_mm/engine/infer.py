@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from ..evaluation.records import label_array, object_records, segment_records
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder, files_in
-from ..utils.outputs import check_outputs, unique_names, write_output
+from ..utils.outputs import check_outputs, check_place, unique_names, write_output
 from ..utils.progress import progress_bar
 from ..utils.text import printable, shorten
 from .config import CONFIG_HELP, add_cfg_options
@@ -200,7 +199,7 @@ class _Output:
         files: The images.
 
     Raises:
-        UserError: The files would replace an image, or a file that is not an earlier result.
+        UserError: An image, or a file that is not an earlier result, would be replaced.
     """
 
     def __init__(
@@ -224,11 +223,8 @@ class _Output:
 
     def _create(self, folders: Sequence[Path], files: Sequence[Path]) -> None:
         """Create the folders, unless an image or a user's file would be replaced."""
-        inputs = {file.resolve().parent for file in files}
         for folder in folders:
-            if folder.resolve() in inputs:
-                what = f'{folder} holds inputs of this run'
-                raise UserError(f'--out {self.folder}: {what}; choose another folder')
+            check_place('--out', folder, files)
             check_folder('--out', folder)
         paths = [path for paths in self.paths.values() for path in paths.values()]
         check_outputs('--out', [self.folder / path for path in (*paths, _RESULTS)], files)
@@ -248,17 +244,16 @@ class _Output:
         height, width = image.shape[:2]
         picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         paths = self.paths[file]
+        drawn = self.folder / paths['picture']
         if self.segments:
             labels = label_array(sample.pred_sem_seg.data)
             write_label_map(self.folder / paths['label_map'], labels)
             found = {'segments': segment_records(labels, self.classes)}
-            segmented = SegmentedImage(picture, [labels])
-            draw = partial(save_segments, images=[segmented], classes=self.classes, colours=self.colours)
+            save_segments(drawn, [SegmentedImage(picture, [labels])], self.classes, self.colours)
         else:
             objects = object_records(sample, self.classes, (height, width), self.score_thr)
             found = {'objects': objects}
-            draw = partial(save_objects, images=[(picture, predicted_objects(objects))])
-        draw(self.folder / paths['picture'])
+            save_objects(drawn, [(picture, predicted_objects(objects))])
         self.images.append({'file': str(file), 'height': height, 'width': width, **paths, **found})
 
     def write(self) -> None:

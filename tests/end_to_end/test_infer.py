@@ -291,7 +291,9 @@ def test_names_repeat_and_earlier_results_alone_are_replaced(
     assert f'{mine} exists, and was not written by this project or has changed' in capsys.readouterr().err
     assert mine.read_bytes() == b'edited'
     assert tool(mine.with_name('same-2.png')) == 1
-    assert f'{mine.parent} holds inputs of this run; choose another folder' in capsys.readouterr().err
+    assert (
+        f'--out {mine.parent}: contains the data {mine.parent}/same-2.png; choose' in capsys.readouterr().err
+    )
 
 
 def test_names_of_classes_come_from_the_config_or_are_numbers(

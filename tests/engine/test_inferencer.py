@@ -161,7 +161,7 @@ def test_label_maps_are_not_replaced_by_predictions_on_them(
     before = labels.read_bytes()
     words = [labels.parent, '--config', segmentor / 'fpn.py', '--checkpoint', segmentor / 'two.pth']
     assert cli.run(inference_parser(), infer, list(map(str, [*words, '--out', tmp_path]))) == 1
-    error = f'error: --out {tmp_path}: {labels.parent} holds inputs of this run; choose another folder'
+    error = f'error: --out {labels.parent}: contains the data {labels}; choose another place'
     assert error in capsys.readouterr().err.splitlines()
     assert labels.read_bytes() == before
     assert list(tmp_path.rglob('*')) == [labels.parent, labels]
