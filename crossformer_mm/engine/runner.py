@@ -308,7 +308,8 @@ def _explain(error: Exception, run: Run) -> UserError | None:
         reason = str(error).partition('. ')[0]
         return UserError(f'{reason}; if memory ran out, use fewer: --cfg-options {loader}.num_workers=1')
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-        intact = '; the checkpoints are intact: continue with --resume' if run.training else ''
+        saved = run.training and run.started
+        intact = '; the checkpoints are intact: continue with --resume' if saved else ''
         return UserError(f'{write_error(error, error.filename or run.cfg.work_dir)}{intact}')
     explained = None if run.started else build_error(error, run.cfg)
     return UserError(explained) if explained else None
