@@ -19,7 +19,8 @@ from .problems import Repairs
 Parts = tuple[str, ...]
 
 SIZES_READ = 500  # images of each set whose headers a run reads
-_IMAGE_SUFFIXES = (*SUFFIXES, '.jfif', '.jpe', '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
+_JPEG = ('.jpg', '.jpeg', '.jpe', '.jfif')
+_IMAGE_SUFFIXES = (*SUFFIXES, *_JPEG, '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
 
 
 def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
@@ -82,7 +83,7 @@ def similar_files(names: Sequence[str], folder: str | Path) -> dict[str, list[st
     """The files that names can mean, relative to the folder.
 
     The folders in the name and those in the folder may differ at the beginning: one path must end with the
-    other. Another suffix counts only if no file has the same.
+    other. Only suffixes of JPEG files may differ: an image of another format may be a mask.
 
     Args:
         names: Names of images that do not exist.
@@ -94,8 +95,7 @@ def similar_files(names: Sequence[str], folder: str | Path) -> dict[str, list[st
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for path in files_in(folder):
         file = path.relative_to(folder).as_posix()
-        if is_text(file):
-            parts = _parts(file)
+        if is_text(file) and (parts := _parts(file)):
             by_name[parts[-1]].append((parts, file))
             if parts[-1].endswith(_IMAGE_SUFFIXES):
                 by_stem[_stem(parts[-1])].append((parts, file))
@@ -103,7 +103,8 @@ def similar_files(names: Sequence[str], folder: str | Path) -> dict[str, list[st
     for name in names:
         parts = _parts(name)
         own = parts[-1] if parts else ''
-        candidates = by_name[own] or by_stem[own] or by_stem[_stem(own)]
+        renamed = by_stem[_stem(own)] if own.endswith(_JPEG) else []
+        candidates = by_name[own] or by_stem[own] or [f for f in renamed if f[0][-1].endswith(_JPEG)]
         similar[name] = [file for other, file in candidates if _ends_alike(parts[:-1], other[:-1])]
     return similar
 
@@ -111,7 +112,7 @@ def similar_files(names: Sequence[str], folder: str | Path) -> dict[str, list[st
 def _parts(name: str) -> Parts:
     """A path's folders and name, without what differs between systems."""
     text = normalize('NFC', normalize('NFC', name).casefold()).replace('\\', '/')
-    return tuple(part for part in text.split('/') if part not in ('', '.', '..'))
+    return tuple(part.strip() for part in text.split('/') if part.strip() not in ('', '.', '..'))
 
 
 def _stem(name: str) -> str:

@@ -248,7 +248,8 @@ def test_parent_category_of_an_unused_class(tmp_path: Path) -> None:
 NAMES = {
     'A.JPG': 'a.jpg',
     'a': 'a.jpg',
-    'a.png': 'a.jpg',
+    'a.jpeg': 'a.jpg',
+    ' a.jpg': 'a.jpg',
     'train\\a.jpg': 'a.jpg',
     'C:\\Users\\me\\images\\a.jpg': 'a.jpg',
     '/home/me/images/a.jpg': 'a.jpg',
@@ -284,6 +285,7 @@ def test_names_that_can_only_mean_one_file(tmp_path: Path, images: Path, name: s
         ('b.jpg', ('one/b.jpg', 'two/b.jpg'), r'similar: one/b\.jpg, two/b\.jpg; '),
         ('three/b.jpg', ('one/b.jpg',), r'missing\); check'),  # of another folder
         ('A.jpg', (), r'similar: a\.jpg; '),  # listed itself
+        ('a.png', (), r'missing\); check'),  # such as a mask of a.jpg
         ('g', ('g.jpg', 'g.png'), r'similar: g\.jpg, g\.png; '),
     ],
 )
