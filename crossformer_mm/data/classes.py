@@ -32,6 +32,7 @@ from .datasets import (
     palette,
     set_num_classes,
 )
+from .exif import ignores_exif
 from .options import COCO_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
 from .problems import Findings
 
@@ -127,10 +128,10 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     masks = 'mask_head' in cfg.model.get('roi_head', {})
     files: dict[tuple[str, str], CocoFile] = {}
     warnings = []
-    for path, folder in datasets:
-        findings = Findings(1)
-        file = read_coco(path, masks, objects, refusing(path, findings.add), folder)
-        check_images(file, folder)
+    for (path, folder), dataset in datasets.items():
+        findings, exif = Findings(1), ignores_exif(dataset)
+        file = read_coco(path, masks, objects, refusing(path, findings.add), folder, ignore_exif=exif)
+        check_images(file, folder, exif)
         files[path, folder] = file
         warnings += [f'{path}: {line}' for line in findings.summary()]
     chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))

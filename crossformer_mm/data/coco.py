@@ -15,12 +15,12 @@ from .coco_boxes import convention_problem
 from .coco_ids import repair_ids
 from .coco_images import (
     SIZES_READ,
+    headers_of,
     missing_images,
     repair_image_sizes,
     repair_names,
     similar_files,
     size_fault,
-    sizes_of,
     spread,
 )
 from .coco_json import load_json
@@ -172,6 +172,6 @@ def check_images(file: CocoFile, folder: str | Path, ignore_exif: bool = False) 
             f'{Path(folder, missing[0])} is listed in {file.path} but does not exist'
             f' ({len(missing)} of {len(file.images)} images are missing){hint}; check the image folder'
         )
-    for image, size in sizes_of(spread(file.images, SIZES_READ), folder, ignore_exif):
-        if fault := size_fault(image, folder, size):
+    for image, header in headers_of(spread(file.images, SIZES_READ), folder, ignore_exif):
+        if fault := size_fault(image, folder, header):
             raise UserError(f'{fault} ({file.path})')

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from PIL import Image
-
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .coco_values import Record, has_size, is_box, is_key, is_text, records_of
-from .images import PILLOW_ERRORS, NoImageError, image_size
+from .images import ImageHeader, NoImageError, image_header, quiet_decoders, turning_advice
 from .label_files import SUFFIXES
 from .problems import Repairs
 
@@ -20,7 +18,7 @@ Parts = tuple[str, ...]
 
 SIZES_READ = 500  # images of each set whose headers a run reads
 _JPEG = ('.jpg', '.jpeg', '.jpe', '.jfif')
-_IMAGE_SUFFIXES = (*SUFFIXES, *_JPEG, '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
+_IMAGE_SUFFIXES = (*SUFFIXES, '.jp2', '.ppm', '.pgm', '.pbm', '.gif', '.avif')
 
 
 def missing_images(names: Iterable[str], folder: str | Path) -> list[str]:
@@ -142,7 +140,7 @@ def repair_image_sizes(
         ignore_exif: Whether the run loads the stored pixels, without turning them.
     """
     images = [i for i in records_of(content, 'images') if is_text(i.get('file_name'))]
-    for image, (height, width) in sizes_of([i for i in images if not has_size(i)], folder, ignore_exif):
+    for image, (height, width, _) in headers_of([i for i in images if not has_size(i)], folder, ignore_exif):
         image.update(height=height, width=width)
         note('images without a size, read from their files', f'"{image["file_name"]:.80}": {width}×{height}')
     swapped = _swapped(spread(images, most), folder, ignore_exif)
@@ -163,11 +161,12 @@ def repair_image_sizes(
 def _swapped(images: Sequence[Record], folder: str | Path, ignore_exif: bool) -> list[Record]:
     """Images that are not square, whose file has the annotated height and width the wrong way round."""
     found = []
-    for image, size in sizes_of(images, folder, ignore_exif):
+    for image, header in headers_of(images, folder, ignore_exif):
         annotated = image.get('height'), image.get('width')
-        path = Path(folder, image['file_name'])
-        if size != annotated == size[::-1] and annotated not in (_stored_size(path), _loaded_size(path)):
-            found.append(image)  # it is not EXIF data that turns it
+        if header[:2] != annotated == (header.width, header.height):
+            other = _header(Path(folder, image['file_name']), not ignore_exif)
+            if other is None or other[:2] != annotated:  # it is not EXIF data that turns it
+                found.append(image)
     return found
 
 
@@ -182,9 +181,9 @@ def _reach(content: Record) -> Mapping[int | str, tuple[float, float]]:
     return reach
 
 
-def sizes_of(
+def headers_of(
     images: Sequence[Record], folder: str | Path, ignore_exif: bool = False
-) -> Iterator[tuple[Record, tuple[int, int]]]:
+) -> Iterator[tuple[Record, ImageHeader]]:
     """Read the headers of images; those that cannot be read are left out.
 
     Args:
@@ -193,43 +192,36 @@ def sizes_of(
         ignore_exif: Whether the run loads the stored pixels, without turning them.
 
     Yields:
-        The record, and the height and width in pixels as the run loads the image.
+        The record, and the size as the run loads the image.
     """
     paths = [Path(folder, image['file_name']) for image in images]
-    sizes = map_in_threads(_stored_size if ignore_exif else _loaded_size, paths, description='read sizes')
-    yield from ((image, size) for image, size in zip(images, sizes, strict=True) if size)
+    with quiet_decoders():
+        headers = list(map_in_threads(_header, paths, [ignore_exif] * len(paths), description='read sizes'))
+    yield from ((image, header) for image, header in zip(images, headers, strict=True) if header)
 
 
-def _loaded_size(path: Path) -> tuple[int, int] | None:
+def _header(path: Path, ignore_exif: bool) -> ImageHeader | None:
     try:
-        return image_size(path)
+        return image_header(path, ignore_exif)
     except NoImageError:
         return None
 
 
-def _stored_size(path: Path) -> tuple[int, int] | None:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except PILLOW_ERRORS:
-        return None
-
-
-def size_fault(image: Record, folder: str | Path, size: tuple[int, int]) -> str | None:
+def size_fault(image: Record, folder: str | Path, header: ImageHeader) -> str | None:
     """Describe why an image does not have the annotated size; None if it has.
 
     Args:
         image: A valid record.
         folder: The folder of the images.
-        size: From :func:`sizes_of`.
+        header: From :func:`headers_of`.
     """
     annotated = image['height'], image['width']
-    if size == annotated:
+    if header[:2] == annotated:
         return None
     path = Path(folder, image['file_name'])
-    turned = '; its EXIF data turns it, but its objects are of the image before that'
-    why = turned if annotated == _stored_size(path) else '; its objects would be in wrong places'
-    return f'{path} has {size[1]}×{size[0]} pixels, its annotations say {annotated[1]}×{annotated[0]}{why}'
+    why = turning_advice(header, annotated) or '; its objects would be in wrong places'
+    sizes = f'{header.width}×{header.height} pixels, its annotations say {annotated[1]}×{annotated[0]}'
+    return f'{path} has {sizes}{why}'
 
 
 def spread(images: Sequence[Record], most: int | None) -> Sequence[Record]:

@@ -170,6 +170,17 @@ def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], 
         raise UserError(f'no data at {", ".join(missing)}; put the data there, or {remedy}')
 
 
+def dicts_in(part: Any, path: str = '') -> Iterator[tuple[str, dict]]:
+    """All dicts in a part of a config, with their names in the notation of ``--cfg-options``."""
+    if isinstance(part, dict):
+        yield path, part
+    items = (
+        part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    )
+    for key, inner in items:
+        yield from dicts_in(inner, f'{path}.{key}')
+
+
 def without_annotations(steps: list[Any]) -> list[Any]:
     """A pipeline without the steps that load annotations.
 

@@ -7,6 +7,7 @@ numbered differently than expected show up as an mIoU near 0.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ import numpy as np
 from ..utils.errors import UserError
 from ..utils.progress import map_in_threads
 from ..utils.text import printable, shorten
-from .images import NoImageError, image_size
-from .label_files import Pair, read_label_map
+from .images import REPLACE, NoImageError, image_header, quiet_decoders, turning_advice
+from .label_files import Pair, label_map_header, read_label_map
 from .problems import Problem
 
 IGNORED = 255  # the label that MMSegmentation's losses, metrics and padding ignore
 MAPS_READ = 20_000  # of a larger set, only this many evenly spaced maps are read
+_ROWS, _FEWEST_EDGES = 8, 50  # one row of so many is searched for edges, and so many say something
 _OTHERS = 20  # at most this many values outside the classes are listed in the table
 
 
@@ -120,10 +122,18 @@ class _Examined(NamedTuple):
     """Pixels of each value, if the map was read."""
     size: tuple[int, int] | None = None
     """Height and width, if the map was read and the image has the same size."""
+    turned: bool = False
+    """Whether EXIF data of the map says to turn it."""
+    edges: tuple[int, int] = (0, 0)
+    """The result of :func:`_edges`."""
 
 
 def inspect_labels(
-    pairs: Sequence[Pair], folder: str | Path, rule: LabelRule, maps_read: int | None = MAPS_READ
+    pairs: Sequence[Pair],
+    folder: str | Path,
+    rule: LabelRule,
+    maps_read: int | None = MAPS_READ,
+    ignore_exif: bool = False,
 ) -> LabelReport:
     """Compare images with label maps, and count the values that occur, with a progress bar.
 
@@ -132,6 +142,7 @@ def inspect_labels(
         folder: The folder of the maps.
         rule: The meaning of their values.
         maps_read: The largest number of maps to read; None for all. Only the sizes of the others are checked.
+        ignore_exif: Whether images are loaded without being turned as their EXIF data says.
 
     Returns:
         The report.
@@ -140,14 +151,20 @@ def inspect_labels(
     pixels, maps_with = Counter(), Counter()
     sound: dict[Pair, tuple[int, int]] = {}
     problems: list[Problem] = []
-    rules, read = [rule] * len(pairs), [index % step == 0 for index in range(len(pairs))]
-    examined = map_in_threads(_examine, pairs, rules, read, description='check label maps')
-    for pair, found in zip(pairs, examined, strict=True):
-        problems += found.problems
-        pixels.update(found.counts)
-        maps_with.update(found.counts.keys())
-        if found.size:
-            sound[pair] = found.size
+    read = [index % step == 0 for index in range(len(pairs))]
+    turned: list[Path] = []
+    edges = np.zeros(2, int)
+    examine = partial(_examine, rule=rule, ignore_exif=ignore_exif)
+    with quiet_decoders():
+        examined = map_in_threads(examine, pairs, read, description='check label maps')
+        for pair, found in zip(pairs, examined, strict=True):
+            problems += found.problems
+            pixels.update(found.counts)
+            maps_with.update(found.counts.keys())
+            turned += [pair[1]] * found.turned
+            edges += found.edges
+            if found.size:
+                sound[pair] = found.size
     return LabelReport(
         Path(folder),
         rule,
@@ -157,31 +174,65 @@ def inspect_labels(
         maps_with=maps_with,
         sound=sound,
         problems=[*problems, *_nothing_to_learn(pixels, folder, rule)],
-        warnings=list(_warnings(pixels, rule)) if pixels else [],
+        warnings=[*_warnings(pixels, rule), *_drawing_warnings(turned, edges)] if pixels else [],
     )
 
 
-def _examine(pair: Pair, rule: LabelRule, read: bool) -> _Examined:
+def _examine(pair: Pair, read: bool, rule: LabelRule, ignore_exif: bool) -> _Examined:
     image, label_map = pair
     try:
+        header = label_map_header(label_map)
         values = read_label_map(label_map) if read else None
-        map_size = image_size(label_map) if values is None else values.shape
     except UserError as error:
-        what = f'{label_map} {error}' if isinstance(error, NoImageError) else str(error)
-        return _Examined([Problem('label maps that cannot be used', what)])
+        return _Examined([Problem('label maps that cannot be used', str(error))])
     counts = {} if values is None else _count(values)
-    problems = list(_unknown_values(label_map, counts, rule))
+    found = _Examined(
+        list(_unknown_values(label_map, counts, rule)),
+        counts,
+        header[:2] if read else None,
+        header.turned,
+        (0, 0) if values is None else _edges(values),
+    )
     try:
-        size = image_size(image)
+        size = image_header(image, ignore_exif)
     except NoImageError as error:
-        remedy = 'replace the file, or remove it from the dataset'
-        problem = Problem('images that cannot be read', f'{image} {error}', remedy=remedy)
-        return _Examined([problem, *problems], counts)
-    if size == map_size:
-        return _Examined(problems, counts, map_size if read else None)
-    sizes = [f'{width}×{height}' for height, width in (size, map_size)]
+        problem = Problem('images that cannot be read', f'{image} {error}', remedy=REPLACE)
+        return found._replace(problems=[problem, *found.problems], size=None)
+    if size[:2] == header[:2]:
+        return found
+    sizes = [f'{width}×{height}' for height, width, _ in (size, header)]
     what = f'{image} has {sizes[0]} pixels and its label map {label_map} has {sizes[1]}; they must be equal'
-    return _Examined([Problem('label maps of another size', what), *problems], counts)
+    problem = Problem('label maps of another size', what + turning_advice(size, header[:2]))
+    return found._replace(problems=[problem, *found.problems], size=None)
+
+
+def _edges(values: np.ndarray) -> tuple[int, int]:
+    """Count pixels in every eighth row whose left and right neighbours have two other values.
+
+    Returns:
+        The number of such pixels, and of those whose value is between those of their neighbours.
+    """
+    left, own, right = (values[::_ROWS, i : values.shape[1] - 2 + i] for i in range(3))
+    edges = (left != own) & (own != right) & (left != right)
+    return int(edges.sum()), int((edges & ((left < own) == (own < right))).sum())
+
+
+def _drawing_warnings(turned: Sequence[Path], edges: Sequence[int]) -> Iterator[Problem]:
+    """Warnings about how the label maps were written."""
+    if turned:
+        what = (
+            f'{len(turned)} label maps, such as {turned[0]}, have EXIF data that says to turn them, but their'
+            ' stored pixels are used'
+        )
+        yield Problem('label maps that are not turned by EXIF', what, fatal=False)
+    count, between = edges
+    if count > _FEWEST_EDGES and between > count / 2:
+        what = (
+            f'{between / count:.0%} of the single pixels between two classes have a number between theirs:'
+            ' the label maps seem to have been resized with interpolation, smoothed or saved as JPEG'
+        )
+        remedy = 'write them again from where they were made, resized by nearest neighbour'
+        yield Problem('label maps with blurred edges', what, fatal=False, remedy=remedy)
 
 
 def _count(values: np.ndarray) -> dict[int, int]:

@@ -1,27 +1,40 @@
 """Label map files: pair them with images, read them as training does, and write predictions."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import struct
+import unicodedata
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.outputs import unique_names, write_output
-from .images import PILLOW_ERRORS
+from ..utils.text import shorten
+from .images import PILLOW_ERRORS, ImageHeader, stored_exif
 from .problems import Problem
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.tif', '.tiff', '.webp')
+_LOSSY = ('JPEG', 'MPO')
+_STRETCHED = ('L;2', 'L;4')  # Pillow's names for grey pixels of 2 and 4 bits
+_TRIED = 20  # names from which an addition to all of them is found
 Pair = tuple[Path, Path]
 """An image and its label map."""
 
 
 def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
     """List images with the label maps of the same names, of any file types.
+
+    Names may differ in case and in the Unicode form of accents where only one file can be meant. If no name
+    is the same, all maps may have the same addition, as in ``1_mask.png``.
 
     Args:
         images: The folder of images, including its subfolders.
@@ -30,12 +43,56 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
     Returns:
         The pairs, sorted. For a missing map, the path of a PNG file.
     """
-    known = {path.with_suffix(''): path for path in reversed(_files_in(maps))}
-    pairs = []
-    for image in _files_in(images):
-        name = Path(maps, image.relative_to(images)).with_suffix('')
-        pairs.append((image, known.get(name, Path(f'{name}.png'))))
-    return pairs
+    names = {path: _name(path, images) for path in _files_in(images)}
+    known = {_name(path, maps): path for path in reversed(_files_in(maps))}
+    missing = [name for name in names.values() if name not in known]
+    others = _alike(missing, known.keys() - names.values())
+    if missing and not others and len(missing) == len(names):
+        others = _with_addition(missing, known)
+    needed = {image: others.get(name, name) for image, name in names.items()}
+    return [(image, known.get(name, Path(maps, f'{name}.png'))) for image, name in needed.items()]
+
+
+def _name(path: Path, folder: str | Path) -> str:
+    """A file's path relative to a folder, without suffix."""
+    return str(path.relative_to(folder).with_suffix(''))
+
+
+def _form(name: str) -> str:
+    """A name that does not depend on case and Unicode form."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def _alike(missing: Sequence[str], free: Iterable[str]) -> dict[str, str]:
+    """The free name for each missing one of the same :func:`_form`, if there is one of each."""
+    wanted, offered = defaultdict(list), defaultdict(list)
+    for names, forms in ((missing, wanted), (free, offered)):
+        for name in names:
+            forms[_form(name)].append(name)
+    both = [(names, offered[form]) for form, names in wanted.items() if form in offered]
+    return {ours[0]: theirs[0] for ours, theirs in both if len(ours) == len(theirs) == 1}
+
+
+def _with_addition(missing: Sequence[str], known: Iterable[str]) -> dict[str, str]:
+    """The missing names with the word that all known ones have before or after them, if there is only one.
+
+    A word that all missing names end with is left out, as in ``1_sat`` and ``1_mask``.
+    """
+    ending = re.search(r'[\W_][^\W\d_][^/\W_]*$', missing[0])
+    ending = ending[0] if ending and all(name.endswith(ending[0]) for name in missing) else ''
+    stems = {name: Path(name.removesuffix(ending)) for name in missing}
+    additions = Counter()
+    tried = list(stems.values())[:_TRIED]
+    for stem in tried:
+        folder = f'{stem.parent}/' if stem.parent.name else ''
+        own = rf'([^\W\d_][^/]*[\W_]|){re.escape(stem.name)}([\W_][^\W\d_][^/]*|)'
+        form = re.compile(re.escape(folder) + own)
+        additions.update(match.groups() for match in map(form.fullmatch, known) if match)
+    common = [addition for addition, count in additions.items() if 2 * count > len(tried)]
+    if len(common) != 1:
+        return {}
+    [(before, after)] = common
+    return {name: str(stem.with_name(f'{before}{stem.name}{after}')) for name, stem in stems.items()}
 
 
 def unpaired(
@@ -52,19 +109,51 @@ def unpaired(
         The problems.
     """
     existing = set(_files_in(maps, suffixes))
+    stray = sorted(existing - {label_map for _, label_map in pairs})
+    forms = sorted((_form(str(path)), path) for path in stray)
     images: dict[Path, Path] = {}
     problems = []
     for image, label_map in pairs:
         if label_map not in existing:
-            what = f'{image} has no label map: there is no {label_map}'
+            what = f'{image} has no label map: there is no {label_map}{_nearest(label_map, forms)}'
             problems.append(Problem('images without a label map', what))
         elif label_map in images:
             what = f'{image} and {images[label_map]} have the same label map, {label_map}'
             problems.append(Problem('images that share a label map', what))
         images.setdefault(label_map, image)
-    for path in sorted(existing - set(images)):
+    for path in stray:
         problems.append(Problem('label maps without an image', f'{path} has no image of the same name'))
     return problems
+
+
+def _nearest(path: Path, forms: Sequence[tuple[str, Path]]) -> str:
+    """The end of a message on a missing file: files whose names begin like it, of sorted forms and paths."""
+    form = _form(str(path.with_suffix('')))
+    half = form[: len(form) - len(path.stem) // 2]
+    for start in (*(form + separator for separator in '._-'), form, half):
+        place = bisect(forms, (start,))
+        if near := [other.name for name, other in forms[place : place + 3] if name.startswith(start)]:
+            return f', but {shorten(near)}'
+    return ''
+
+
+def label_map_header(path: Path) -> ImageHeader:
+    """Find the size of a label map as MMSegmentation reads it, by Pillow.
+
+    Args:
+        path: The label map.
+
+    Returns:
+        The header; ``turned`` is whether EXIF data says to turn it, which is not done.
+
+    Raises:
+        UserError: It cannot be used as a label map.
+    """
+    with _open_map(path) as image:
+        exif = Image.Exif()
+        with suppress(*PILLOW_ERRORS, struct.error):
+            exif.load(stored_exif(image) or b'')
+        return ImageHeader(*image.size[::-1], exif.get(ExifTags.Base.Orientation) in range(2, 9))
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -77,19 +166,51 @@ def read_label_map(path: Path) -> np.ndarray:
         Integers, ``(H, W)``.
 
     Raises:
-        UserError: It cannot be read, or is a colour image.
+        UserError: It cannot be used as a label map.
     """
-    try:
-        with Image.open(path) as image:
-            values, mode = np.asarray(image), image.mode
-    except PILLOW_ERRORS as error:
-        raise UserError(f'{path} cannot be read as a label map; replace the file') from error
+    with _open_map(path) as image:
+        values, mode = np.asarray(image), image.mode
+    if values.dtype.kind == 'f' and values.ndim == 2 and np.array_equal(values, np.rint(values)):
+        values = values.astype(np.int64)
     if values.ndim != 2 or values.dtype.kind not in 'uib':
+        kind = 'an image of fractions' if values.dtype.kind == 'f' else 'a colour image'
         raise UserError(
-            f'{path} is not a label map but a colour image ({mode});'
+            f'{path} is not a label map but {kind} ({mode});'
             ' write a grey PNG whose pixels are the numbers of the classes'
         )
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+@contextmanager
+def _open_map(path: Path) -> Iterator[Image.Image]:
+    try:
+        # as a file and not by its path, for which Pillow turns some TIFF files twice
+        with path.open('rb') as file, Image.open(file) as image:
+            _refuse_altered(path, image)
+            yield image
+    except Image.DecompressionBombError as error:
+        reason = f'Pillow, which reads label maps, refuses so many pixels: {error}'
+        raise UserError(f'{path}: {reason}; cut the image and the map into tiles') from error
+    except PILLOW_ERRORS as error:
+        why = f' ({reason})' if (reason := getattr(error, 'strerror', None)) else ''
+        raise UserError(f'{path} cannot be read as a label map{why}; replace the file') from error
+
+
+def _refuse_altered(path: Path, image: Image.Image) -> None:
+    """Refuse an opened label map of which MMSegmentation would not get the numbers that were written."""
+    if image.format in _LOSSY or image.info.get('compression') == 'jpeg':
+        raise UserError(
+            f'{path} is a JPEG file, which changes numbers along the edges of objects; write it again as PNG,'
+            ' from where it was made'
+        )
+    if image.format == 'PNG' and image.tile and image.tile[0][3] in _STRETCHED:
+        raise UserError(
+            f'{path} is a grey PNG of less than 8 bits, whose numbers are multiplied when they are read;'
+            ' write it with 8 bits'
+        )
+    if min(image.size) < 2:
+        what = f'{path} is {image.width}×{image.height}'
+        raise UserError(f'{what}: MMSegmentation reads no label maps with a side of 1 pixel')
 
 
 def write_label_map(path: Path, labels: np.ndarray) -> None:
@@ -144,4 +265,18 @@ def png_names(images: Iterable[str], folder: str | Path) -> dict[str, str]:
 
 
 def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
-    return [path for path in files_in(folder) if path.name.lower().endswith(suffixes)]
+    """The files with one of the suffixes; if these are all, also the images that have no suffix."""
+    return [
+        path
+        for path in files_in(folder)
+        if path.name.lower().endswith(suffixes)
+        or (suffixes is SUFFIXES and not path.suffix and _is_image(path))
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except PILLOW_ERRORS:
+        return False

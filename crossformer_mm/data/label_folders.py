@@ -1,5 +1,6 @@
 """Find and check the images and label maps that a dataset reads."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from mmengine.registry import DATASETS
 
 from ..utils.errors import UserError
 from .datasets import dataset_class_name, map_datasets, palette
+from .exif import ignores_exif
 from .label_check import LabelReport, LabelRule, inspect_labels
 from .label_files import SUFFIXES, Pair, unpaired
 from .options import OWN_MAPS
@@ -25,6 +27,7 @@ class LabelFolder:
         rule: The meaning of the values in the maps.
         colours: RGB of each class, 0 to 255.
         suffixes: The suffixes of label maps.
+        ignore_exif: Whether images are loaded without being turned as their EXIF data says.
     """
 
     maps: Path
@@ -32,6 +35,7 @@ class LabelFolder:
     rule: LabelRule
     colours: Sequence[Sequence[int]]
     suffixes: str | tuple[str, ...]
+    ignore_exif: bool = False
 
 
 def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
@@ -51,7 +55,7 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     for dataset in map_datasets(cfg, *loaders):
         folder = label_folder(cfg, dataset)
         _refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
-        report = inspect_labels(folder.pairs, folder.maps, folder.rule)
+        report = inspect_labels(folder.pairs, folder.maps, folder.rule, ignore_exif=folder.ignore_exif)
         _refuse(report.problems)
         reports.append(report)
     return reports
@@ -72,12 +76,14 @@ def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
         dataset: One of its :func:`map_datasets`.
 
     Raises:
-        UserError: There are no images.
+        UserError: There are no images, or some in folders that MMSegmentation should not read but would.
     """
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
-    pairs = [(Path(item['img_path']), Path(item['seg_map_path'])) for item in built.load_data_list()]
     kind = dataset_class_name(dataset)
+    if kind != OWN_MAPS:
+        _check_walk(built.data_prefix['img_path'], built.img_suffix, kind)
+    pairs = [(Path(item['img_path']), Path(item['seg_map_path'])) for item in built.load_data_list()]
     if not pairs:
         which = (
             ''
@@ -92,4 +98,15 @@ def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
         LabelRule(classes, built.reduce_zero_label, built.label_map or {}),
         built.metainfo.get('palette') or palette(len(classes)),
         SUFFIXES if kind == OWN_MAPS else built.seg_map_suffix,
+        ignores_exif(dataset),
     )
+
+
+def _check_walk(folder: str, suffix: str, kind: str) -> None:
+    """Refuse hidden folders and links in a circle, both of which MMSegmentation follows."""
+    for parent, folders, files in os.walk(folder):
+        if '/.' in parent.removeprefix(folder) and any(name.endswith(suffix) for name in files):
+            raise UserError(f'{parent}: is in a hidden folder, which {kind} reads like others; remove it')
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink() and Path(parent).resolve().is_relative_to(path.resolve()):
+                raise UserError(f'{path}: links to a folder around it, where {kind} finds no end; remove it')

@@ -1,10 +1,12 @@
-"""Report the image file at which a run stopped."""
+"""Report the image or label map at which a run stopped."""
 
 import ast
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import cv2
 from mmengine.config import Config
@@ -12,39 +14,46 @@ from mmengine.config import Config
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from .datasets import LOADERS, datasets_of, join_data_root
+from .images import PILLOW_ERRORS, NoImageError, image_header
+from .label_files import SUFFIXES, read_label_map
 
-_LOADER = 'mmcv/transforms/loading.py'
+_IMAGES, _MAPS = 'mmcv/transforms/loading.py', 'mmseg/datasets/transforms/loading.py'
 _UNDECODED = 'failed to load image: '  # the beginning of the loader's message
 
 
 @contextmanager
 def unreadable_images_named(cfg: Config) -> Iterator[None]:
-    """Turn the errors of mmcv's loader, from worker processes too, into one line with the file's name.
+    """Turn errors of the toolboxes' loaders, also in worker processes, into one line with the file's name.
 
     A worker process passes an exception on as the text of its traceback, which ends with the message.
 
     Args:
-        cfg: The config of the run, whose folders are searched for an empty file.
+        cfg: The config of the run, whose folders are searched for the file where the error does not name it.
 
     Raises:
-        UserError: An image file is missing, cannot be opened or cannot be decoded.
+        UserError: An image or a label map is missing, cannot be opened or cannot be decoded.
     """
     try:
         yield
-    except (AssertionError, OSError, cv2.error) as error:
-        if _LOADER not in ''.join(traceback.format_exception(error)):
+    except (AssertionError, cv2.error, *PILLOW_ERRORS) as error:
+        trace = ''.join(traceback.format_exception(error))
+        path = _path_in_frames(error) or _path_in_text(str(error))
+        if _MAPS in trace and (isinstance(error, OSError) or '/PIL/' in trace):
+            reason = _reason(path, cfg, 'seg_map_path', read_label_map)
+            raise UserError(reason or f'{path or "a label map"} cannot be read; replace the file') from error
+        is_image = isinstance(error, OSError | cv2.error) or _UNDECODED in str(error)
+        if _IMAGES not in trace or not is_image or 'insufficient memory' in str(error).lower():
             raise
-        path = _path_in_frames(error) or _path_in_text(str(error)) or _empty_image(cfg)
-        raise UserError(
-            f'{path} cannot be read as an image; replace the file, or remove it from the data'
-        ) from error
+        reason = _reason(path, cfg, 'img', image_header) or f'{path or "an image"} cannot be read as an image'
+        raise UserError(f'{reason}; replace the file, or remove it from the data') from error
 
 
 def _path_in_frames(error: Exception) -> str | None:
-    """The path that the loader was given, where it ran in this process."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename.endswith(_LOADER) and 'img_path' in frame.f_locals.get('results', {}):
-            return frame.f_locals['results']['img_path']
+    """The path that a loader was given, where it ran in this process."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file, results = frame.f_code.co_filename, frame.f_locals.get('results')
+        if file.endswith((_IMAGES, _MAPS)) and isinstance(results, dict):
+            return results.get('seg_map_path' if file.endswith(_MAPS) else 'img_path')
     return None
 
 
@@ -57,12 +66,21 @@ def _path_in_text(text: str) -> str | None:
     return ast.literal_eval(quoted[1]) if quoted else None
 
 
-def _empty_image(cfg: Config) -> str:
-    """The first image file without content: OpenCV's error does not name it."""
+def _reason(path: str | None, cfg: Config, prefix: str, read: Callable[[Path], Any]) -> str | None:
+    """Why a file cannot be read; without its path, the first such file in the folders of the data."""
     folders = {
         join_data_root(dataset, folder)
         for dataset in datasets_of(cfg, *LOADERS)
-        for folder in dataset.get('data_prefix', {}).values()
+        for name, folder in dataset.get('data_prefix', {}).items()
+        if name.startswith(prefix)
     }
-    files = (path for folder in sorted(folders) for path in files_in(folder))
-    return str(next((path for path in files if not path.stat().st_size), 'an empty file'))
+    paths = (file for folder in sorted(folders) for file in files_in(folder))
+    suspects = (file for file in paths if file.name.lower().endswith(SUFFIXES))
+    for file in [Path(path)] if path else suspects:
+        try:
+            read(file)
+        except NoImageError as error:
+            return f'{file} {error}'
+        except UserError as error:
+            return str(error)
+    return None

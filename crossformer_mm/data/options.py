@@ -1,10 +1,8 @@
 """The data options: their definitions, and how they change a config."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -15,11 +13,13 @@ from .datasets import (
     coco_datasets,
     dataset_class_name,
     dataset_meta,
+    dicts_in,
     folders_of,
     image_folder,
     map_datasets,
     palette,
 )
+from .exif import ignore_exif
 from .label_check import IGNORED
 
 OWN_MAPS = 'LabelMapDataset'
@@ -39,6 +39,7 @@ OTHERS_ELSEWHERE = (
     'set other paths with --cfg-options train_dataloader.dataset.data_root=DIR'
     ' val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
 )
+IGNORE_EXIF_HELP = 'do not turn images as their EXIF data says: labels and results are of the stored pixels'
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DataOptions:
     classes: str | None = None
     ignore_label: int | None = None
     reduce_zero_label: bool | None = None
+    ignore_exif: bool = False
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
     data.add_argument('--train-images', metavar='DIR', help='folder of images, relative to the data root')
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
+    data.add_argument('--ignore-exif', action='store_true', help=IGNORE_EXIF_HELP)
     labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
     labels.add_argument(
         '--classes',
@@ -134,6 +137,8 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
     _set_labels(cfg, options)
+    if options.ignore_exif:
+        ignore_exif(cfg)
 
 
 def _check_kind(cfg: Config, options: DataOptions) -> None:
@@ -145,7 +150,7 @@ def _check_kind(cfg: Config, options: DataOptions) -> None:
             "--classes, --ignore-label and --reduce-zero-label are for label maps; this config reads COCO's"
             ' annotations, which name their classes'
         )
-    if options != DataOptions() and not coco and not maps:
+    if replace(options, ignore_exif=False) != DataOptions() and not coco and not maps:
         raise UserError(
             '--data-root, --train-ann etc. are for COCO-format data and label maps;'
             f' {cfg.filename} reads neither; {OTHERS_ELSEWHERE}'
@@ -173,7 +178,7 @@ def _set_labels(cfg: Config, options: DataOptions) -> None:
     for dataset in map_datasets(cfg, *LOADERS):
         _set_dataset(cfg, dataset, names, ignore, reduce)
     for name in ('model', *LOADERS, 'tta_pipeline', 'val_evaluator', 'test_evaluator'):
-        for path, part in _dicts(cfg.get(name), name):
+        for path, part in dicts_in(cfg.get(name), name):
             _check_ignored(path, part)
             if reduce is not None and isinstance(part.get('reduce_zero_label'), bool):
                 part['reduce_zero_label'] = (
@@ -202,17 +207,6 @@ def _set_dataset(
         reduce = dataset.get('reduce_zero_label', kind == 'ADE20KDataset')
     dataset.reduce_zero_label = reduce
     dataset.type = OWN_MAPS
-
-
-def _dicts(part: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """All dicts in a part of a config, with their names in the notation of ``--cfg-options``."""
-    if isinstance(part, dict):
-        yield path, part
-    items = (
-        part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
-    )
-    for key, inner in items:
-        yield from _dicts(inner, f'{path}.{key}')
 
 
 def _check_ignored(path: str, part: dict) -> None:

@@ -29,7 +29,8 @@ from ..data.datasets import (
     input_paths,
     map_datasets,
 )
-from ..data.images import image_faults, shared_images
+from ..data.exif import check_exif, ignores_exif
+from ..data.images import problems_of_images, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
 from ..data.label_folders import LabelFolder, label_folder
@@ -118,17 +119,24 @@ def check_dataset(options: argparse.Namespace) -> int:
 
 
 def _decode(
-    sizes: Mapping[Path, tuple[int, int]], findings: Findings, options: argparse.Namespace
-) -> dict[Path, str | None]:
-    """Decode images of known height and width, or a sample of them; returns the fault of each, or None."""
+    sizes: Mapping[Path, tuple[int, int]],
+    ignore_exif: bool,
+    findings: Findings,
+    options: argparse.Namespace,
+) -> dict[Path, bool]:
+    """Decode images of known height and width, or a sample of them; returns whether each is usable."""
     paths = list(sizes)
+    for problem in [] if ignore_exif else check_exif(paths):
+        findings.add(problem)
     if options.sample and options.sample < len(paths):
         paths = random.Random(options.seed).sample(paths, options.sample)
-    faults = dict(zip(paths, image_faults(paths, [sizes[path] for path in paths]), strict=True))
-    for fault in filter(None, faults.values()):
-        kind = 'images of another size' if 'annotations say' in fault else 'images that cannot be read'
-        findings.add(Problem(kind, fault))
-    return faults
+    usable = {}
+    found = problems_of_images(paths, [sizes[path] for path in paths], ignore_exif)
+    for path, problems in zip(paths, found, strict=True):
+        usable[path] = not any(problem.fatal for problem in problems)
+        for problem in problems:
+            findings.add(problem)
+    return usable
 
 
 def _compare_images(training: Iterable[Path], validation: Iterable[Path], findings: Findings) -> None:
@@ -149,10 +157,16 @@ class _CocoCheck:
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
         """Check, print and draw a dataset; returns its images without known faults."""
         path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
+        ignore_exif = ignores_exif(dataset)
         print('\n' + printable(f'{path} with images in {folder}'))
         try:
             file = read_coco(
-                path, self.masks, report=findings.add, folder=folder, headers=self.options.sample
+                path,
+                self.masks,
+                report=findings.add,
+                folder=folder,
+                headers=self.options.sample,
+                ignore_exif=ignore_exif,
             )
         except UserError as error:
             findings.add(Problem('annotation file', str(error)))
@@ -168,12 +182,12 @@ class _CocoCheck:
             findings.add(problem)
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
-        faults = _decode(sizes, findings, self.options)
+        usable = _decode(sizes, ignore_exif, findings, self.options)
         print(_objects_table(file))
         if self.options.out and file.annotations:
-            drawn = {path: images[path] for path, fault in faults.items() if not fault}
-            draw_objects(self.options.out, name, file, drawn, self.options.seed)
-        return [path for path in images if not faults.get(path)]
+            drawn = {path: images[path] for path, is_usable in usable.items() if is_usable}
+            draw_objects(self.options.out, name, file, drawn, self.options.seed, ignore_exif)
+        return [path for path in images if usable.get(path, True)]
 
 
 def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:
@@ -201,7 +215,14 @@ def _objects_table(file: CocoFile) -> str:
     return '\n'.join([heading, *lines])
 
 
-def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dict], seed: int) -> None:
+def draw_objects(
+    out: Path,
+    name: str,
+    file: CocoFile,
+    images: Mapping[Path, dict],
+    seed: int,
+    ignore_exif: bool = False,
+) -> None:
     """Draw the frequencies of classes, the sizes of boxes, and some images with their objects.
 
     Args:
@@ -210,6 +231,7 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
         file: An annotation file with objects.
         images: Its readable images, with their records.
         seed: Seed for choosing among those with objects.
+        ignore_exif: Whether to draw on the stored pixels, without turning them.
     """
     counts = Counter(annotation['category_id'] for annotation in file.annotations)
     frequencies = [counts[category['id']] for category in file.categories]
@@ -225,7 +247,7 @@ def draw_objects(out: Path, name: str, file: CocoFile, images: Mapping[Path, dic
         coco.dataset = {'images': file.images, 'categories': file.categories, 'annotations': annotations}
         with redirect_stdout(StringIO()):
             coco.createIndex()
-        sheet = [(read_picture(path), coco_objects(coco, images[path]['id'])) for path in paths]
+        sheet = [(read_picture(path, ignore_exif), coco_objects(coco, images[path]['id'])) for path in paths]
         path = out / f'{name}_samples.png'
         save_objects(path, sheet, columns=min(_COLUMNS, len(sheet)), panel=SMALL_PANEL, dpi=SHEET_DPI)
 
@@ -248,16 +270,16 @@ class _LabelCheck:
         problems = unpaired(folder.pairs, folder.maps, folder.suffixes)
         pairs = [pair for pair in folder.pairs if pair[1].is_file()]
         most = MAPS_READ if self.options.sample else None
-        labels = inspect_labels(pairs, folder.maps, folder.rule, most)
+        labels = inspect_labels(pairs, folder.maps, folder.rule, most, folder.ignore_exif)
         print(f'\n{printable_lines(labels.summary())}')
         for problem in (*problems, *labels.problems, *labels.warnings):
             findings.add(problem)
         sizes = {image: size for (image, _), size in labels.sound.items()}
-        faults = _decode(sizes, findings, self.options)
+        usable = _decode(sizes, folder.ignore_exif, findings, self.options)
         if self.options.out and labels.pixels:
-            drawn = [pair for pair in labels.sound if faults.get(pair[0], 'not decoded') is None]
+            drawn = [pair for pair in labels.sound if usable.get(pair[0])]
             draw_labels(self.options.out, name, folder, labels, drawn, self.options.seed)
-        return [image for image, _ in folder.pairs if not faults.get(image)]
+        return [image for image, _ in folder.pairs if usable.get(image, True)]
 
 
 def draw_labels(
@@ -293,7 +315,7 @@ def draw_labels(
 
 def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedImage:
     """An image and its labels, reduced to the size at which they are drawn."""
-    picture, values = read_picture(image), read_label_map(label_map)
+    picture, values = read_picture(image, folder.ignore_exif), read_label_map(label_map)
     scale = min(1, SMALL_PANEL * _LABEL_DPI / max(values.shape))
     size = [max(1, round(side * scale)) for side in values.shape[::-1]]
     rule = folder.rule

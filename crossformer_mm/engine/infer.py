@@ -17,8 +17,10 @@ import numpy as np
 from mmengine.infer import BaseInferencer
 from mmengine.structures import BaseDataElement
 
+from ..data.exif import ignores_exif
 from ..data.images import NoImageError, read_image
 from ..data.label_files import write_label_map
+from ..data.options import IGNORE_EXIF_HELP
 from ..evaluation.detection_pictures import predicted_objects, save_objects
 from ..evaluation.records import label_array, object_records, segment_records
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
@@ -54,6 +56,7 @@ def inference_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--batch-size', type=int, default=1, metavar='N', help='images per batch (%(default)s)'
     )
+    parser.add_argument('--ignore-exif', action='store_true', help=IGNORE_EXIF_HELP)
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16')
     add_cfg_options(parser)
     return parser
@@ -76,7 +79,12 @@ def infer(options: argparse.Namespace) -> int:
     if not files:
         raise UserError(f'no files at {shorten(options.images)}; give images, folders or patterns')
     inferencer = open_inferencer(
-        options.config, options.checkpoint, options.device, options.bf16, options.cfg_options
+        options.config,
+        options.checkpoint,
+        options.device,
+        options.bf16,
+        options.cfg_options,
+        options.ignore_exif,
     )
     output = _Output(options, inferencer, files)
     try:
@@ -169,7 +177,7 @@ def _predict_batch(inferencer: BaseInferencer, files: Sequence[Path], output: _O
     read = []
     for file in files:
         try:
-            read.append((file, read_image(file)))
+            read.append((file, read_image(file, ignores_exif(inferencer.cfg))))
         except NoImageError as error:
             output.skip(file, str(error))
     done = 0

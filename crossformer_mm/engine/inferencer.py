@@ -24,6 +24,7 @@ from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import open_checkpoint
 from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
+from ..data.exif import ignore_exif, trained_without_exif
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
@@ -39,6 +40,7 @@ def open_inferencer(
     device: str | None = None,
     bf16: bool = False,
     cfg_options: Sequence[str] = (),
+    without_exif: bool = False,
 ) -> BaseInferencer:
     """Open MMDetection's ``DetInferencer`` or MMSegmentation's ``MMSegInferencer``, depending on the config.
 
@@ -51,6 +53,7 @@ def open_inferencer(
         device: Such as ``'cpu'`` or ``'cuda:1'``; by default a GPU, if there is one.
         bf16: Compute in bfloat16 autocast; boxes stay in float32.
         cfg_options: Settings to change in the config, as ``KEY=VALUE``.
+        without_exif: Do not turn images as their EXIF data says, as with a checkpoint trained in this way.
 
     Returns:
         The inferencer; its toolbox's documentation says how to call it.
@@ -64,6 +67,8 @@ def open_inferencer(
     if not isinstance(cfg.get('model'), dict) or not dataset.get('pipeline'):
         raise UserError(f'{config}: has no model and test pipeline to predict with; give a complete config')
     checkpoint = open_checkpoint(checkpoint)
+    if without_exif or trained_without_exif(checkpoint):
+        ignore_exif(cfg)
     meta = _dataset_meta(cfg, checkpoint)
     set_num_classes(cfg.model, len(meta['classes']))
     dataset.pipeline = without_annotations(dataset.pipeline)

@@ -20,6 +20,7 @@ from torch import nn
 from ..checkpoint.reader import Checkpoint
 from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
 from ..data.datasets import LOADERS, input_paths
+from ..data.exif import exif_warnings
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
@@ -177,7 +178,7 @@ class Run:
         warnings = [*warnings, *self.data.warnings]
         for report in labels:
             runner.logger.info(report.summary())
-            warnings = [*warnings, *(f'{report.folder}: {warning.what}' for warning in report.warnings)]
+            warnings = [*warnings, *(f'{report.folder}: {warning.line()}' for warning in report.warnings)]
         for warning in warnings:
             runner.logger.warning(printable(warning))
         return runner
@@ -204,11 +205,24 @@ class _StartHook(Hook):
         self.run.checkpoint = self.run.weights = None
         if is_main_process():
             _write_config(runner)
-        self.before_test(runner)
+        self._start(runner, 'train', 'val')
 
     def before_test(self, runner: Runner) -> None:
+        self._start(runner, 'test')
+
+    def _start(self, runner: Runner, *splits: str) -> None:
         self.run.started = True
         escape_drawn_names(runner.visualizer)
+        _warn_of_exif(runner, *splits)
+
+
+def _warn_of_exif(runner: Runner, *splits: str) -> None:
+    loops = [(split, getattr(runner, f'{split}_loop')) for split in splits if is_main_process()]
+    for split, loop in loops:
+        if loop is not None:
+            setting = runner.cfg[f'{split}_dataloader']
+            for warning in exif_warnings(loop.dataloader.dataset, setting):
+                runner.logger.warning(warning)
 
 
 def escape_drawn_names(visualizer: Visualizer) -> None:

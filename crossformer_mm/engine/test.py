@@ -10,6 +10,7 @@ from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader
 from ..data.classes import classes_of
 from ..data.datasets import map_datasets, without_annotations
+from ..data.exif import other_than_in_training
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .distributed import sync_bn_warnings
@@ -72,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
         run.data = apply_data(cfg, LOADERS, annotated=not options.format_only)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
-        warnings = sync_bn_warnings(cfg)
+        warnings = [*other_than_in_training(cfg, checkpoint), *sync_bn_warnings(cfg)]
         runner = run.build(labels, warnings)
         load_model(network_of(runner), checkpoint)
         prepare_images(runner, options)

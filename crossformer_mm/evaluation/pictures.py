@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
+from ..data.exif import ignores_exif
 from ..data.images import read_image
 from ..utils.outputs import write_output
 
@@ -24,9 +25,9 @@ _GAP = 0.08  # inches between images
 _TITLE = 0.3  # inches for a title above the images
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """Read an image to draw on: RGB, ``(H, W, 3)``, uint8, rotated as its EXIF data says."""
-    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+def read_picture(path: str | Path, ignore_exif: bool = False) -> np.ndarray:
+    """Read an image to draw on, as :func:`read_image` does, but as RGB."""
+    return cv2.cvtColor(read_image(path, ignore_exif), cv2.COLOR_BGR2RGB)
 
 
 def image_grid(
@@ -114,14 +115,17 @@ class PicturesHook(Hook):
     ) -> None:
         """Draw a batch."""
         meta = runner.test_dataloader.dataset.metainfo
+        ignore_exif = ignores_exif(runner.cfg.test_dataloader)
         for sample in outputs:
-            self.draw(self.folder / self.names[sample.img_path], sample, meta)
+            picture = read_picture(sample.img_path, ignore_exif)
+            self.draw(self.folder / self.names[sample.img_path], picture, sample, meta)
 
-    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
         """Draw an image.
 
         Args:
             path: The PNG file.
+            picture: The image, RGB, ``(H, W, 3)``, uint8.
             sample: The toolbox's data sample, with the prediction and possibly the ground truth.
             meta: The dataset's ``metainfo``.
         """

@@ -1,6 +1,7 @@
 """Setting a segmentor's images and label maps: classes, heads and the ignored value are adapted."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from crossformer_mm.data.classes import classes_of, read_data, set_classes
 from crossformer_mm.data.datasets import LOADERS, replace_sync_bn
-from crossformer_mm.data.label_folders import check_labels
+from crossformer_mm.data.label_folders import check_labels, label_folder
 from crossformer_mm.data.options import DataOptions, parse_classes, set_data_paths
 from crossformer_mm.utils.errors import UserError
 
@@ -309,3 +310,23 @@ def test_sync_bn_becomes_bn_wherever_it_is(cfg: Config) -> None:
     assert cfg.model.decode_head.norm_cfg == {'type': 'BN', 'requires_grad': True}
     assert replace_sync_bn({'heads': [{'norm_cfg': {'type': 'MMSyncBN'}}, {'norm_cfg': None}]}) == 1
     assert replace_sync_bn(cfg.model) == 0
+
+
+def test_folders_that_only_the_toolbox_walks_into_are_named(cfg: Config, root: Path) -> None:
+    """LabelMapDataset leaves them out."""
+    images = root / 'images' / 'training'
+    for path in root.glob('images/*/*.png'):
+        path.rename(path.with_suffix('.jpg'))
+    set_data_paths(cfg, DataOptions(data_root=str(root)))
+    before = label_folder(cfg, cfg.train_dataloader.dataset).pairs
+    assert len(before) == 2
+    (images / '.git').mkdir()
+    (images / 'street').mkdir()
+    assert label_folder(cfg, cfg.train_dataloader.dataset).pairs == before
+    shutil.copytree(root / 'images' / 'validation', images / 'street' / '.ipynb_checkpoints')
+    with pytest.raises(UserError, match=r'street/\.ipynb_checkpoints: is in a hidden folder, .* remove it'):
+        label_folder(cfg, cfg.train_dataloader.dataset)
+    shutil.rmtree(images / 'street' / '.ipynb_checkpoints')
+    (images / 'street' / 'loop').symlink_to(images)
+    with pytest.raises(UserError, match='street/loop: links to a folder around it'):
+        label_folder(cfg, cfg.train_dataloader.dataset)

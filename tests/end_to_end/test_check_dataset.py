@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
-from PIL import Image
 
-from crossformer_mm.data.images import image_fault, image_faults, shared_images
+from crossformer_mm.data.images import shared_images
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.check import check_dataset, check_parser
 from crossformer_mm.utils.files import files_in
@@ -166,27 +164,6 @@ def test_a_sample_of_the_images(
     check(flat_config, '--data-root', own_root, '--sample', '2', '--out', tmp_path / 'out')
     assert 'error: images that cannot be read: 2' in capsys.readouterr().out
     assert not (tmp_path / 'out' / 'train_samples.png').exists()
-
-
-def test_image_faults(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    for suffix in ('jpg', 'png'):
-        path = tmp_path / f'whole.{suffix}'
-        cv2.imwrite(str(path), image)
-        cut = tmp_path / f'cut.{suffix}'
-        cut.write_bytes(path.read_bytes()[:-600])
-        assert image_fault(path, (40, 60)) is None
-        assert 'has 60×40 pixels, its annotations say 40×60' in image_fault(path, (60, 40))
-        assert 'cannot be decoded' in image_fault(cut, (40, 60))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.fromarray(image).save(tmp_path / 'turned.jpg', exif=exif)
-    assert cv2.imread(str(tmp_path / 'turned.jpg')).shape[:2] == (60, 40)
-    paths = [tmp_path / 'turned.jpg', tmp_path / 'none.jpg', tmp_path / 'whole.png']
-    faults = list(image_faults(paths, [(60, 40)] * 3))
-    assert faults[0] is None
-    assert 'No such file' in faults[1]
-    assert '60×40' in faults[2]
 
 
 def test_shared_images_are_of_one_content(tmp_path: Path) -> None:
