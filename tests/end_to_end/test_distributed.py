@@ -290,9 +290,8 @@ def assert_evaluated_alike(folder: Path, config: Path, words: list[Any], written
     """Check that two processes give the metrics of one, and write the same files."""
     words = [*words, '--work-dir', folder / 'work']
     alone = evaluate(config, folder / 'weights.pth', *words)
-    files = {
-        path: path.read_bytes() for path in sorted(folder.glob('found*/*.png')) or folder.glob('found.*')
-    }
+    paths = sorted(folder.glob('found*/*.png')) or folder.glob('found.*')
+    files = {path: path.read_bytes() for path in paths}
     assert len(files) == written
     for path in files:
         path.unlink()
