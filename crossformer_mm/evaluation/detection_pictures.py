@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, read_picture, save_figure
+from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, save_figure
 from .records import object_records
 
 
@@ -120,9 +120,9 @@ class ObjectPicturesHook(PicturesHook):
         super().__init__(folder, names)
         self.score_thr = score_thr
 
-    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
         """Draw an image."""
-        picture, classes = read_picture(sample.img_path), meta['classes']
+        classes = meta['classes']
         records = object_records(sample, classes, picture.shape[:2], self.score_thr)
         panels = {'prediction': (picture, predicted_objects(records))}
         if 'gt_instances' in sample:

@@ -115,13 +115,15 @@ class PicturesHook(Hook):
         """Draw a batch."""
         meta = runner.test_dataloader.dataset.metainfo
         for sample in outputs:
-            self.draw(self.folder / self.names[sample.img_path], sample, meta)
+            picture = read_picture(sample.img_path)
+            self.draw(self.folder / self.names[sample.img_path], picture, sample, meta)
 
-    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
         """Draw an image.
 
         Args:
             path: The PNG file.
+            picture: The image, RGB, ``(H, W, 3)``, uint8.
             sample: The toolbox's data sample, with the prediction and possibly the ground truth.
             meta: The dataset's ``metainfo``.
         """

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from mmengine.structures import BaseDataElement
 
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, read_picture, save_figure
+from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, save_figure
 from .records import label_array
 
 TINT = 0.55  # opacity of the class colours over the image
@@ -93,9 +93,9 @@ def _legend(shares: np.ndarray, names: Sequence[str], colours: Sequence[Sequence
 class SegmentPicturesHook(PicturesHook):
     """Draws the classes of each tested image, the ground truth left of the prediction."""
 
-    def draw(self, path: Path, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
+    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
         """Draw an image."""
         maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
         labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
-        image = SegmentedImage(read_picture(sample.img_path), labels)
+        image = SegmentedImage(picture, labels)
         save_segments(path, [image], meta['classes'], meta['palette'])
