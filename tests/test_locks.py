@@ -73,8 +73,9 @@ def test_a_folder_is_locked_until_its_process_is_killed(
         b'',
         b'\xff\x1b[2J',
         b'process 1 on elsewhere since 2026-01-01 10:00',
-        f'process {os.getpid()} on {socket.gethostname()} since 2026-01-01 10:00'.encode(),  # after a reboot
+        f'process {os.getpid()} on {socket.gethostname()} since 2026-01-01 10:00'.encode(),
     ],
+    ids=['empty', 'garbage', 'of another machine', 'before a reboot'],
 )
 def test_a_file_that_nobody_holds_is_not_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
