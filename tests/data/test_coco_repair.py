@@ -233,14 +233,15 @@ def test_what_can_be_meant_in_two_ways_is_refused(tmp_path: Path, name: str) -> 
         read(tmp_path, data, masks=False)
 
 
-def test_parent_category_of_an_unused_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize('place', [0, 2])
+def test_parent_category_of_an_unused_class(tmp_path: Path, place: int) -> None:
     """The class keeps its place, so that training and validation agree."""
     data = content()
     data['categories'] = [
-        {'id': 0, 'name': 'fig', 'supercategory': 'none'},
         {'id': 7, 'name': 'nut', 'supercategory': 'fig'},
         {'id': 3, 'name': 'fig', 'supercategory': 'fig'},
     ]
+    data['categories'].insert(place, {'id': 0, 'name': 'fig', 'supercategory': 'none'})
     data['annotations'].pop()
     assert [category['id'] for category in read(tmp_path, data).categories] == [7, 3]
 
