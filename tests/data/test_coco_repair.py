@@ -356,15 +356,18 @@ def test_boxes_of_other_conventions(coco_root: Path, tmp_path: Path, name: str, 
         read(tmp_path, data, masks=False)
 
 
-def test_boxes_in_the_corner_are_told_by_their_areas(tmp_path: Path) -> None:
+@pytest.mark.parametrize('told_by', ['area', 'segmentation'])
+def test_boxes_in_the_corner_are_told_by_areas_or_masks(tmp_path: Path, told_by: str) -> None:
     """All of them are inside their image in both conventions."""
     data = content()
     random = np.random.default_rng(0)
-    record = {key: value for key, value in data['annotations'][0].items() if key != 'segmentation'}
-    boxes = [[*random.uniform(1, 8, 2), *random.uniform(2, 6, 2)] for _ in range(20)]
-    data['annotations'] = [
-        {**record, 'id': i, 'bbox': box, 'area': box[2] * box[3]} for i, box in enumerate(boxes, 1)
-    ]
+    boxes = [[*random.uniform(1, 8, 2), *random.uniform(4, 8, 2)] for _ in range(20)]
+    data['annotations'] = [{**data['annotations'][0], 'id': i, 'bbox': box} for i, box in enumerate(boxes, 1)]
+    for annotation in data['annotations']:
+        left, top, right, low = corners(annotation['bbox'])
+        annotation['area'] = (right - left) * (low - top)
+        annotation['segmentation'] = [[left, top, right, top, right, low, left, low]]
+    without('annotations', *{'area', 'segmentation'} - {told_by})(data)
     read(tmp_path, data, masks=False)
     for annotation in data['annotations']:
         annotation['bbox'] = corners(annotation['bbox'])
