@@ -23,7 +23,7 @@ from .coco_images import (
     size_fault,
     spread,
 )
-from .coco_json import load_json
+from .coco_json import load_json, uncollected
 from .coco_records import (
     annotation_problems,
     category_problems,
@@ -74,6 +74,7 @@ class CocoFile:
         return {'images': self.images, 'annotations': self.annotations, 'categories': self.categories}
 
 
+@uncollected()
 def read_coco(
     path: str | Path,
     masks: bool = True,

@@ -29,8 +29,7 @@ def load_json(path: Path) -> tuple[Content, bool]:
     try:
         written = path.read_bytes()
         encoding = json.detect_encoding(written)
-        with _uncollected():
-            content = json.loads(written.decode(encoding))
+        content = json.loads(written.decode(encoding))
     except FileNotFoundError:
         raise UserError(f'{path}: no such annotation file') from None
     except OSError as error:
@@ -49,8 +48,8 @@ def load_json(path: Path) -> tuple[Content, bool]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause the garbage collector, which would go through millions of new records again and again."""
+def uncollected() -> Iterator[None]:
+    """A context without the garbage collector, which would go through millions of records again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

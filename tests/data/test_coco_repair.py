@@ -233,14 +233,15 @@ def test_what_can_be_meant_in_two_ways_is_refused(tmp_path: Path, name: str) -> 
         read(tmp_path, data, masks=False)
 
 
-def test_parent_category_of_an_unused_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize('place', [0, 2])
+def test_parent_category_of_an_unused_class(tmp_path: Path, place: int) -> None:
     """The class keeps its place, so that training and validation agree."""
     data = content()
     data['categories'] = [
-        {'id': 0, 'name': 'fig', 'supercategory': 'none'},
         {'id': 7, 'name': 'nut', 'supercategory': 'fig'},
         {'id': 3, 'name': 'fig', 'supercategory': 'fig'},
     ]
+    data['categories'].insert(place, {'id': 0, 'name': 'fig', 'supercategory': 'none'})
     data['annotations'].pop()
     assert [category['id'] for category in read(tmp_path, data).categories] == [7, 3]
 
@@ -357,15 +358,18 @@ def test_boxes_of_other_conventions(coco_root: Path, tmp_path: Path, name: str, 
         read(tmp_path, data, masks=False)
 
 
-def test_boxes_in_the_corner_are_told_by_their_areas(tmp_path: Path) -> None:
+@pytest.mark.parametrize('told_by', ['area', 'segmentation'])
+def test_boxes_in_the_corner_are_told_by_areas_or_masks(tmp_path: Path, told_by: str) -> None:
     """All of them are inside their image in both conventions."""
     data = content()
     random = np.random.default_rng(0)
-    record = {key: value for key, value in data['annotations'][0].items() if key != 'segmentation'}
-    boxes = [[*random.uniform(1, 8, 2), *random.uniform(2, 6, 2)] for _ in range(20)]
-    data['annotations'] = [
-        {**record, 'id': i, 'bbox': box, 'area': box[2] * box[3]} for i, box in enumerate(boxes, 1)
-    ]
+    boxes = [[*random.uniform(1, 8, 2), *random.uniform(4, 8, 2)] for _ in range(20)]
+    data['annotations'] = [{**data['annotations'][0], 'id': i, 'bbox': box} for i, box in enumerate(boxes, 1)]
+    for annotation in data['annotations']:
+        left, top, right, low = corners(annotation['bbox'])
+        annotation['area'] = (right - left) * (low - top)
+        annotation['segmentation'] = [[left, top, right, top, right, low, left, low]]
+    without('annotations', *{'area', 'segmentation'} - {told_by})(data)
     read(tmp_path, data, masks=False)
     for annotation in data['annotations']:
         annotation['bbox'] = corners(annotation['bbox'])
