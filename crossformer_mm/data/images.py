@@ -130,7 +130,8 @@ def _with_metadata_of(image: Image.Image) -> bytes | None:
     exif = stored_exif(image)
     if not exif or image.format not in ('PNG', 'WEBP'):  # Pillow and OpenCV both turn TIFF files, always
         return None
-    _TINY.save(buffer := BytesIO(), image.format, exif=exif, lossless=True)
+    # Pillow keeps the settings of a call in the image, which threads share
+    _TINY.copy().save(buffer := BytesIO(), image.format, exif=exif, lossless=True)
     return buffer.getvalue()
 
 

@@ -27,6 +27,7 @@ from crossformer_mm.checkpoint.resume import latest_intact
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
+from crossformer_mm.utils.outputs import write_output
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 TRAIN = 'annotations/instances_train2017.json'
@@ -225,8 +226,7 @@ def test_an_interrupt_says_how_to_go_on(
     cfg = Config.fromfile(detector)
     cfg.custom_hooks.append({'type': 'SignalHook', 'number': int(number)})
     cfg.dump(tmp_path / 'config.py')
-    (tmp_path / 'work').mkdir()
-    (tmp_path / 'work' / 'epoch_9.pth').write_text('of an earlier run')
+    write_output(tmp_path / 'work' / 'epoch_9.pth', lambda part: part.write_text('of an earlier run'))
     words = [tmp_path / 'config.py', '--data-root', coco_root, '--work-dir', tmp_path / 'work']
     settings = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
     assert train(*words, '--cfg-options', *settings, *more) == status
