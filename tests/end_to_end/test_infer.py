@@ -373,7 +373,7 @@ def test_bad_input_is_one_line(
     err = [line for line in capsys.readouterr().err.splitlines() if 'Warning' not in line]
     (error,) = [line for line in err if line.startswith('error: ')]
     assert re.search(message, error)
-    assert not any('Traceback' in line for line in err)
+    assert 'Traceback' not in '\n'.join(err)
     assert sorted(beside.iterdir()) == before, 'nothing is written'
 
 
