@@ -50,7 +50,7 @@ def line(report: list[str], start: str) -> str:
 # --- backbones -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('suffix', ['.pth', pytest.param('.safetensors', marks=pytest.mark.slow)])
 def test_every_shape_becomes_the_same_backbone(tmp_path: Path, suffix: str) -> None:
     state = backbone().state_dict()
     for kind, source in save_every_kind(tmp_path, backbone()).items():

@@ -313,6 +313,7 @@ def test_bfloat16_that_is_slow_is_said(fast: bool, monkeypatch: pytest.MonkeyPat
     ] * (not fast)
 
 
+@pytest.mark.slow
 def test_start_from_a_pretrained_backbone_in_bfloat16(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
@@ -326,7 +327,8 @@ def test_start_from_a_pretrained_backbone_in_bfloat16(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize('option', ['--load', pytest.param('load_from', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('option', ['--load', 'load_from'])
 def test_start_from_a_complete_model_of_other_classes(
     option: str, trained: Path, narrow: Path, own_root: Path, tmp_path: Path
 ) -> None:

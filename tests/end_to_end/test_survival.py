@@ -168,6 +168,7 @@ def test_resuming_what_is_complete_or_does_not_fit_writes_nothing(
     assert sorted(whole.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_a_segmentor_resumes_to_the_same_weights(segmentor: tuple[Path, Path], tmp_path: Path) -> None:
     config, _ = segmentor
     assert train(config, '--work-dir', tmp_path / 'whole') == 0

@@ -35,6 +35,7 @@ def row(text: str, network: str) -> list[str]:
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
+@pytest.mark.slow
 def test_tool_measures_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = 't+window+large+cp --against swin_t --mode inference train --dtype float32 bfloat16 --size 64x32'
     stem = tmp_path / 'new' / 'v1.2'
@@ -71,6 +72,7 @@ def test_tool_measures_memory_in_processes(tmp_path: Path, capsys: pytest.Captur
     assert row(capsys.readouterr().out, 't') == ['t', f'{peak / 1e6:,.0f}']
 
 
+@pytest.mark.slow
 def test_a_failed_process_is_one_line() -> None:
     with pytest.raises(
         UserError, match=r'memory of x: its process ended with 1: .*unknown network'

@@ -44,6 +44,7 @@ def test_a_working_installation() -> None:
     assert 'FAILED' not in output
 
 
+@pytest.mark.slow
 def test_mmcv_without_operators(tmp_path: Path) -> None:
     module(tmp_path, 'mmcv', '__version__ = "2.1.0"')
     status, output = consult(tmp_path)

@@ -154,7 +154,7 @@ def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> No
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('layout', ['map', pytest.param('window', marks=pytest.mark.slow)])
 def test_export_keeps_height_and_width_symbolic(layout: str) -> None:
     torch.manual_seed(0)
     model = CrossFormer(SHALLOW, long_distance=layout).eval()
