@@ -172,6 +172,18 @@ def test_a_training_notes_its_runs(tmp_path: Path) -> None:
     assert runs_of(checkpoint) == [[new.experiment_name, 0], [resumed.experiment_name, 6]]
     (line,) = complaints
     assert all(f'iter_{number}.pth' in line for number in (4, 8, 12))
+    settings['custom_hooks'] = [StopHook(5)]
+    again = small_run(tmp_path, 'Iter', resume=True, load_from=str(tmp_path / 'iter_3.pth'), **settings)
+    with pytest.raises(Stopped):
+        again.train()
+    assert found(tmp_path) == 'iter_3.pth'
+    shutil.copytree(tmp_path, tmp_path / 'other')
+    elsewhere = tmp_path / 'other'
+    again = small_run(elsewhere, 'Iter', resume=True, load_from=str(tmp_path / 'iter_3.pth'), **settings)
+    with pytest.raises(Stopped):
+        again.train()
+    with pytest.raises(UserError, match='the last run has no intact checkpoint'):
+        latest_intact([elsewhere])
 
 
 def test_weights_alone_start_a_new_training(tmp_path: Path) -> None:
