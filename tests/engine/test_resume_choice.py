@@ -277,7 +277,7 @@ SETTINGS = {
     'train_dataloader': {
         'batch_size': 2,
         'num_workers': 2,
-        'dataset': {'pipeline': [{'type': 'Flip', 'prob': 0.5}]},
+        'dataset': {'ann_file': 'a/train.json', 'pipeline': [{'type': 'Flip', 'prob': 0.5}]},
     },
     'randomness': {'diff_rank_seed': False},
 }
@@ -293,6 +293,7 @@ def changed(**changes: Any) -> list[str]:
 def test_the_same_settings() -> None:
     assert changed() == []
     assert changed(model__init_cfg__checkpoint='moved.pth', train_dataloader__num_workers=0) == []
+    assert changed(train_dataloader__dataset__ann_file='/copies/train.json') == []
     assert changed(model__with_cp=True, work_dir='elsewhere', model__depths=[1, 2]) == []
 
 
@@ -305,6 +306,11 @@ def test_the_same_settings() -> None:
         ('optim_wrapper__clip_grad', 1, 'optim_wrapper.clip_grad=1 (was not set)'),
         ('randomness__diff_rank_seed', True, 'randomness.diff_rank_seed=True (was False)'),
         ('model__depths', (1, 3), 'model.depths=[1, 3] (was [1, 2])'),
+        (
+            'train_dataloader__dataset__ann_file',
+            'a/b.json',
+            "train_dataloader.dataset.ann_file='a/b.json' (was 'a/train.json')",
+        ),
         (
             'train_dataloader__dataset__pipeline__0__prob',
             0,
