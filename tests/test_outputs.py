@@ -36,7 +36,8 @@ def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         check_place('--out', free, inputs)
     for around in ('..', '.'):
         check_place('--work-dir', around, inputs, around=False)
-    check_place('--work-dir', '../images/a', inputs, around=False, inside=False)
+    for below in ('../images/a', '../images/cam1'):
+        check_place('--work-dir', below, inputs, around=False, inside=False)
     with pytest.raises(UserError, match=r'^--work-dir \.\./images: /.*images contains the data; choose'):
         check_place('--work-dir', '../images', inputs, around=False, inside=False)
     for around in ('..', '.'):

@@ -41,8 +41,9 @@ def check_place(
     real = Path(os.path.realpath(place))
     here, *above = (_identity(path) for path in (real, *real.parents))
     for given in inputs:
-        for path, whole in _real_places(given).items():
-            if _identity(path) in ([here, *above] if whole and inside else [here]):
+        places = _real_places(given) if inside else {Path(os.path.realpath(given)): False}
+        for path, whole in places.items():
+            if _identity(path) in ([here, *above] if whole else [here]):
                 what = f'{path} contains the data' if whole or path.is_dir() else 'is an input of this run'
             elif around and here in map(_identity, path.parents):
                 what = f'contains the data {path}'
