@@ -36,6 +36,11 @@ def test_places_of_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         check_place('--out', free, inputs)
     for around in ('..', '.'):
         check_place('--work-dir', around, inputs, around=False)
+    for below in ('../images/a', '../images/cam1'):
+        check_place('--work-dir', below, inputs, around=False, inside=False)
+    with pytest.raises(UserError, match=r'^--work-dir \.\./images: /.*images contains the data; choose'):
+        check_place('--work-dir', '../images', inputs, around=False, inside=False)
+    for around in ('..', '.'):
         with pytest.raises(UserError, match=rf'^--out {around}: contains the data /.*(images|cam2); choose'):
             check_place('--out', around, inputs)
 

@@ -77,7 +77,8 @@ def compare_settings(cfg: Config, checkpoint: Checkpoint) -> list[str]:
         return []
     old = _settings(text)
     new = _settings(Config(cfg.to_dict(), format_python_code=False).pretty_text)
-    changed = [key for key in dict.fromkeys((*new, *old)) if old and new and new.get(key) != old.get(key)]
+    keys = dict.fromkeys((*new, *old)) if old and new else ()
+    changed = [key for key in keys if _compared(key, new.get(key)) != _compared(key, old.get(key))]
     changes = {key: f'{key}={_shown(new.get(key))} (was {_shown(old.get(key))})' for key in changed}
     if no_fit := [change for key, change in changes.items() if _NO_FIT.fullmatch(key)]:
         raise UserError(
@@ -148,6 +149,11 @@ def _group_sizes(state: Any) -> list[int]:
     if isinstance(groups := state.get('param_groups'), list):
         return [len(group.get('params', ())) for group in groups if isinstance(group, Mapping)]
     return [size for part in state.values() for size in _group_sizes(part)]
+
+
+def _compared(key: str, value: str | None) -> str | None:
+    """A setting's value without the folder of an annotation file, which may have been moved."""
+    return value.strip("'").rpartition('/')[2] if value and key.endswith('.ann_file') else value
 
 
 def _shown(value: str | None) -> str:

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoint.reader import Checkpoint
 from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
-from ..data.datasets import LOADERS, input_paths
+from ..data.datasets import LOADERS, input_paths, map_datasets
 from ..data.exif import exif_warnings
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
@@ -78,7 +78,9 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False)
+    # Images of COCO data are listed, and may be around the work folder; all files with label maps are data.
+    label_maps = any(map_datasets(cfg, *LOADERS))
+    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False, inside=label_maps)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False

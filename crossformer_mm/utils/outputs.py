@@ -18,7 +18,13 @@ LIST = '.crossformer_mm'
 _COARSEST = 2e9  # nanoseconds; some file systems and archives keep times only to two seconds
 
 
-def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], around: bool = True) -> None:
+def check_place(
+    option: str,
+    place: str | Path,
+    inputs: Iterable[str | Path],
+    around: bool = True,
+    inside: bool = True,
+) -> None:
     """Check that a file or folder to write to is no input of the run, nor in or around one.
 
     Args:
@@ -27,6 +33,7 @@ def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], ar
         inputs: Files, and folders of images or label maps. They are compared as files on disk, whatever the
             names and links by which they are given.
         around: Whether the place must not contain inputs either.
+        inside: Whether the place must not be inside an input folder either.
 
     Raises:
         UserError: The place is none to write to.
@@ -34,7 +41,8 @@ def check_place(option: str, place: str | Path, inputs: Iterable[str | Path], ar
     real = Path(os.path.realpath(place))
     here, *above = (_identity(path) for path in (real, *real.parents))
     for given in inputs:
-        for path, whole in _real_places(given).items():
+        places = _real_places(given) if inside else {Path(os.path.realpath(given)): False}
+        for path, whole in places.items():
             if _identity(path) in ([here, *above] if whole else [here]):
                 what = f'{path} contains the data' if whole or path.is_dir() else 'is an input of this run'
             elif around and here in map(_identity, path.parents):

@@ -172,6 +172,18 @@ def test_a_training_notes_its_runs(tmp_path: Path) -> None:
     assert runs_of(checkpoint) == [[new.experiment_name, 0], [resumed.experiment_name, 6]]
     (line,) = complaints
     assert all(f'iter_{number}.pth' in line for number in (4, 8, 12))
+    settings['custom_hooks'] = [StopHook(5)]
+    again = small_run(tmp_path, 'Iter', resume=True, load_from=str(tmp_path / 'iter_3.pth'), **settings)
+    with pytest.raises(Stopped):
+        again.train()
+    assert found(tmp_path) == 'iter_3.pth'
+    shutil.copytree(tmp_path, tmp_path / 'other')
+    elsewhere = tmp_path / 'other'
+    again = small_run(elsewhere, 'Iter', resume=True, load_from=str(tmp_path / 'iter_3.pth'), **settings)
+    with pytest.raises(Stopped):
+        again.train()
+    with pytest.raises(UserError, match='the last run has no intact checkpoint'):
+        latest_intact([elsewhere])
 
 
 def test_weights_alone_start_a_new_training(tmp_path: Path) -> None:
@@ -265,7 +277,7 @@ SETTINGS = {
     'train_dataloader': {
         'batch_size': 2,
         'num_workers': 2,
-        'dataset': {'pipeline': [{'type': 'Flip', 'prob': 0.5}]},
+        'dataset': {'ann_file': 'a/train.json', 'pipeline': [{'type': 'Flip', 'prob': 0.5}]},
     },
     'randomness': {'diff_rank_seed': False},
 }
@@ -281,6 +293,7 @@ def changed(**changes: Any) -> list[str]:
 def test_the_same_settings() -> None:
     assert changed() == []
     assert changed(model__init_cfg__checkpoint='moved.pth', train_dataloader__num_workers=0) == []
+    assert changed(train_dataloader__dataset__ann_file='/copies/train.json') == []
     assert changed(model__with_cp=True, work_dir='elsewhere', model__depths=[1, 2]) == []
 
 
@@ -293,6 +306,11 @@ def test_the_same_settings() -> None:
         ('optim_wrapper__clip_grad', 1, 'optim_wrapper.clip_grad=1 (was not set)'),
         ('randomness__diff_rank_seed', True, 'randomness.diff_rank_seed=True (was False)'),
         ('model__depths', (1, 3), 'model.depths=[1, 3] (was [1, 2])'),
+        (
+            'train_dataloader__dataset__ann_file',
+            'a/b.json',
+            "train_dataloader.dataset.ann_file='a/b.json' (was 'a/train.json')",
+        ),
         (
             'train_dataloader__dataset__pipeline__0__prob',
             0,

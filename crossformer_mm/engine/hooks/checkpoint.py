@@ -109,10 +109,18 @@ class AtomicCheckpointHook(CheckpointHook):
                     parameter.grad = gradients[name].to(parameter.device)
             if changes := compare_facts(run_facts(runner), self._notes):
                 runner.logger.warning(f'{CHANGED}: {", ".join(changes)}')
-        elif is_main_process() and (last := Path(runner.work_dir, LAST)).is_file():
-            last.write_text(f'{self.out_dir}/{NONE_YET}')  # it named a checkpoint of an earlier run
+        if is_main_process():
+            self._name_last(runner)
         runs = self._runs if runner.iter else []
         runner.message_hub.update_info(RUNS, [*runs, [runner.experiment_name, runner.iter]])
+
+    def _name_last(self, runner: Runner) -> None:
+        """Let ``last_checkpoint``, which named a checkpoint of an earlier run, name the one resumed from."""
+        last, start = Path(runner.work_dir, LAST), Path(runner._load_from or '')
+        if last.is_file():
+            folders = [Path(folder).resolve() for folder in (self.out_dir, runner.work_dir)]
+            resumed = runner.iter and start.resolve().parent in folders
+            last.write_text(f'{self.out_dir}/{start.name if resumed else NONE_YET}')
 
     def _own(self, path: object) -> str | None:
         """The best checkpoint so far, which a better one replaces; None if it is in another run's folder.
