@@ -71,6 +71,9 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
     assert 'WARNING - no pretrained weights' in log
     assert re.search(r'Epoch\(train\) +\[1\]\[3/3\] .* eta: .* loss_mask: ', log)
     assert 'coco/bbox_mAP: ' in log
+    config = Path(re.search(r'evaluate it: crossformer test (\S+) ', log)[1])
+    assert config.parent == trained, 'the config that has the data filled in'
+    assert 'ann_file' in config.read_text()
 
 
 def test_evaluation_agrees_with_pycocotools(
