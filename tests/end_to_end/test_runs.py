@@ -86,6 +86,8 @@ def test_evaluation_agrees_with_pycocotools(
     words += ['--plots', tmp_path / 'plots']
     numbers = test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     log = log_of(tmp_path / 'work')
+    assert f'plots: written to {tmp_path / "plots"}' in log
+    assert f'pictures: written to {tmp_path / "drawn"}' in log
     for kind in ('bbox', 'segm'):
         stats = by_hand(coco_root / VAL, tmp_path / 'out' / f'results.{kind}.json', kind)
         ours = [value for name, value in numbers.items() if f'/{kind}_' in name]
