@@ -32,6 +32,8 @@ def load_json(path: Path) -> tuple[Content, bool]:
         content = json.loads(written.decode(encoding))
     except FileNotFoundError:
         raise UserError(f'{path}: no such annotation file') from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; COCO's format has one JSON file for all images") from None
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
     except UnicodeDecodeError as error:

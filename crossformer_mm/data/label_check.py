@@ -254,7 +254,7 @@ def _unknown_values(path: Path, counts: Mapping[int, int], rule: LabelRule) -> I
             values_text = f'the values {shorten(map(str, values))}, which are'
         classes = f'{len(rule.classes)} classes ({first} to {last})'
         what = f'{path} contains {values_text} none of the {classes} and not ignored'
-        remedy = f'ignore_label can set a value to ignore besides {IGNORED}; {_common_causes(rule)}'
+        remedy = f'--ignore-label N ignores another value besides {IGNORED}; {_common_causes(rule)}'
         yield Problem('label maps with values outside the classes', what, remedy=remedy)
 
 

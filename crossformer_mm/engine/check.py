@@ -34,7 +34,7 @@ from ..data.images import problems_of_images, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
 from ..data.label_folders import LabelFolder, label_folder
-from ..data.options import add_data_options, data_options, set_data_paths
+from ..data.options import COCO_ELSEWHERE, add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
 from ..evaluation.detection_pictures import coco_objects, save_objects
 from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
@@ -169,7 +169,8 @@ class _CocoCheck:
                 ignore_exif=ignore_exif,
             )
         except UserError as error:
-            findings.add(Problem('annotation file', str(error)))
+            remedy = '' if path.exists() else COCO_ELSEWHERE
+            findings.add(Problem('annotation file', str(error), remedy=remedy))
             file = CocoFile(path, [], [], [])
         if file.categories:
             self.first = self.first or file

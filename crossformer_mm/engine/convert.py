@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..checkpoint import load_backbone, load_model
 from ..checkpoint.convert import TARGETS, convert_checkpoint
-from ..data.datasets import build_network
+from ..checkpoint.meta import dataset_meta_of
+from ..checkpoint.reader import open_checkpoint
+from ..data.datasets import build_network, set_num_classes
 from ..utils.errors import UserError
 from ..utils.text import printable
 from .config import load_config
@@ -50,7 +52,8 @@ def conversion_parser() -> argparse.ArgumentParser:
     options.add_argument(
         '--verify',
         metavar='CONFIG',
-        help="load the result in this config's model, strictly, and run an image through it",
+        help="load the result in this config's model with the file's classes, strictly, and run an image"
+        ' through it',
     )
     options.add_argument('--dry-run', action='store_true', help='only print the report; write nothing')
     return options
@@ -80,7 +83,7 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def verify(config: str | Path, path: Path, kind: str) -> str:
-    """Load a checkpoint strictly into a config's model, and run an image of noise through it.
+    """Load a checkpoint strictly into a config's model, with the file's classes, and run an image of noise.
 
     Args:
         config: A config file.
@@ -97,13 +100,16 @@ def verify(config: str | Path, path: Path, kind: str) -> str:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{cfg.filename} has no model to verify the file with')
+    checkpoint = open_checkpoint(path)
+    if classes := dataset_meta_of(checkpoint).get('classes'):
+        set_num_classes(cfg.model, len(classes))
     model = build_network(cfg, cfg.model).eval()
     image = torch.randint(256, (3, *IMAGE_SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     if kind == 'backbone':
-        load_backbone(model.backbone, path)
+        load_backbone(model.backbone, checkpoint)
         outputs = _features(model, image)
     else:
-        load_model(model, path)
+        load_model(model, checkpoint)
         outputs = [*_features(model, image), *_predictions(model, image)]
     if not all(torch.isfinite(output).all() for output in outputs):
         raise UserError('its outputs are not finite: the weights are damaged')

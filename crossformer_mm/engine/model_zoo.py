@@ -18,7 +18,7 @@ from ..utils.files import check_free, write_atomically
 from ..utils.progress import progress_bar
 from .benchmark import GROUPS
 from .config import load_config
-from .flops import RULE, SHAPES, Part, build_model, count, usual_shape
+from .flops import SHAPES, Part, build_model, count, usual_shape
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTORS = ('fpn', 'upernet')
@@ -238,14 +238,12 @@ _PAGE = f"""# Models
 
 Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
-**Parameters and multiply-adds are counted here**, as described below; `python tools/get_flops.py CONFIG`
-lists them by backbone, neck and heads, at any image size. **The columns called "published" are the authors'
-figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here, which
-would take eight GPUs.
+**Parameters and multiply-adds are counted here**; `crossformer flops CONFIG` lists them by backbone, neck and
+heads, at any image size, and says what is counted. **The columns called "published" are the authors'
+figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here.
 
-The published multiply-adds exceed the counted ones (column "excess") because the authors' code computes on
-maps padded to multiples of G or I, while this network pads nothing, and because their figures include small
-terms such as biases and activations.
+The published multiply-adds exceed the counted ones (column "excess") because the authors' code pads maps to
+multiples of G or I, and because their figures include small terms such as biases and activations.
 
 ## Detection on COCO, one image of {SHAPES['mmdet'][1]}×{SHAPES['mmdet'][0]}
 
@@ -262,22 +260,19 @@ model with large groups.
 `_3x` configs 36 epochs with multi-scale training. Groups are standard (7 7 7 7, intervals 8 4 2 1) except in
 `_g14` (large: 14 14 7 7, intervals 16 8 2 1) and `_pgs` (progressive: 4 4 14 7, intervals 4 2 1 1). Groups of
 long distance attention span the whole map, which agrees with the published multiply-adds; those of `_pgs`
-span macro-windows (`long_distance='window'`), as in the released ++ classifiers. Neither setting changes the
-shape of a weight, so one checkpoint fits all.
-
-{RULE}
+span macro-windows (`long_distance='window'`), as in the released ++ classifiers. One checkpoint fits all.
 
 ## Segmentation on ADE20K, one image of {SHAPES['mmseg'][1]}×{SHAPES['mmseg'][0]}
 
 `fpn_…` is Semantic FPN, trained for 80k iterations, `upernet_…` is UPerNet, trained for 160k. The columns of
 mIoU are at one scale, and at six scales with flipping. Groups are large in Semantic FPN with CrossFormer-S
 and -L, as in the authors' configs, and standard in all others. UPerNet's parameters include the auxiliary
-head, which only training uses; its multiply-adds do not.
+head, its multiply-adds do not.
 
 | config | parameters | multiply-adds | published: parameters | multiply-adds | excess | mIoU | six scales |
 |---|---|---|---|---|---|---|---|
 {{segmentors}}
 
-Two published parameter counts are misprints: RetinaNet with CrossFormer++-S has that of CrossFormer-S, and
-that of UPerNet with CrossFormer++-B should be 83.6 (83.645 M), not 83.7.
+The misprints: RetinaNet with CrossFormer++-S has the count of CrossFormer-S, and 83.7 should be 83.6
+(83.645 M).
 """

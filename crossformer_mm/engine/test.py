@@ -79,6 +79,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
         prepare_images(runner, options)
         numbers = runner.test()
         list_results(runner, options)
+        for what, folder in (('plots', options.plots), ('pictures', options.show_dir)):
+            if folder:
+                runner.logger.info(f'{what}: written to {folder}')
         return numbers
 
 

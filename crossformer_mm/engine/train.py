@@ -16,7 +16,7 @@ from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..utils.errors import UserError
-from ..utils.outputs import check_outputs
+from ..utils.outputs import check_outputs, is_output
 from .changes import check_optimizer, check_trained_classes, compare_settings
 from .distributed import on_first_process, sync_bn_warnings
 from .hooks.curves import CURVES
@@ -122,7 +122,7 @@ def train(options: argparse.Namespace) -> None:
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             runner.logger.info(
-                f'Last checkpoint: {last}; evaluate it: crossformer test {options.config} {last}'
+                f'Last checkpoint: {last}; evaluate it: crossformer test {config_to_test(cfg)} {last}'
             )
 
 
@@ -386,10 +386,16 @@ def finished(cfg: Config, checkpoint: Checkpoint) -> str | None:
         if done >= most:
             return (
                 f'{checkpoint.path}: this training is already complete ({unit} {done} of {most}); evaluate it'
-                f' with crossformer test {cfg.filename} {checkpoint.path}, or raise train_cfg.max_{unit}s to'
-                ' train longer'
+                f' with crossformer test {config_to_test(cfg)} {checkpoint.path}, or raise'
+                f' train_cfg.max_{unit}s to train longer'
             )
     return None
+
+
+def config_to_test(cfg: Config) -> Path:
+    """The config to test a training's checkpoints with: the one in its work folder has its data filled in."""
+    written = Path(cfg.work_dir, Path(cfg.filename).name)
+    return written if is_output(written) else Path(cfg.filename)
 
 
 def forget_pretrained(model: nn.Module) -> None:

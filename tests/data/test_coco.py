@@ -136,7 +136,7 @@ def test_what_is_no_coco_file(tmp_path: Path, written: bytes, message: str) -> N
 def test_no_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no such annotation file'):
         read_coco(tmp_path / 'none.json')
-    with pytest.raises(UserError, match='cannot be read: Is a directory'):
+    with pytest.raises(UserError, match="is a folder; COCO's format has one JSON file"):
         read_coco(tmp_path)
 
 

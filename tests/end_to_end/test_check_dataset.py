@@ -1,6 +1,7 @@
 """``crossformer check`` on COCO data: every kind of problem is found, and no problem hides another."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_many_problems_are_counted_and_few_shown(
     assert said.count('has the bbox [1]') == 2
 
 
-def test_a_file_that_is_no_json_does_not_hide_the_other(
+def test_a_file_that_is_no_json_or_missing_does_not_hide_the_other(
     flat_config: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (own_root / TRAIN).write_text('{')
@@ -135,6 +136,12 @@ def test_a_file_that_is_no_json_does_not_hide_the_other(
     said = capsys.readouterr().out
     assert 'is not valid JSON' in said
     assert 'error: images that are missing: 1' in said
+    assert '--train-ann' not in said
+
+    (own_root / TRAIN).unlink()
+    assert check(flat_config, '--data-root', own_root) == 1
+    said = capsys.readouterr().out
+    assert re.search(r'no such annotation file\n    → set other paths with .* --train-ann FILE', said)
 
 
 def test_without_a_validation_set(

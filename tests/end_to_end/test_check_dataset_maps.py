@@ -115,7 +115,7 @@ def test_all_problems_are_listed_at_once(root: Path, check: Callable[..., tuple[
     ]
     assert '00000005.jpg cannot be read as an image' in said
     assert '00000004.png is not a label map but a colour image' in said
-    assert said.count('ignore_label can set a value') == 1, 'once for all of a kind'
+    assert said.count('--ignore-label N ignores another value') == 1, 'once for all of a kind'
     assert said.endswith('\n10 errors\n')
 
 

@@ -71,6 +71,9 @@ def test_training_leaves_a_checkpoint_and_a_log(trained: Path) -> None:
     assert 'WARNING - no pretrained weights' in log
     assert re.search(r'Epoch\(train\) +\[1\]\[3/3\] .* eta: .* loss_mask: ', log)
     assert 'coco/bbox_mAP: ' in log
+    config = Path(re.search(r'evaluate it: crossformer test (\S+) ', log)[1])
+    assert config.parent == trained, 'the config that has the data filled in'
+    assert 'ann_file' in config.read_text()
 
 
 def test_evaluation_agrees_with_pycocotools(
@@ -83,6 +86,8 @@ def test_evaluation_agrees_with_pycocotools(
     words += ['--plots', tmp_path / 'plots']
     numbers = test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
     log = log_of(tmp_path / 'work')
+    assert f'plots: written to {tmp_path / "plots"}' in log
+    assert f'pictures: written to {tmp_path / "drawn"}' in log
     for kind in ('bbox', 'segm'):
         stats = by_hand(coco_root / VAL, tmp_path / 'out' / f'results.{kind}.json', kind)
         ours = [value for name, value in numbers.items() if f'/{kind}_' in name]

@@ -196,7 +196,7 @@ def test_weights_alone_start_a_new_training(tmp_path: Path) -> None:
 def config(work_dir: Path, **settings: Any) -> Config:
     """What resuming reads of a config."""
     text = {'work_dir': str(work_dir), 'train_cfg': {'max_epochs': 9}, 'default_hooks': {}, **settings}
-    return Config(text)
+    return Config(text, cfg_text=' ', filename='config.py')  # a file that is not read
 
 
 @pytest.mark.parametrize('source', ['{}', '{}/', '{}/last_checkpoint'])
@@ -239,6 +239,7 @@ def test_a_finished_training_says_so(shared: Path) -> None:
     line = finished(config(shared, train_cfg={'max_epochs': 2}), checkpoint)
     assert line.startswith(
         f'{checkpoint.path}: this training is already complete (epoch 2 of 2); evaluate it'
+        f' with crossformer test config.py {checkpoint.path}, or raise train_cfg.max_epochs'
     )
     assert 'complete (iter 20 of 15)' in finished(config(shared, train_cfg={'max_iters': 15}), checkpoint)
     assert finished(config(shared, train_cfg={'max_epochs': 3}), checkpoint) is None
