@@ -222,6 +222,9 @@ AMBIGUOUS = {
     'two used classes of one name': lambda d: d['categories'][1].update(name='nut'),
     'no mask and no box': without('annotations', 'bbox', 'segmentation'),
     'unknown image': lambda d: d['annotations'][0].update(image_id='7'),
+    'a side that no float holds, and no area': lambda d: d['annotations'][0].update(
+        bbox=[1, 1, 10**400, 8], area=None, segmentation=None
+    ),
 }
 
 
