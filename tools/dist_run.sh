@@ -34,6 +34,6 @@ else
   rendezvous=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$PORT")
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun's own default, which it announces in five lines
-export LAUNCHER_PID=$$                       # exec keeps it; the processes end when it ends
+export CROSSFORMER_LAUNCHER_PID=$$                   # exec keeps it; the processes end when it ends
 exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$PROCESSES" \
   -m crossformer_mm_command "$COMMAND" "${@:1:${#FILES[@]}}" "${@:${#FILES[@]}+2}" --launcher pytorch

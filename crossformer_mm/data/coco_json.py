@@ -82,5 +82,5 @@ def save_copy(content: Content, folder: Path, name: str) -> Path:
     except OSError as error:
         raise UserError(f'{folder}: cannot be written ({error.strerror})') from error
     text = json.dumps(content)
-    path = folder.absolute() / f'{name}.json'
+    path = folder.absolute() / f'{name[:60]}.json'  # at most 254 bytes with the digest
     return write_atomically(path, lambda part: part.write_text(text), digest_in_name=True, overwrite=True)

@@ -140,7 +140,7 @@ def _repair_box(annotation: Record, mask: Record | None, where: str, note: Repai
 def _repair_area(annotation: Record, mask: Record | None, where: str, note: Repairs) -> None:
     """Compute a missing area, or one of 0 or below, which training would leave out."""
     box, area = annotation.get('bbox'), annotation.get('area')
-    if not is_box(box):
+    if not is_box(box) or numbers_fault(box):
         return
     computed = float(coco_mask.area(mask)) if mask else 0.0
     computed = computed or float(box[2]) * float(box[3])

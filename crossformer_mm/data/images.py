@@ -78,8 +78,13 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise NoImageError('is neither a file nor a link to one' if path.exists() else 'no such file')
+    try:
+        if path.is_file():  # opening a pipe would wait for ever
+            return
+        reason = 'is neither a file nor a link to one' if path.exists() else 'no such file'
+    except OSError as error:  # the name is too long, or the folder is closed
+        reason = f'cannot be read: {error.strerror}'
+    raise NoImageError(reason)
 
 
 def image_header(path: str | Path, ignore_exif: bool = False) -> ImageHeader:

@@ -23,6 +23,7 @@ from .problems import Problem
 IGNORED = 255  # the label that MMSegmentation's losses, metrics and padding ignore
 MAPS_READ = 20_000  # of a larger set, only this many evenly spaced maps are read
 _ROWS, _FEWEST_EDGES = 8, 50  # one row of so many is searched for edges, and so many say something
+_ONE_CLASS = 0.8  # share of the numbers between two others from which they are a class of thin objects
 _OTHERS = 20  # at most this many values outside the classes are listed in the table
 
 
@@ -124,8 +125,10 @@ class _Examined(NamedTuple):
     """Height and width, if the map was read and the image has the same size."""
     turned: bool = False
     """Whether EXIF data of the map says to turn it."""
-    edges: tuple[int, int] = (0, 0)
-    """The result of :func:`_edges`."""
+    clear: int = 0
+    """Edges without a number between those of their sides."""
+    between: Mapping[int, int] = {}
+    """Pixels with such a number."""
 
 
 def inspect_labels(
@@ -153,7 +156,7 @@ def inspect_labels(
     problems: list[Problem] = []
     read = [index % step == 0 for index in range(len(pairs))]
     turned: list[Path] = []
-    edges = np.zeros(2, int)
+    clear, between = 0, Counter()
     examine = partial(_examine, rule=rule, ignore_exif=ignore_exif)
     with quiet_decoders():
         examined = map_in_threads(examine, pairs, read, description='check label maps')
@@ -162,7 +165,8 @@ def inspect_labels(
             pixels.update(found.counts)
             maps_with.update(found.counts.keys())
             turned += [pair[1]] * found.turned
-            edges += found.edges
+            clear += found.clear
+            between.update(found.between)
             if found.size:
                 sound[pair] = found.size
     return LabelReport(
@@ -174,7 +178,7 @@ def inspect_labels(
         maps_with=maps_with,
         sound=sound,
         problems=[*problems, *_nothing_to_learn(pixels, folder, rule)],
-        warnings=[*_warnings(pixels, rule), *_drawing_warnings(turned, edges)] if pixels else [],
+        warnings=[*_warnings(pixels, rule), *_drawing_warnings(turned, clear, between)] if pixels else [],
     )
 
 
@@ -191,7 +195,7 @@ def _examine(pair: Pair, read: bool, rule: LabelRule, ignore_exif: bool) -> _Exa
         counts,
         header[:2] if read else None,
         header.turned,
-        (0, 0) if values is None else _edges(values),
+        *((0, {}) if values is None else _edges(values)),
     )
     try:
         size = image_header(image, ignore_exif)
@@ -206,18 +210,22 @@ def _examine(pair: Pair, read: bool, rule: LabelRule, ignore_exif: bool) -> _Exa
     return found._replace(problems=[problem, *found.problems], size=None)
 
 
-def _edges(values: np.ndarray) -> tuple[int, int]:
-    """Count pixels in every eighth row whose left and right neighbours have two other values.
+def _edges(values: np.ndarray) -> tuple[int, Mapping[int, int]]:
+    """Count edges in every eighth row between numbers that are not neighbours.
 
     Returns:
-        The number of such pixels, and of those whose value is between those of their neighbours.
+        The number of clear edges, of two equal pixels each side; and how often each number is that of a
+        single pixel and between the numbers left and right of it.
     """
+    before, left, right, after = (values[::_ROWS, i : values.shape[1] - 3 + i] for i in range(4))
+    far = np.maximum(left, right) - np.minimum(left, right) > 1
+    clear = int(((before == left) & far & (right == after)).sum())
     left, own, right = (values[::_ROWS, i : values.shape[1] - 2 + i] for i in range(3))
-    edges = (left != own) & (own != right) & (left != right)
-    return int(edges.sum()), int((edges & ((left < own) == (own < right))).sum())
+    between = (left < own) & (own < right) | (left > own) & (own > right)
+    return clear, _count(own[between])
 
 
-def _drawing_warnings(turned: Sequence[Path], edges: Sequence[int]) -> Iterator[Problem]:
+def _drawing_warnings(turned: Sequence[Path], clear: int, between: Mapping[int, int]) -> Iterator[Problem]:
     """Warnings about how the label maps were written."""
     if turned:
         what = (
@@ -225,11 +233,11 @@ def _drawing_warnings(turned: Sequence[Path], edges: Sequence[int]) -> Iterator[
             ' stored pixels are used'
         )
         yield Problem('label maps that are not turned by EXIF', what, fatal=False)
-    count, between = edges
-    if count > _FEWEST_EDGES and between > count / 2:
+    count = sum(between.values())
+    if count > max(clear, _FEWEST_EDGES) and max(between.values()) < _ONE_CLASS * count:
         what = (
-            f'{between / count:.0%} of the single pixels between two classes have a number between theirs:'
-            ' the label maps seem to have been resized with interpolation, smoothed or saved as JPEG'
+            f'{count} single pixels have a number between those left and right of them, at only {clear} clear'
+            ' edges: the label maps seem to have been resized with interpolation, smoothed or saved as JPEG'
         )
         remedy = 'write them again from where they were made, resized by nearest neighbour'
         yield Problem('label maps with blurred edges', what, fatal=False, remedy=remedy)

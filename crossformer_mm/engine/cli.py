@@ -56,7 +56,7 @@ def run(
     status = 1  # if Python itself reports an error
     if getattr(options, 'launcher', 'none') != 'none' and 'RANK' in os.environ:
         atexit.register(lambda: exit_immediately(status))
-        launcher = os.environ.get('LAUNCHER_PID')  # from tools/dist_run.sh
+        launcher = os.environ.get('CROSSFORMER_LAUNCHER_PID')  # from tools/dist_run.sh
         end_with_parent(int(launcher) if launcher else None)
     try:
         with _signals_raise():

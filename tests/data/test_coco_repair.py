@@ -222,6 +222,9 @@ AMBIGUOUS = {
     'two used classes of one name': lambda d: d['categories'][1].update(name='nut'),
     'no mask and no box': without('annotations', 'bbox', 'segmentation'),
     'unknown image': lambda d: d['annotations'][0].update(image_id='7'),
+    'a side that no float holds, and no area': lambda d: d['annotations'][0].update(
+        bbox=[1, 1, 10**400, 8], area=None, segmentation=None
+    ),
 }
 
 
@@ -475,6 +478,7 @@ def test_a_copy_replaces_no_other_file(tmp_path: Path) -> None:
     assert one != other
     assert save_copy({'images': [0]}, tmp_path, 'train') == one
     assert json.loads(one.read_text()) == {'images': [0]}
+    assert save_copy({}, tmp_path, '葡' * 80).is_file()
 
 
 def test_text_and_unreadable_files_among_the_images(tmp_path: Path, images: Path) -> None:

@@ -169,10 +169,11 @@ def test_what_headers_show_to_be_unreadable_is_found_without_decoding(tmp_path: 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe')
-    for path, reason in ((tmp_path / 'gone', 'no such file'), (tmp_path / 'pipe', 'neither a file nor')):
+    names = {'gone': 'no such file', 'pipe': 'neither a file nor', 'x' * 300: 'File name too long'}
+    for name, reason in names.items():
         for read in (read_image, image_header):
             with pytest.raises(NoImageError, match=reason):
-                read(path)
+                read(tmp_path / name)
 
 
 def test_sizes_that_differ_from_the_annotations(tmp_path: Path) -> None:

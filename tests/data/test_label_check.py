@@ -197,6 +197,15 @@ def street(size: int = 400) -> np.ndarray:
     return values
 
 
+def poles(size: int = 400) -> np.ndarray:
+    """A label map with a class of objects that are one pixel wide, 5 between 2 and 8."""
+    values = np.full((size, size), 2, np.uint8)
+    values[: size // 4] = 10
+    for x in range(10, size, 20):
+        values[size // 8 :, x], values[size // 4 :, x + 1 : x + 10] = 5, 8
+    return values
+
+
 BLURRED = {
     'as drawn': (lambda v: v, False),
     'resized by nearest neighbour': (
@@ -208,6 +217,8 @@ BLURRED = {
         lambda v: np.where(cv2.Canny(v, 10, 10) > 0, 230, v).astype(np.uint8),
         False,
     ),
+    'thin objects': (lambda v: poles(), False),
+    'thin objects, reduced by interpolation': (lambda v: cv2.resize(poles(), (250, 330)), True),
     'reduced by interpolation': (lambda v: cv2.resize(v, (250, 330)), True),
     'enlarged by interpolation': (lambda v: cv2.resize(v, (700, 900)), True),
     'smoothed': (lambda v: cv2.GaussianBlur(v, (3, 3), 0), True),
