@@ -128,12 +128,20 @@ def _signals_raise() -> Iterator[None]:
         if forked and number == signal.SIGTERM:  # a worker, terminated before it has set its own handler
             os._exit(143)
         if not forked and swallows_errors(frame):
-            waiting.append(number)
-            signal.setitimer(signal.ITIMER_REAL, RETRY)
+            waiting[:] = [number]
+            # again and again: one alarm could come just before a call that waits
+            signal.setitimer(signal.ITIMER_REAL, RETRY, RETRY)
             return
+        if waiting:
+            waiting.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    handlers = {signal.SIGTERM: stop, signal.SIGALRM: lambda _, frame: stop(waiting.pop(), frame)}
+    def retry(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            stop(waiting[0], frame)
+
+    handlers = {signal.SIGTERM: stop, signal.SIGALRM: retry}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in jobs in the background
         handlers[signal.SIGINT] = stop
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

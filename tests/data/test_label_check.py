@@ -80,7 +80,7 @@ def test_sound_maps(inspect: Callable[..., LabelReport], tmp_path: Path) -> None
         (THREE_AFTER_ZERO, [1, 4], r'value 4, .* \(1 to 3\) .* which is on here'),
         (THREE, np.array([300], np.uint16), 'contains the value 300'),
         (LabelRule(('a', 'b')), [0, 128], 'common causes are masks of 0 and 255'),
-        (LabelRule(('a', 'b'), label_map={1: IGNORED}), [0, 1, 2], r'contains the value 2, .*ignore_label'),
+        (LabelRule(('a', 'b'), label_map={1: IGNORED}), [0, 1, 2], 'contains the value 2, .*--ignore-label'),
     ],
 )
 def test_values_outside_the_classes(

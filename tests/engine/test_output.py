@@ -98,7 +98,8 @@ def test_a_process_ends_with_its_parent() -> None:
             time.sleep(0.1)
         else:
             pytest.fail('it still runs')
-    assert subprocess.run([sys.executable, '-c', f'{ends}(1)']).returncode == -9
+    assert subprocess.run([sys.executable, '-c', f'{ends}({pid})']).returncode == -9
+    assert subprocess.run([sys.executable, '-c', f'{ends}({os.getppid()})']).returncode == 0
 
 
 @pytest.mark.parametrize('name', HOSTILE)
