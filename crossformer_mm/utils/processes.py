@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent dies
@@ -26,7 +27,8 @@ def end_with_parent(parent: int | None = None) -> None:
 def _ancestors() -> Iterator[int]:
     """The parent's process id, its parent's, and so on; without that of process 1, which adopts orphans."""
     process = os.getppid()
-    while process > 1:
-        yield process
-        status = Path(f'/proc/{process}/stat').read_text()
-        process = int(status.rpartition(')')[2].split()[1])  # the name in brackets may contain anything
+    with suppress(OSError):  # one has just ended
+        while process > 1:
+            yield process
+            status = Path(f'/proc/{process}/stat').read_text()
+            process = int(status.rpartition(')')[2].split()[1])  # the name in brackets may contain anything

@@ -160,6 +160,7 @@ def memory_of_converting(source: Path, out: Path) -> tuple[int, int]:
     return before, after
 
 
+@pytest.mark.slow
 def test_what_is_dropped_takes_no_memory(tmp_path: Path) -> None:
     size = detector_with_optimizer(tmp_path / 'in.pth', head=10_000_000)
     before, after = memory_of_converting(tmp_path / 'in.pth', tmp_path / 'out.pth')

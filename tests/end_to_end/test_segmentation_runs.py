@@ -138,6 +138,7 @@ def test_prediction_knows_the_classes(trained: Path, narrow: Path, tmp_path: Pat
     assert [(image['height'], image['width']) for image in results['images']] == [(57, 83), (63, 73)]
 
 
+@pytest.mark.slow
 def test_classes_after_an_ignored_zero(narrow: Path, tmp_path: Path) -> None:
     draw(tmp_path / 'data', first=1)
     words = [narrow, '--data-root', tmp_path / 'data', '--classes', '2', '--ignore-label', UNLABELLED]

@@ -266,6 +266,7 @@ def test_a_batch_without_any_object_trains(detector: Path, coco_root: Path, tmp_
     assert 'the weights are updated every 2 iterations, from 4 images' in log_of(tmp_path / 'work')
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_lists_the_remedies(
     detector: Path, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
