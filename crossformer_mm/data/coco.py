@@ -21,7 +21,6 @@ from .coco_images import (
     repair_names,
     similar_files,
     size_fault,
-    spread,
 )
 from .coco_json import load_json, uncollected
 from .coco_records import (
@@ -35,6 +34,7 @@ from .coco_records import (
 )
 from .coco_repair import repair_annotations, repair_categories, repair_sizes
 from .coco_values import Record, is_key, records_of
+from .images import spread
 from .problems import Problem, Repairs, Report
 
 

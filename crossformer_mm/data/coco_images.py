@@ -10,7 +10,7 @@ from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .coco_values import Record, has_size, is_box, is_key, is_text, records_of
-from .images import ImageHeader, NoImageError, image_header, quiet_decoders, turning_advice
+from .images import ImageHeader, NoImageError, image_header, quiet_decoders, spread, turning_advice
 from .label_files import SUFFIXES
 from .problems import Repairs
 
@@ -222,8 +222,3 @@ def size_fault(image: Record, folder: str | Path, header: ImageHeader) -> str | 
     why = turning_advice(header, annotated) or '; its objects would be in wrong places'
     sizes = f'{header.width}×{header.height} pixels, its annotations say {annotated[1]}×{annotated[0]}'
     return f'{path} has {sizes}{why}'
-
-
-def spread(images: Sequence[Record], most: int | None) -> Sequence[Record]:
-    """At most ``most`` images, evenly spread; all for None."""
-    return images if most is None else images[:: -(-len(images) // most) or 1]

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from ..utils.errors import UserError
 from ..utils.text import printable
 from .datasets import dicts_in
-from .images import turned_images
+from .images import spread, turned_images
 from .problems import Problem
 
 # mmcv's names for how images are read, and those for the same without turning them
@@ -95,8 +95,7 @@ def exif_warnings(dataset: Any, setting: Any) -> list[str]:
     """
     if ignores_exif(setting) or not hasattr(dataset, 'get_data_info'):
         return []
-    step = -(-len(dataset) // _MOST) or 1
-    records = (dataset.get_data_info(index) for index in range(0, len(dataset), step))
+    records = map(dataset.get_data_info, spread(range(len(dataset)), _MOST))
     paths = [Path(record['img_path']) for record in records if record.get('img_path')]
     problems = check_exif(paths)
     counts = f'{len(problems)} of the {len(paths)} images that were looked at are turned by EXIF'

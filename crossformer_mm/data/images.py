@@ -256,6 +256,11 @@ def quiet_decoders() -> Iterator[None]:
             os.close(hidden)
 
 
+def spread(items: Sequence, most: int | None) -> Sequence:
+    """At most ``most`` items, evenly spread; all for None."""
+    return items if most is None else items[:: -(-len(items) // most) or 1]
+
+
 def shared_images(first: Sequence[Path], second: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     """Find files of equal content in two sets. Only files of equal length are read.
 

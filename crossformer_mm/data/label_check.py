@@ -16,7 +16,7 @@ import numpy as np
 from ..utils.errors import UserError
 from ..utils.progress import map_in_threads
 from ..utils.text import printable, shorten
-from .images import REPLACE, NoImageError, image_header, quiet_decoders, turning_advice
+from .images import REPLACE, NoImageError, image_header, quiet_decoders, spread, turning_advice
 from .label_files import Pair, label_map_header, read_label_map
 from .problems import Problem
 
@@ -150,11 +150,11 @@ def inspect_labels(
     Returns:
         The report.
     """
-    step = max(1, -(-len(pairs) // maps_read)) if maps_read else 1
     pixels, maps_with = Counter(), Counter()
     sound: dict[Pair, tuple[int, int]] = {}
     problems: list[Problem] = []
-    read = [index % step == 0 for index in range(len(pairs))]
+    chosen = spread(range(len(pairs)), maps_read)
+    read = [index in chosen for index in range(len(pairs))]
     turned: list[Path] = []
     clear, between = 0, Counter()
     examine = partial(_examine, rule=rule, ignore_exif=ignore_exif)
