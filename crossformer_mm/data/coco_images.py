@@ -4,14 +4,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from unicodedata import normalize
 
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .coco_values import Record, has_size, is_box, is_key, is_text, records_of
 from .images import ImageHeader, NoImageError, image_header, quiet_decoders, spread, turning_advice
-from .label_files import SUFFIXES
+from .label_files import SUFFIXES, name_form
 from .problems import Repairs
 
 Parts = tuple[str, ...]
@@ -109,7 +108,7 @@ def similar_files(names: Sequence[str], folder: str | Path) -> dict[str, list[st
 
 def _parts(name: str) -> Parts:
     """A path's folders and name, without what differs between systems."""
-    text = normalize('NFC', normalize('NFC', name).casefold()).replace('\\', '/')
+    text = name_form(name).replace('\\', '/')
     return tuple(part.strip() for part in text.split('/') if part.strip() not in ('', '.', '..'))
 
 

@@ -3,13 +3,13 @@
 import os
 import re
 import struct
-import unicodedata
 from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -58,17 +58,17 @@ def _name(path: Path, folder: str | Path) -> str:
     return str(path.relative_to(folder).with_suffix(''))
 
 
-def _form(name: str) -> str:
+def name_form(name: str) -> str:
     """A name that does not depend on case and Unicode form."""
-    return unicodedata.normalize('NFC', name).casefold()
+    return normalize('NFC', normalize('NFC', name).casefold())
 
 
 def _alike(missing: Sequence[str], free: Iterable[str]) -> dict[str, str]:
-    """The free name for each missing one of the same :func:`_form`, if there is one of each."""
+    """The free name for each missing one of the same :func:`name_form`, if there is one of each."""
     wanted, offered = defaultdict(list), defaultdict(list)
     for names, forms in ((missing, wanted), (free, offered)):
         for name in names:
-            forms[_form(name)].append(name)
+            forms[name_form(name)].append(name)
     both = [(names, offered[form]) for form, names in wanted.items() if form in offered]
     return {ours[0]: theirs[0] for ours, theirs in both if len(ours) == len(theirs) == 1}
 
@@ -110,7 +110,7 @@ def unpaired(
     """
     existing = set(_files_in(maps, suffixes))
     stray = sorted(existing - {label_map for _, label_map in pairs})
-    forms = sorted((_form(str(path)), path) for path in stray)
+    forms = sorted((name_form(str(path)), path) for path in stray)
     images: dict[Path, Path] = {}
     problems = []
     for image, label_map in pairs:
@@ -128,7 +128,7 @@ def unpaired(
 
 def _nearest(path: Path, forms: Sequence[tuple[str, Path]]) -> str:
     """The end of a message on a missing file: files whose names begin like it, of sorted forms and paths."""
-    form = _form(str(path.with_suffix('')))
+    form = name_form(str(path.with_suffix('')))
     half = form[: len(form) - len(path.stem) // 2]
     for start in (*(form + separator for separator in '._-'), form, half):
         place = bisect(forms, (start,))
