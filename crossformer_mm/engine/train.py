@@ -15,6 +15,7 @@ from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
+from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
 from .changes import check_optimizer, check_trained_classes, compare_settings
@@ -403,8 +404,8 @@ def forget_pretrained(model: nn.Module) -> None:
     for module in model.modules():
         inits = getattr(module, 'init_cfg', None) or []
         inits = inits if isinstance(inits, list) else [inits]
-        if any(init.get('type') == 'Pretrained' for init in inits):
-            module.init_cfg = [init for init in inits if init.get('type') != 'Pretrained'] or None
+        if any(map(loads_file, inits)):
+            module.init_cfg = [init for init in inits if not loads_file(init)] or None
 
 
 def start_warnings(cfg: Config) -> Sequence[str]:

@@ -331,7 +331,7 @@ def init_as_published(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _is_file(setting: Mapping[str, Any]) -> bool:
+def loads_file(setting: Mapping[str, Any]) -> bool:
     """Whether a setting of ``init_cfg`` loads a file, in any notation that MMEngine takes."""
     name = setting.get('type')
     return name is PretrainedInit or str(name).rpartition('.')[2] == 'Pretrained'
@@ -441,8 +441,8 @@ class CrossFormer(BaseModule):
         """
         own = self.init_cfg
         settings = [own] if isinstance(own, dict) else list(own or [])
-        files = [setting for setting in settings if _is_file(setting)]
-        others = [setting for setting in settings if not _is_file(setting)]
+        files = [setting for setting in settings if loads_file(setting)]
+        others = [setting for setting in settings if not loads_file(setting)]
         if others or not files:
             self.init_cfg = others
             super().init_weights()

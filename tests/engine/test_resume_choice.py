@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 from small_runs import IMAGES, Noisy, StopHook, Stopped, small_run
 
 from crossformer_mm.checkpoint.meta import notes_of
@@ -389,8 +390,10 @@ def test_another_number_of_images_is_said(tmp_path: Path) -> None:
 
 
 def test_a_file_with_initial_weights_is_not_needed() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
     first, other = {'type': 'Pretrained', 'checkpoint': 'gone.pth'}, {'type': 'Normal', 'layer': 'Linear'}
     model[0].init_cfg, model[1].init_cfg = first, [first, other]
+    model[2].init_cfg = {'type': PretrainedInit, 'checkpoint': 'gone.pth'}
     forget_pretrained(model)
     assert model[0].init_cfg is None and model[1].init_cfg == [other]
+    assert model[2].init_cfg is None
