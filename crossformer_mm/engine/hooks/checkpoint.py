@@ -125,13 +125,11 @@ class AtomicCheckpointHook(CheckpointHook):
     def _own(self, path: object) -> str | None:
         """The best checkpoint so far, which a better one replaces; None if it is in another run's folder.
 
-        A resumed checkpoint names it, and could name any file.
+        A resumed checkpoint names it, and could name any file. The backend removes only what this project
+        wrote.
         """
         path = Path(str(path))
-        if str(path) != self.file_backend.join_path(self.out_dir, path.name):
-            return None
-        is_ours = isinstance(self.file_backend, AtomicFileBackend)
-        return str(path) if not is_ours or is_output(path) else None
+        return str(path) if str(path) == self.file_backend.join_path(self.out_dir, path.name) else None
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """Save, if it is time."""
