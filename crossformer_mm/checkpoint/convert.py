@@ -243,10 +243,7 @@ def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:
         with path.open('wb') as file:  # given a path, torch.save would write its name into the file
             state = OrderedDict(conversion.state)
             torch.save({'meta': conversion.meta, 'state_dict': state}, file)
-    except (
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # on a full disk
+    except (RuntimeError, SafetensorError) as error:  # on a full disk
         if isinstance(error.__context__, OSError):  # torch raises another error over it
             raise error.__context__ from None
         code = re.search(r'os error (\d+)', str(error))  # safetensors quotes it

@@ -235,6 +235,20 @@ def other_head(cfg: Config) -> None:
     cfg.model.roi_head.pop('mask_head')
 
 
+def assert_not_loaded(
+    path: Path, cfg: Config, change: Callable[[Config], None], named: str, **options: bool
+) -> None:
+    """Check that a changed model refuses the unchanged one's weights in one line, and stays as it was."""
+    torch.save({'state_dict': detector(cfg).state_dict()}, path)
+    change(cfg)
+    model = detector(cfg)
+    before = snapshot(model)
+    with pytest.raises(UserError, match=named) as error:
+        load_model(model, path, **options)
+    assert '\n' not in str(error.value)
+    assert_unchanged(model, before)
+
+
 @pytest.mark.parametrize(
     ('change', 'named'),
     [
@@ -246,14 +260,7 @@ def other_head(cfg: Config) -> None:
 def test_whole_model_that_does_not_fit_is_named_and_left(
     tmp_path: Path, narrow: Config, change: Callable[[Config], None], named: str
 ) -> None:
-    torch.save({'state_dict': detector(narrow).state_dict()}, tmp_path / 'a.pth')
-    change(narrow)
-    model = detector(narrow)
-    before = snapshot(model)
-    with pytest.raises(UserError, match=named) as error:
-        load_model(model, tmp_path / 'a.pth')
-    assert '\n' not in str(error.value)
-    assert_unchanged(model, before)
+    assert_not_loaded(tmp_path / 'a.pth', narrow, change, named)
 
 
 def other_anchors(cfg: Config) -> None:
@@ -288,10 +295,4 @@ def test_whole_model_of_another_number_of_classes(tmp_path: Path, narrow: Config
 def test_other_differences_than_the_number_of_classes_stop(
     tmp_path: Path, narrow: Config, change: Callable[[Config], None], named: str
 ) -> None:
-    torch.save({'state_dict': detector(narrow).state_dict()}, tmp_path / 'a.pth')
-    change(narrow)
-    model = detector(narrow)
-    before = snapshot(model)
-    with pytest.raises(UserError, match=named):
-        load_model(model, tmp_path / 'a.pth', other_classes=True)
-    assert_unchanged(model, before)
+    assert_not_loaded(tmp_path / 'a.pth', narrow, change, named, other_classes=True)
