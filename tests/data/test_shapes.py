@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from crossformer_mm.data.shapes import CLASSES, UNLABELLED, draw_scene, write_ade20k, write_coco
+from crossformer_mm.data.shapes import (
+    CLASSES,
+    UNLABELLED,
+    draw_scene,
+    write_ade20k,
+    write_class_folders,
+    write_coco,
+)
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +124,25 @@ def test_label_maps_fit_their_images_of_any_size(ade_root: Path) -> None:
     assert any(side % 2 for size in sizes for side in size)
 
 
-@pytest.mark.parametrize('write', [write_coco, write_ade20k])
+def test_class_folders_hold_images_of_one_shape_of_that_class(tmp_path: Path) -> None:
+    """The classes cover different parts of the smallest circle around them."""
+    write_class_folders(tmp_path, train=24, val=6, size=192)
+    parts = {'circle': (0.9, 1.1), 'rectangle': (0.46, 0.68), 'triangle': (0.2, 0.45)}
+    for split, count in (('train', 8), ('val', 2)):
+        for label in CLASSES:
+            paths = list((tmp_path / split / label).iterdir())
+            assert len(paths) == count
+            for path in paths:
+                image = cv2.imread(str(path))
+                assert image.shape == (192, 192, 3)
+                bright = cv2.medianBlur(image, 5).max(-1) > 165
+                points = np.argwhere(bright).astype(np.float32)
+                _, radius = cv2.minEnclosingCircle(points)
+                low, high = parts[label]
+                assert low < bright.sum() / (np.pi * radius**2) < high
+
+
+@pytest.mark.parametrize('write', [write_coco, write_ade20k, write_class_folders])
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [({'train': 0}, 'train=0'), ({'val': 0}, 'val=0'), ({'size': 31}, 'size=31')],
