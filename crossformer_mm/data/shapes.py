@@ -1,10 +1,10 @@
-"""A small generated dataset in the layout of COCO or ADE20K: circles, rectangles and triangles on noise.
+"""A small generated dataset in the layout of COCO, ADE20K or ImageNet: circles, rectangles and triangles.
 
 The demos and the tests use it, because it needs no download and its ground truth is exact.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 CLASSES = ('circle', 'rectangle', 'triangle')
 SPLITS = ('train2017', 'val2017')
 ADE_SPLITS = ('training', 'validation')
+FOLDER_SPLITS = ('train', 'val')
 UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES is 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
 
@@ -72,6 +73,34 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
     Path(root, 'classes.txt').write_text('\n'.join(('ground', *CLASSES)) + '\n', encoding='utf-8')
 
 
+def write_class_folders(
+    root: str | Path, train: int = 192, val: int = 48, size: int = 96, seed: int = 0
+) -> None:
+    """Write images of one shape each, in one folder per class.
+
+    ``root`` gets ``train/CLASS/`` and ``val/CLASS/`` for each of :data:`CLASSES`, which take turns.
+
+    Args:
+        root: Folder to write to, made if it is missing; files of the same names are overwritten.
+        train: Number of training images of all classes.
+        val: Number of validation images of all classes.
+        size: Side of the square images, in pixels; shapes grow with it.
+        seed: Seed of the random generator.
+
+    Raises:
+        ValueError: A number below 1, or a size below 32.
+    """
+    _check_set(train, val, size)
+    for split, (name, count) in enumerate(zip(FOLDER_SPLITS, (train, val), strict=True)):
+        for label in CLASSES:
+            Path(root, name, label).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            rng = np.random.default_rng([seed, split, i])
+            label = i % len(CLASSES)
+            image, _ = _add_shapes(rng, _ground(rng, size), [label])
+            _write_image(Path(root, name, CLASSES[label], f'{i + 1:08}.jpg'), image)
+
+
 def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
     """Draw the label map of a scene.
 
@@ -104,10 +133,17 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
         :data:`CLASSES` and its outline ``(points, 2)``, x and y in pixels from the image's corner.
     """
     image = _ground(rng, size)
-    free = np.ones((size, size), np.uint8)
+    labels = (int(rng.integers(len(CLASSES))) for _ in range(rng.integers(1, 7)))
+    return _add_shapes(rng, image, labels)
+
+
+def _add_shapes(
+    rng: np.random.Generator, image: np.ndarray, labels: Iterable[int]
+) -> tuple[np.ndarray, list[Shape]]:
+    """Add shapes that do not touch each other, where there is room for them, and noise; see draw_scene."""
+    free = np.ones(image.shape[:2], np.uint8)
     shapes = []
-    for _ in range(rng.integers(1, 7)):
-        label = int(rng.integers(len(CLASSES)))
+    for label in labels:
         outline = _find_room(rng, label, free)
         if outline is not None:
             _paint(image, outline, _bright_colour(rng))
