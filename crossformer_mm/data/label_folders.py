@@ -11,8 +11,9 @@ from mmengine.registry import DATASETS
 from ..utils.errors import UserError
 from .datasets import dataset_class_name, map_datasets, palette
 from .exif import ignores_exif
+from .images import SUFFIXES
 from .label_check import LabelReport, LabelRule, inspect_labels
-from .label_files import SUFFIXES, Pair, unpaired
+from .label_files import Pair, unpaired
 from .options import OWN_MAPS
 from .problems import Problem
 

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from ..utils.errors import UserError
 from ..utils.files import files_in
 from .datasets import LOADERS, datasets_of, join_data_root
-from .images import PILLOW_ERRORS, NoImageError, image_header
-from .label_files import SUFFIXES, read_label_map
+from .images import PILLOW_ERRORS, SUFFIXES, NoImageError, image_header
+from .label_files import read_label_map
 
 _IMAGES, _MAPS = 'mmcv/transforms/loading.py', 'mmseg/datasets/transforms/loading.py'
 _UNDECODED = 'failed to load image: '  # the beginning of the loader's message
