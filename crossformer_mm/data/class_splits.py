@@ -12,6 +12,9 @@ from .problems import Problem
 
 # Names that other tools give to the folders of these splits.
 _OTHER_NAMES = {'train': ('training',), 'val': ('valid', 'validation', 'test', 'testing', 'dev', 'eval')}
+_SAME_FOLDERS = (
+    'every split needs the same folders: rename, add or remove some; those to validate with may be empty'
+)
 _NAMED = 6  # names of folders in a message
 
 
@@ -98,36 +101,31 @@ class ClassData:
         missing = [name for name in self.classes if name not in names]
         others = [name for name in names if name not in self.classes]
         forms = {name_form(name): name for name in others}
-        for name in missing:
-            if other := forms.get(name_form(name)):
-                what = f'the folder {other} in {where} and the class {name} of {origin} differ only in case'
-                remedy = 'give both the same name'
-                yield Problem('class names that differ only in case', what, remedy=remedy)
-        if others:
-            kind = 'class folders that are left out' if self.chosen else 'classes of one split only'
-            what = f'{where} has folders that are no classes of {origin}: {shorten(others, _NAMED)}'
-            remedy = f'add these classes to {origin}, or remove the folders'
-            yield Problem(kind, what, not self.chosen, '' if self.chosen or self.trained else remedy)
-        if missing:
-            what = f'{where} has no folders for these classes of {origin}: {shorten(missing, _NAMED)}'
-            remedy = (
-                f'add them, empty ones for classes without images to validate, or remove them from {origin}'
-            )
-            yield Problem(
-                'classes of one split only', what, self.trained is None, '' if self.trained else remedy
-            )
+        for name in tuple(missing):
+            if other := forms.pop(name_form(name), None):
+                pair = f'the folder {other} in {where} and the class {name} of {origin}'
+                what = f'{pair} differ only in case or in the form of accents; give both the same name'
+                yield Problem('class names that differ only in case', what)
+                missing.remove(name)
+                others.remove(other)
+        strangers = f'folders that are no classes of {origin}: {shorten(others, _NAMED)}'
+        gaps = f'no folders for these classes of {origin}: {shorten(missing, _NAMED)}'
+        if others and self.chosen:
+            yield Problem('class folders that are left out', f'{where} has {strangers}', fatal=False)
+            others = []
+        if others or missing:
+            what = ', and '.join([strangers] * bool(others) + [gaps] * bool(missing))
+            test = self.trained is not None
+            remedy = 'give the data that it was trained for, or remove folders' if test else _SAME_FOLDERS
+            fatal = bool(others) or not test
+            yield Problem('classes of one split only', f'{where} has {what}', fatal, remedy)
 
     def _one_class(self, splits: Sequence[Split]) -> Problem:
         name = self.classes[0]
         what = f'{_where(splits)} has only one class, {name}; a classifier needs two or more'
-        folders = [split.folder / name for split in splits if split.images.get(name)]
-        deeper = folders and class_names(folders[0])
-        remedy = (
-            f'if the folders in {folders[0]} are the classes, give --train-images {folders[0]}'
-            if deeper
-            else ''
-        )
-        return Problem('only one class', what, remedy=remedy)
+        inner = next((split.folder / name for split in splits if split.images.get(name)), None)
+        remedy = f'if the folders in {inner} are the classes, --train-images must be that folder'
+        return Problem('only one class', what, remedy=remedy if inner and class_names(inner) else '')
 
 
 def _names(splits: Sequence[Split]) -> tuple[str, ...]:
@@ -177,5 +175,5 @@ def other_layout(root: Path, missing: Sequence[str]) -> str:
     if 'annotations' in names:
         return f'{found}, as data of a detector or segmentor'
     if any(path.name.lower().endswith(SUFFIXES) for name in names for path in (root / name).iterdir()):
-        return f'{found}, which look like class folders: give the folder in which they are in a folder train/'
+        return f'{found}, which look like the classes of one split: move them into {root / "train"}'
     return found
