@@ -16,11 +16,13 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
+from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .problems import Problem
 
 Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses more than twice as many, which is OpenCV's limit
 
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.tif', '.tiff', '.webp')
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 REPLACE = 'replace the file, or remove it from the dataset'
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF')  # OpenCV reads them in the size that Pillow finds
@@ -45,6 +47,33 @@ class ImageHeader(NamedTuple):
     """The size in pixels of the image as it is loaded, that is, after it is turned."""
     turned: bool
     """Whether the loaded image is turned or mirrored, as its EXIF data says."""
+
+
+def image_files(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """List the images in a folder and its subfolders, sorted, without hidden ones.
+
+    Args:
+        folder: The folder; if it does not exist, it has no images.
+        suffixes: The suffixes of images, in lower case. By default, files without any suffix are images too
+            if Pillow recognises their content.
+
+    Raises:
+        UserError: A folder cannot be listed.
+    """
+    return [
+        path
+        for path in files_in(folder)
+        if path.name.lower().endswith(suffixes)
+        or (suffixes is SUFFIXES and not path.suffix and _is_image(path))
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except PILLOW_ERRORS:
+        return False
 
 
 def read_image(path: str | Path, ignore_exif: bool = False) -> np.ndarray:

@@ -74,7 +74,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     cfg = evaluation_config(options)
     checkpoint = open_checkpoint(options.checkpoint)
     with running(cfg, training=False) as run:
-        run.data = apply_data(cfg, LOADERS, annotated=not options.format_only)
+        trained = dataset_meta_of(checkpoint).get('classes', ())
+        run.data = apply_data(cfg, LOADERS, not options.format_only, trained)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = [*other_than_in_training(cfg, checkpoint), *sync_bn_warnings(cfg)]
