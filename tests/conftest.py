@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm import CrossFormer
+from crossformer_mm.data.datasets import LOADERS, dicts_in
 from crossformer_mm.data.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -125,11 +126,12 @@ def narrow_classifier(config: Callable[[str], Config]) -> Callable[[str], Config
         cfg = config(name)
         cfg.model.backbone.arch = _narrow_arch(cfg.model.backbone.arch.startswith('pp'))
         cfg.model.head.in_channels = WIDTHS[-1]
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for loader in LOADERS:
             cfg[loader].update(num_workers=0, persistent_workers=False, batch_size=4)
-            for step in cfg[loader].dataset.pipeline:
-                for key in {'scale', 'crop_size'} & step.keys():
-                    step[key] = 32
+        pipelines = [cfg.tta_pipeline, *(cfg[loader].dataset.pipeline for loader in LOADERS)]
+        for _, step in dicts_in(pipelines):
+            for key in {'scale', 'crop_size'} & step.keys():
+                step[key] = 32
         return cfg
 
     return load
