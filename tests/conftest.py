@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,6 +62,18 @@ def own_visualizer() -> Iterator[None]:
     for visualizer in classes:
         visualizer._instance_dict.clear()
         classes.extend(visualizer.__subclasses__())
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The messages of mmengine's current logger."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope='session')

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
@@ -101,17 +100,14 @@ def test_of_equal_scores_the_first_class_is_predicted() -> None:
     assert (numbers['accuracy/top1'], numbers['accuracy/top3']) == (25, 75)
 
 
-def test_scores_without_a_number_count_as_wrong(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MMLogger.get_current_instance(), 'propagate', True)
+def test_scores_without_a_number_count_as_wrong(tmp_path: Path, logged: list[str]) -> None:
     scores = torch.tensor([[float('nan')] * 3, [0.7, 0.2, 0.1], [1.0, 0.0, 0.0]])
     places = {'out_file': str(tmp_path / 'out.json'), 'plots_dir': str(tmp_path)}
     path = tmp_path / 'image.png'
     cv2.imwrite(str(path), np.zeros((4, 9, 3), np.uint8))
     samples = samples_of(scores, torch.tensor([0, 0, 1]), str(path))
     numbers = evaluate(samples, 3, topk=(1, 3), **places)
-    assert '1 of 3 images have no valid score (NaN)' in caplog.text
+    assert '1 of 3 images have no valid score (NaN)' in logged[0]
     assert {file.name for file in files_in(tmp_path)} == {'image.png', 'out.json', *PLOTS}
     assert numbers['accuracy/top1'] == pytest.approx(100 / 3)
     assert numbers['accuracy/top3'] == pytest.approx(100 / 3), 'nor does a score of 0 count'
