@@ -15,6 +15,7 @@ _OTHER_NAMES = {'train': ('training',), 'val': ('valid', 'validation', 'test', '
 _SAME_FOLDERS = (
     'every split needs the same folders: rename, add or remove some; those to validate with may be empty'
 )
+_IMBALANCE = 10  # ratio of the largest and smallest number of images of a class
 _NAMED = 6  # names of folders in a message
 
 
@@ -91,8 +92,11 @@ class ClassData:
         for split in splits:
             yield from _loose_images(split)
             yield from _empty_folders(split, self.classes, training)
-        if not any(split.images.get(name) for split in splits for name in self.classes):
+        counts = {name: sum(len(split.images.get(name, ())) for split in splits) for name in self.classes}
+        if not any(counts.values()):
             yield Problem('no images', f'{_where(splits)} has no images in its class folders')
+        elif training:
+            yield from _imbalance(_where(splits), counts)
 
     def _differences(self, splits: Sequence[Split]) -> Iterator[Problem]:
         origin = 'the checkpoint' if self.trained else _where(next(iter(self.splits.values())))
@@ -134,6 +138,14 @@ def _names(splits: Sequence[Split]) -> tuple[str, ...]:
 
 def _where(splits: Sequence[Split]) -> str:
     return ' and '.join(str(split.folder) for split in splits)
+
+
+def _imbalance(where: str, counts: Mapping[str, int]) -> Iterator[Problem]:
+    most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+    if 0 < counts[least] * _IMBALANCE < counts[most]:
+        what = f'{where} has {counts[most]} images of {most}, but {counts[least]} of {least}'
+        remedy = 'look at the recall of each class; ClassBalancedDataset in the config repeats rare classes'
+        yield Problem('unbalanced classes', what, False, remedy)
 
 
 def _loose_images(split: Split) -> Iterator[Problem]:

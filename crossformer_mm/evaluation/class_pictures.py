@@ -1,6 +1,6 @@
 """Pictures of classified images: the best classes beside each, and a sheet of mistakes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,20 +47,33 @@ def save_mistakes(path: Path, mistakes: Sequence[Mistake], ignore_exif: bool = F
         mistakes: The images; if there are none, the sheet says so.
         ignore_exif: Do not turn images as their EXIF data says.
     """
-    tiles = [_tile(read_picture(mistake.path, ignore_exif)) for mistake in mistakes]
-    texts = [
-        f'{_short(mistake.truth)}\n→ {_short(mistake.predicted)} {mistake.score:.2f}' for mistake in mistakes
+    pictures = (read_picture(mistake.path, ignore_exif) for mistake in mistakes)
+    captions = [
+        f'{short_class(mistake.truth)}\n→ {short_class(mistake.predicted)} {mistake.score:.2f}'
+        for mistake in mistakes
     ]
-    tiles, texts = tiles or [np.full((_CAPTION, _TILE, 3), 255, np.uint8)], texts or ['no mistakes']
+    save_sheet(path, pictures, captions or ['no mistakes'])
+
+
+def save_sheet(path: Path, pictures: Iterable[np.ndarray], captions: Sequence[str]) -> None:
+    """Draw a sheet of images with captions.
+
+    Args:
+        path: The PNG file.
+        pictures: RGB, ``(H, W, 3)``, uint8; if there are none, the sheet has only the first caption.
+        captions: One or two lines for each, with names from :func:`short_class`.
+    """
+    tiles = [_tile(picture) for picture in pictures] or [np.full((_CAPTION, _TILE, 3), 255, np.uint8)]
     shapes = [tile.shape for tile in tiles]
     figure, panels = image_grid(shapes, min(_COLUMNS, len(tiles)), max(shapes[0]) / SHEET_DPI)
-    for axes, tile, text in zip(panels, tiles, texts, strict=False):
+    for axes, tile, text in zip(panels, tiles, captions, strict=False):
         axes.imshow(tile, interpolation='nearest')
         axes.text(3, len(tile) - _CAPTION + 5, text, fontsize=8, va='top', linespacing=1.1)
     save_figure(figure, path, SHEET_DPI)
 
 
-def _short(name: str) -> str:
+def short_class(name: str) -> str:
+    """The name of a class, cut to what fits below an image, and escaped for matplotlib."""
     return escape_mathtext(cut(printable(name), _LETTERS))
 
 
@@ -91,7 +104,7 @@ def save_classified(
     width, height = figure.get_size_inches()
     across, down = _BARS
     axes = figure.add_axes((1 - across / width, 1 - down / height, across / width, down / height))
-    title = f'ground truth: {_short(name)}' if truth is not None else ''
+    title = f'ground truth: {short_class(name)}' if truth is not None else ''
     _draw_bars(axes, record['top'], truth, title)
     save_figure(figure, path, fitting_dpi([picture.shape]))
 
@@ -104,7 +117,7 @@ def _draw_bars(axes: Axes, top: Sequence[Mapping[str, Any]], truth: int | None, 
         colour = _TRUE if best['label'] == truth else _PREDICTED
         axes.barh(row, 1, height=0.8, color='0.94')
         axes.barh(row, best['score'], height=0.8, color=colour, alpha=0.45)
-        axes.text(0.02, row, _short(best['name']), va='center', fontsize=9)
+        axes.text(0.02, row, short_class(best['name']), va='center', fontsize=9)
         axes.text(0.98, row, f'{best["score"]:.2f}', va='center', ha='right', fontsize=9)
     if not top:
         axes.text(0, 0, 'no valid score (NaN)', va='center', fontsize=9)
