@@ -63,7 +63,7 @@ def evaluate(samples: list[dict[str, Any]], classes: int, **settings: Any) -> di
     return report.evaluate(len(samples))
 
 
-@pytest.mark.parametrize(('images', 'classes'), [(400, 7), (3000, 1000), (6, 5)])
+@pytest.mark.parametrize(('images', 'classes'), [(400, 7), (1500, 1000), (6, 5)])
 def test_numbers_are_those_of_mmpretrain(images: int, classes: int) -> None:
     init_default_scope('mmpretrain')
     import crossformer_mm.mmpretrain_parts  # noqa: F401, before other modules of MMPretrain
@@ -218,6 +218,7 @@ def test_the_numbers_are_those_of_the_file(
     assert len(files_in(tmp_path / 'show')) == 5
 
 
+@pytest.mark.slow
 def test_flips_are_averaged(test: Callable[..., tuple[int, dict[str, float]]], tmp_path: Path) -> None:
     assert test('--out', tmp_path / 'plain')[0] == 0
     assert test('--out', tmp_path / 'flipped', '--tta')[0] == 0
