@@ -99,9 +99,8 @@ assert not [name for name in sys.modules if name.startswith('torchvision')]
 TRANSFORMS.build(dict(type='MAERandomResizedCrop', size=3))
 """
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stderr.strip().endswith(
-        'ImportError: this part of MMPretrain needs MAERandomResizedCrop of torchvision, which is not installed'
-    )
+    expected = 'this part of MMPretrain needs MAERandomResizedCrop of torchvision, which is not installed'
+    assert done.stderr.strip().endswith(f'ImportError: {expected}')
 
 
 @pytest.mark.slow
