@@ -94,7 +94,8 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, rows: int, columns: int) -> Tensor:
         """The middle of the table, for groups that it covers; as :meth:`DynamicPositionBias.forward`."""
-        return offsets_within(self.relative_position_bias_table, rows, columns)
+        # A copy: without gradients, PyTorch's counter of FLOPs refuses a view of a parameter.
+        return offsets_within(self.relative_position_bias_table, rows, columns).clone()
 
 
 class AbsolutePositionEmbedding(nn.Module):
