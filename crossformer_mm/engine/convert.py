@@ -32,8 +32,9 @@ def conversion_parser() -> argparse.ArgumentParser:
     options.add_argument(
         '--to',
         choices=TARGETS,
-        help='what to convert it to; a backbone is for init_cfg and --pretrained '
-        '(default: the same kind of model, or a backbone if the file has no detection or segmentation heads)',
+        help='what to convert it to: a backbone for init_cfg and --pretrained, the complete model, or released,'
+        " a classifier with the published names for other programs (default: a detector's or segmentor's file"
+        ' keeps its kind, any other becomes a backbone)',
     )
     options.add_argument('--half', action='store_true', help='store float16')
     options.add_argument(

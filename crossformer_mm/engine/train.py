@@ -44,8 +44,10 @@ def training_parser() -> argparse.ArgumentParser:
     weights.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
     weights.add_argument(
         '--load',
+        '--finetune',
         metavar='FILE',
-        help='start from the weights of this complete model; its number of classes may be another',
+        help='start from the weights of this complete model, such as a released classifier; the layers for its'
+        ' classes are initialised if their number is another',
     )
     parser.add_argument(
         '--resume',
