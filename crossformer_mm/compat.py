@@ -5,10 +5,10 @@ Each has a test in ``tests/test_compat.py`` that reports a renamed one.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
+from types import FrameType, ModuleType
 
 import torch
-from mmengine.registry import build_from_cfg
+from mmengine.registry import Registry, build_from_cfg
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
@@ -128,6 +128,19 @@ def swallows_errors(frame: FrameType | None) -> bool:
 def is_build_frame(frame: FrameType) -> bool:
     """Whether a frame of a traceback is mmengine's ``build_from_cfg``, which has the config in ``cfg``."""
     return frame.f_code is build_from_cfg.__code__
+
+
+def import_first(toolbox: ModuleType, module: str) -> None:
+    """Let the registries of a toolbox import a module before those that they import themselves.
+
+    Args:
+        toolbox: The toolbox's ``registry`` module.
+        module: The module's full name.
+    """
+    scope = toolbox.__name__.partition('.')[0]
+    for registry in vars(toolbox).values():
+        if isinstance(registry, Registry) and registry.scope == scope and registry._locations:
+            registry._locations = [module, *(name for name in registry._locations if name != module)]
 
 
 def without_data() -> AbstractContextManager:

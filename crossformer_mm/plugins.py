@@ -1,8 +1,8 @@
 """Register all types that a config can use.
 
-The backbone is registered with both toolboxes, under every name that a config may use. Everything else is
+The backbone is registered with all toolboxes, under every name that a config may use. Everything else is
 registered as a function that imports its module only when it is built, so that importing the package is fast
-and needs neither toolbox.
+and needs no toolbox.
 """
 
 import importlib
@@ -22,13 +22,16 @@ from mmengine.registry import (
     Registry,
 )
 
+from .compat import import_first
 from .models.crossformer import CrossFormer
 
 # Registry, module below this package, and the classes in it.
 PARTS = (
+    (DATASETS, 'data.class_folders', ['ClassFolderDataset']),
     (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
+    (MODELS, 'models.classifier', ['CrossFormerClsHead']),
     (HOOKS, 'engine.hooks.agreement', ['AgreementHook']),
     (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),
@@ -37,7 +40,8 @@ PARTS = (
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
     (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )
-TOOLBOXES = ('mmdet', 'mmseg')
+TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
+_MMPRETRAIN_PARTS = f'{__package__}.mmpretrain_parts'
 PUBLISHED_TYPES = {
     'CrossFormer_T': 't',
     'CrossFormer_S': 's',
@@ -79,7 +83,10 @@ def toolbox_registry(toolbox: str) -> Registry:
     """
     if find_spec(toolbox) is not None:
         try:
-            return importlib.import_module(f'{toolbox}.registry').MODELS
+            module = importlib.import_module(f'{toolbox}.registry')
+            if toolbox == 'mmpretrain':
+                import_first(module, _MMPRETRAIN_PARTS)
+            return module.MODELS
         except (ImportError, AssertionError) as error:  # the toolboxes assert their versions
             warnings.warn(
                 f'CrossFormer is not registered with {toolbox}, which does not import: {error}',
@@ -90,8 +97,20 @@ def toolbox_registry(toolbox: str) -> Registry:
     return MODELS.children[toolbox]
 
 
+def register_toolbox(toolbox: str) -> None:
+    """Import everything that a toolbox registers, without making it the default scope.
+
+    Args:
+        toolbox: One of :data:`TOOLBOXES`.
+    """
+    if toolbox == 'mmpretrain':
+        importlib.import_module(_MMPRETRAIN_PARTS)
+    else:
+        importlib.import_module(f'{toolbox}.utils').register_all_modules(init_default_scope=False)
+
+
 def register_backbones() -> None:
-    """Register the backbone with mmengine's root and both toolboxes. Safe to call again."""
+    """Register the backbone with mmengine's root and all toolboxes. Safe to call again."""
     builders = {'CrossFormer': CrossFormer, **{name: published_type(name) for name in PUBLISHED_TYPES}}
     for registry in [MODELS, *map(toolbox_registry, TOOLBOXES)]:
         for name, builder in builders.items():

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib
 import inspect
 import io
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from ..plugins import TOOLBOXES
+from ..plugins import TOOLBOXES, register_toolbox
 from ..utils.errors import UserError
 
 CONFIG_HELP = 'a config file, or the name of one that "crossformer configs" lists'
@@ -86,8 +85,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
         with quiet_imports():
             cfg = Config.fromfile(path)
             if cfg.get('default_scope') in TOOLBOXES:
-                utils = importlib.import_module(f'{cfg.default_scope}.utils')
-                utils.register_all_modules(init_default_scope=False)
+                register_toolbox(cfg.default_scope)
     except Exception as error:  # a config is a program and can raise anything
         raise UserError(f'{path}: cannot load this config: {_one_line(error)}') from error
     settings: dict[str, Any] = {}

@@ -1,0 +1,48 @@
+"""A folder of images for each class, as ImageNet's archives unpack: ``train/CLASS/**``, ``val/CLASS/**``."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import mmpretrain_parts  # noqa: F401, before other modules of MMPretrain
+
+# isort: split
+from mmpretrain.datasets import BaseDataset
+
+from ..utils.files import files_in
+
+
+class ClassFolderDataset(BaseDataset):
+    """Images in one folder per class, with subfolders of any depth; the classes are the folders' names.
+
+    Unlike MMPretrain's ``CustomDataset``, a label is the index of the folder's name in the classes, so that a
+    split without some of the classes has the labels of the others.
+
+    Args:
+        data_root: The folder of all splits.
+        data_prefix: ``{'img_path': folder of this split}``.
+        **options: Arguments of MMPretrain's ``BaseDataset``; the ``classes`` in ``metainfo`` may be left out.
+    """
+
+    def __init__(self, data_root: str = '', data_prefix: Any = '', **options: Any) -> None:
+        super().__init__(ann_file='', data_root=data_root, data_prefix=data_prefix, **options)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """List the images with their labels.
+
+        Returns:
+            ``img_path`` and ``gt_label`` of each image.
+        """
+        root = Path(self.img_prefix)
+        if self.CLASSES is None:
+            self._metainfo['classes'] = class_names(root)
+        return [
+            {'img_path': str(root / name / file), 'gt_label': label}
+            for label, name in enumerate(self.CLASSES)
+            if (root / name).is_dir()
+            for file in files_in(root / name)
+        ]
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The names of a split's class folders, sorted."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
