@@ -257,15 +257,17 @@ def _class_layers(
 ) -> tuple[list[str], str]:
     """The tensors that differ only because a file has another number of classes than the model.
 
-    These have an output for each class, or several, and possibly as many for the background. All of them
-    must imply the same number of classes in the file.
+    These have an output for each class, or several, and possibly as many for the background. All of them,
+    and all tensors of their layers, must imply the same number of classes in the file.
 
     Returns:
         Their names, and a text with both numbers of classes.
     """
     names = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     implied = [_class_counts(model, name, wanted[name].shape, state[name].shape) for name in names]
-    counts = sorted(set.intersection(*implied)) if names else []
+    layers = {name.rpartition('.')[0] for name in names}
+    complete = all(name in names for name in wanted if name.rpartition('.')[0] in layers)
+    counts = sorted(set.intersection(*implied)) if names and complete else []
     return (names, '{}, not {}'.format(*counts[0])) if counts else ([], '')
 
 

@@ -46,8 +46,8 @@ def training_parser() -> argparse.ArgumentParser:
         '--load',
         '--finetune',
         metavar='FILE',
-        help='start from the weights of this complete model, such as a released classifier; the layers for its'
-        ' classes are initialised if their number is another',
+        help='start from the weights of this complete model, such as a released classifier; the layers that'
+        ' depend on the number of classes are initialised if it is another',
     )
     parser.add_argument(
         '--resume',
