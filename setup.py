@@ -29,7 +29,7 @@ class BuildWithConfigs(build_py):
 setup(
     name='crossformer-mm',
     version=runpy.run_path(str(ROOT / 'crossformer_mm' / 'version.py'))['__version__'],
-    description='CrossFormer and CrossFormer++ backbones for MMDetection and MMSegmentation',
+    description='CrossFormer and CrossFormer++ backbones for MMDetection, MMSegmentation, MMPretrain',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author='The crossformer_mm developers',
@@ -65,12 +65,14 @@ setup(
             'onedl-mmcv>=2.3,<2.4',
             'onedl-mmengine>=0.10.8,<1',
             'onedl-mmdetection>=3.5,<4',
+            'onedl-mmpretrain>=1.3.6,<2',
             'onedl-mmsegmentation>=1.4,<2',
         ],
         'openmmlab': [
             'mmcv>=2.1,<2.2',
             'mmengine>=0.10.7,<1',
             'mmdet>=3.3,<4',
+            'mmpretrain>=1.2,<2',
             'mmsegmentation>=1.2.2,<2',
             'ftfy',  # mmsegmentation imports this and regex without requiring them
             'regex',

@@ -117,6 +117,24 @@ def narrow_segmentor(config: Callable[[str], Config]) -> Callable[[str], Config]
     return load
 
 
+@pytest.fixture(scope='session')
+def narrow_classifier(config: Callable[[str], Config]) -> Callable[[str], Config]:
+    """A function from a classifier's name in ``configs/`` to its config, narrow and for images of 32×32."""
+
+    def load(name: str) -> Config:
+        cfg = config(name)
+        cfg.model.backbone.arch = _narrow_arch(cfg.model.backbone.arch.startswith('pp'))
+        cfg.model.head.in_channels = WIDTHS[-1]
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            cfg[loader].update(num_workers=0, persistent_workers=False, batch_size=4)
+            for step in cfg[loader].dataset.pipeline:
+                for key in {'scale', 'crop_size'} & step.keys():
+                    step[key] = 32
+        return cfg
+
+    return load
+
+
 def _narrow_segmentor(model: ConfigDict) -> None:
     model.backbone.arch = _narrow_arch(model.backbone.arch.startswith('pp'))
     model.data_preprocessor.size = (512 // SMALLER, 512 // SMALLER)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-NAMES = ('CrossFormer', 'mmdet.CrossFormer', 'mmseg.CrossFormer', 'CrossFormer_S')
+NAMES = ('CrossFormer', 'mmdet.CrossFormer', 'mmseg.CrossFormer', 'mmpretrain.CrossFormer', 'CrossFormer_S')
 BUILD = """
 import sys
 for absent in {absent!r}:
@@ -23,9 +23,10 @@ for name in {names!r}:
 @pytest.mark.parametrize(
     ('registry', 'absent'),
     [
-        pytest.param('mmdet.registry', ('mmseg',), marks=pytest.mark.slow),
-        pytest.param('mmseg.registry', ('mmdet',), marks=pytest.mark.slow),
-        ('mmengine.registry', ('mmdet', 'mmseg', 'mmcv', 'cv2')),
+        pytest.param('mmdet.registry', ('mmseg', 'mmpretrain'), marks=pytest.mark.slow),
+        pytest.param('mmseg.registry', ('mmdet', 'mmpretrain'), marks=pytest.mark.slow),
+        pytest.param('mmpretrain.registry', ('mmdet', 'mmseg'), marks=pytest.mark.slow),
+        ('mmengine.registry', ('mmdet', 'mmseg', 'mmpretrain', 'mmcv', 'cv2')),
         pytest.param('mmdet.registry', (), marks=pytest.mark.slow),
     ],
 )
@@ -80,3 +81,33 @@ def test_published_types_have_the_layout_of_their_code(arguments, layout):
     with torch.device('meta'):
         backbone = MODELS.build(dict(type='CrossFormer_S', **arguments))
     assert backbone.layers[0].blocks[1].attn.groups.layout == layout
+
+
+@pytest.mark.slow
+def test_mmpretrain_imports_without_torchvision(tmp_path):
+    """Its registries build everything, only what needs torchvision says so, and no placeholder is left."""
+    code = """
+import sys, crossformer_mm
+from mmpretrain.registry import MODELS, TRANSFORMS
+model = MODELS.build(dict(
+    type='ImageClassifier',
+    backbone=dict(type='CrossFormer', arch='t', out_indices=(3,)),
+    head=dict(type='CrossFormerClsHead', num_classes=5, in_channels=512),
+))
+assert TRANSFORMS.build(dict(type='ToPIL')), 'an ordinary transform'
+assert not [name for name in sys.modules if name.startswith('torchvision')]
+TRANSFORMS.build(dict(type='MAERandomResizedCrop', size=3))
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    expected = 'this part of MMPretrain needs MAERandomResizedCrop of torchvision, which is not installed'
+    assert done.stderr.strip().endswith(f'ImportError: {expected}')
+
+
+@pytest.mark.slow
+def test_an_installed_torchvision_is_used(tmp_path):
+    """Placeholders are for MMPretrain alone, and only if there is no real module."""
+    (tmp_path / 'torchvision').mkdir()
+    (tmp_path / 'torchvision' / '__init__.py').write_text('raise ImportError("the real torchvision")')
+    code = 'import crossformer_mm.mmpretrain_parts'
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert 'ImportError: the real torchvision' in done.stderr

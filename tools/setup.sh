@@ -100,7 +100,7 @@ install_toolboxes() {
 
 install_project() {
   python -m pip install -qq --no-deps --no-build-isolation -e .
-  python -c 'import cv2, mmcv._ext, mmdet, mmengine, mmseg, pycocotools.mask'
+  python -c 'import cv2, mmcv._ext, mmdet, mmengine, mmpretrain, mmseg, pycocotools.mask'
 }
 
 main

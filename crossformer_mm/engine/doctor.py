@@ -20,10 +20,16 @@ from pathlib import Path
 
 OK, WARNING, FAILED = 'ok', 'warning', 'FAILED'
 FAMILIES = {
-    'onedl': ('onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation'),
-    'openmmlab': ('mmcv', 'mmcv-full', 'mmcv-lite', 'mmengine', 'mmengine-lite', 'mmdet', 'mmsegmentation'),
+    'onedl': (
+        *('onedl-mmcv', 'onedl-mmengine'),
+        *('onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain'),
+    ),
+    'openmmlab': (
+        *('mmcv', 'mmcv-full', 'mmcv-lite', 'mmengine', 'mmengine-lite'),
+        *('mmdet', 'mmsegmentation', 'mmpretrain'),
+    ),
 }
-TOOLBOXES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+TOOLBOXES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 REINSTALL = 'uninstall it and install one family as docs/install.md says'
 RECOMPILE = 'compile mmcv for this torch: tools/install_mmcv.sh with the version in requirements/'
 OPERATORS = """

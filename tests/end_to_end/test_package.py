@@ -16,7 +16,7 @@ import setuptools
 ROOT = Path(__file__).parents[2]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml')
 DISTRIBUTIONS = {'cv2': 'opencv-python', 'PIL': 'pillow'}  # where their names differ
-FAMILY = {'mmcv', 'mmengine', 'mmdet', 'mmseg'}  # which an extra brings
+FAMILY = {'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain'}  # which an extra brings
 
 
 def imported(file: Path) -> set[str]:

@@ -1,6 +1,6 @@
 """The published recipe of ImageNet: 300 epochs of 8 × 128 images, 20 of them warm-up, then a cosine.
 
-Norms, biases and position tables have no weight decay.
+Norms, biases and position tables have no weight decay; gradients are clipped, as in MMPretrain's Swin.
 """
 
 optim_wrapper = dict(
