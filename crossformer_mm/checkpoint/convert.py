@@ -87,18 +87,8 @@ def plan_conversion(
     if becomes not in ('backbone', kind):
         raise UserError(f'holds a {kind}, which cannot become a {becomes}: it has no such heads')
     arch = arch_of(state)
-    kept, dropped = select_tensors(state, becomes)
-    released = becomes == 'classifier' and is_released_classifier(kept)
-    if released:
-        kept = classifier_of(kept)
-    more, wanted = _fit_backbone(kept, arch, becomes, strict)
-    dropped |= more
-    if becomes == 'classifier':
-        wanted |= _fit_classifier_head(kept, arch, released)
-    check_values(kept, wanted)
-    if to == RELEASED:
-        kept = released_of(kept)
-    kept = _stored(kept, half)
+    kept, dropped = _fit(state, arch, becomes, strict)
+    kept = _stored(released_of(kept) if to == RELEASED else kept, half)
     if too_large := not_finite(kept):
         raise UserError(
             f'values too large for float16 in {shorten(too_large)}; store them in their own dtype'
@@ -195,6 +185,28 @@ def _check_out(source: Path, out: Path, may_exist: bool) -> None:
         raise UserError(f'{out}: there is no folder {out.parent}; create it first')
     check_place('OUT', out, [source])
     check_free(out, may_exist)
+
+
+def _fit(
+    state: Mapping[str, Tensor], arch: Arch, to: str, strict: bool
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Select the tensors for one of the toolboxes' models, and check them.
+
+    Returns:
+        The selected tensors; and the names of the others by reason.
+
+    Raises:
+        UserError: They do not fit, or are not finite.
+    """
+    kept, dropped = select_tensors(state, to)
+    released = to == 'classifier' and is_released_classifier(kept)
+    if released:
+        kept = classifier_of(kept)
+    more, wanted = _fit_backbone(kept, arch, to, strict)
+    if to == 'classifier':
+        wanted |= _fit_classifier_head(kept, arch, released)
+    check_values(kept, wanted)
+    return kept, dropped | more
 
 
 def _fit_backbone(

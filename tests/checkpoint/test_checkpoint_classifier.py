@@ -271,6 +271,14 @@ def test_files_that_do_not_fit_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
 
 
+def test_another_arch_is_named_with_both(released: Path, tiny: Config) -> None:
+    tiny.model.backbone.arch.depths = (1, 1, 2, 1)
+    with pytest.raises(UserError) as error:
+        load_model(classifier(tiny), released)
+    both = f"(the file's arch is {TINY_NAME}, the model's {TINY_NAME.replace('1, 1, 1, 1', '1, 1, 2, 1', 1)})"
+    assert both in str(error.value)
+
+
 @pytest.mark.parametrize('ours', [False, True])
 def test_another_number_of_classes_replaces_the_linear_layer_alone(
     tmp_path: Path, tiny: Config, logged: list[str], ours: bool

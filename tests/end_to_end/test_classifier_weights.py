@@ -11,6 +11,7 @@ import torch
 from checkpoint_files import CLASSES, backbone, classifier_state, save_classifier
 from mmengine.config import Config
 
+from crossformer_mm.checkpoint import read_checkpoint
 from crossformer_mm.checkpoint.names import released_of
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import convert as convert_command
@@ -84,7 +85,7 @@ def tuned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_fine_tuning_replaces_the_linear_layer_alone(folder: Path, tuned: Path) -> None:
-    start = torch.load(folder / 'released.pth', weights_only=False)['model']
+    start = read_checkpoint(folder / 'released.pth')['model']
     saved = released_of(torch.load(tuned / 'epoch_1.pth', weights_only=False)['state_dict'])
     assert saved.keys() == start.keys()
     assert [name for name, tensor in start.items() if not torch.equal(saved[name], tensor)] == LINEAR
