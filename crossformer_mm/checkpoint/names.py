@@ -22,7 +22,9 @@ DEPTH = 3  # of a state dict in a checkpoint
 # Parts of names that torch's distributed, averaged, compiled, sharded and checkpointed modules add.
 WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
 BACKBONE, NECK, RPN = 'backbone.', 'neck.', 'rpn_head.'
-CLASSIFIER = ('norm.', 'head.')
+CLASSIFIER = ('norm.', 'head.')  # of a released one
+# Where a released classifier's tensors are in MMPretrain's, with this package's head; the first match counts.
+PUBLISHED = (('norm.', 'head.norm.'), ('head.', 'head.fc.'), ('', BACKBONE))
 ABSOLUTE, RELATIVE = 'patch_embed.pos.absolute_pos_embed', 'attn.pos.relative_position_bias_table'
 HEAD_WIDTH = 32  # channels per head of every published arch
 AVERAGED = 'ema_'  # prefix of the copies that MMCV 1.x's averaging hook adds
@@ -174,6 +176,40 @@ def model_kind(state: Mapping[str, Tensor]) -> str:
     return 'backbone'
 
 
+def is_released_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are a classifier's, under the published names: the backbone's have no prefix."""
+    return model_kind(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
+
+
+def classifier_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released classifier's tensors, with their names in MMPretrain's ``ImageClassifier``.
+
+    The backbone's get the prefix ``backbone.``; ``norm`` and ``head`` become ``head.norm`` and ``head.fc``,
+    which this package's ``CrossFormerClsHead`` has. :func:`released_of` is the exact inverse.
+    """
+    return _renamed(state, PUBLISHED)
+
+
+def released_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an ``ImageClassifier`` with this package's head, under the published names."""
+    return _renamed(state, [(ours, published) for published, ours in PUBLISHED])
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int:
+    """The number of classes of a classifier's tensors, under either names; 0 if it cannot be told."""
+    heads = (state[name] for name in ('head.fc.weight', 'head.weight') if name in state)
+    return next((tensor.shape[0] for tensor in heads if tensor.dim()), 0)
+
+
+def _renamed(state: Mapping[str, Tensor], prefixes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    def renamed(name: str) -> str:
+        pairs = ((old, new) for old, new in prefixes if name.startswith(old))
+        old, new = next(pairs, ('', ''))
+        return new + name.removeprefix(old)
+
+    return {renamed(name): tensor for name, tensor in state.items()}
+
+
 def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Select the tensors that a model of the current toolboxes needs.
 
@@ -183,13 +219,13 @@ def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tens
 
     Args:
         state: The tensors of a checkpoint, see :func:`tensors_of`.
-        to: 'backbone', 'detector' or 'segmentor'.
+        to: 'backbone', 'detector', 'segmentor' or 'classifier'.
 
     Returns:
         The selected tensors, for a backbone without prefix; and the names of the others by reason.
     """
     kept, dropped = {}, {}
-    has_prefix = to != 'backbone' or any(name.startswith(BACKBONE) for name in state)
+    has_prefix = to in ('detector', 'segmentor') or any(name.startswith(BACKBONE) for name in state)
     for name, tensor in state.items():
         if reason := _why_dropped(name, to, has_prefix):
             dropped.setdefault(reason, []).append(name)
@@ -203,10 +239,12 @@ def _why_dropped(name: str, to: str, has_prefix: bool) -> str | None:
         return "the averaging hook's copies"
     if name.endswith(DERIVED_BUFFERS):
         return 'buffers that the network computes itself'
-    if has_prefix and to == 'backbone' and not name.startswith(BACKBONE):
-        return 'neck and heads'
+    if to == 'classifier':
+        return None
     if name.removeprefix(BACKBONE if has_prefix else '').startswith(CLASSIFIER):
         return "the classifier's norm and head"
+    if has_prefix and to == 'backbone' and not name.startswith(BACKBONE):
+        return 'neck and heads'
     return None
 
 
