@@ -202,7 +202,7 @@ class Attention(nn.Module):
             (h, 2·rows − 1, 2·columns − 1), as :meth:`~.position.DynamicPositionBias.forward`.
 
         Raises:
-            ValueError: A learned table does not cover the groups.
+            UncoveredGroups: A learned table is too small; it is a ValueError.
         """
         if self.pos is None:
             return None
@@ -480,7 +480,7 @@ class CrossFormer(BaseModule):
             block, with no norm.
 
         Raises:
-            ValueError: The images have another shape, or there are none.
+            ValueError: The images have another shape, there are none, or a learned table does not cover them.
         """
         if images.dim() != 4 or images.shape[1] != IMAGE_CHANNELS or 0 in images.shape:
             raise ValueError(

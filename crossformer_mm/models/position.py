@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..compat import autocast_is_on
+from ..utils.errors import UserError
 from .attention import offsets_within
 from .grouping import Grouping, GroupRule
 
@@ -64,6 +65,10 @@ class ResidualPositionBias(DynamicPositionBias):
         return self.pos3(x + self.pos2(x))
 
 
+class UncoveredGroups(UserError, ValueError):
+    """A map has groups that a learned table does not cover."""
+
+
 class RelativePositionBias(nn.Module):
     """A learned bias for each offset and head (RPB, as Swin's).
 
@@ -82,11 +87,11 @@ class RelativePositionBias(nn.Module):
         """Check that the table is large enough for the groups of a map of H × W tokens.
 
         Raises:
-            ValueError: It is not.
+            UncoveredGroups: It is not.
         """
         rows, columns = grouping.rows, grouping.columns
         if rows > self.size or columns > self.size:
-            raise ValueError(
+            raise UncoveredGroups(
                 f"position='rpb': a map of {H}×{W} tokens has groups of {rows}×{columns}, but the table"
                 f" covers at most {self.size}×{self.size}: use smaller images, position='dpb' (any group), or"
                 " long_distance='window' if it is 'map' now"

@@ -18,7 +18,7 @@ from crossformer_mm.checkpoint import load_backbone, recognise_arch
 from crossformer_mm.checkpoint.convert import plan_conversion
 from crossformer_mm.checkpoint.meta import implied_layout
 from crossformer_mm.engine.flops import flop_counter
-from crossformer_mm.models.position import DynamicPositionBias, ResidualPositionBias
+from crossformer_mm.models.position import DynamicPositionBias, ResidualPositionBias, UncoveredGroups
 from crossformer_mm.utils.errors import UserError
 
 VARIANTS = {
@@ -100,9 +100,11 @@ def test_onnx(variant: str, dynamo: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_and_exported(settings: dict) -> None:
+@pytest.mark.parametrize('variant', ['single_scale', 'rpb', 'ape'])  # the others run the same operations
+def test_compiled_and_exported(variant: str) -> None:
     torch.compiler.reset()
-    model = shallow(**settings, long_distance='window') if 'position' in settings else shallow(**settings)
+    layout = 'window'  # with groups that a table covers at these sizes
+    model = shallow(out_indices=(0, 1), long_distance=layout, **VARIANTS[variant])
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True, dynamic=True)
     for size in [(257, 333), (300, 290)]:
         images = torch.randn(1, 3, *size)
@@ -110,11 +112,13 @@ def test_compiled_and_exported(settings: dict) -> None:
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item() + 1e-7)
     sides = {i: torch.export.Dim(f'side{i}', min=225, max=2048) for i in (2, 3)}
-    program = torch.export.export(model.eval(), (torch.randn(1, 3, 256, 320),), dynamic_shapes=(sides,))
+    symbolic = variant != 'ape'  # the plain layers' programs are for one size
+    images = torch.randn(1, 3, 256, 320)
+    program = torch.export.export(model.eval(), (images,), dynamic_shapes=(sides,) if symbolic else None)
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
-    images = torch.randn(1, 3, 300, 226)
+    images = torch.randn(1, 3, 300, 226) if symbolic else images.flip(2)
     assert_outputs_close(torch.export.load(file).module()(images), model(images))
 
 
@@ -130,6 +134,8 @@ def test_a_checkpoint_loads_strictly_and_is_recognised(settings: dict, tmp_path:
     assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
     assert recognise_arch(model.state_dict()) == recognise_arch(narrow_network().state_dict())
     assert implied_layout(checkpoint).layouts == (model.long_distance,)
+    in_config = {**checkpoint, 'meta': {'cfg': f"long_distance='{model.long_distance}'"}}
+    assert implied_layout(in_config).layouts == (model.long_distance,)
     converted = plan_conversion(checkpoint).state
     assert converted.keys() == model.state_dict().keys()
 
@@ -209,21 +215,24 @@ def test_tables_cover_224_pixels(group_sizes: list, intervals: list, layout: str
     assert first.relative_position_bias_table.shape == (1, *[2 * group_sizes[0] - 1] * 2)
 
 
-@pytest.mark.parametrize('plain', [False, True])
-def test_maps_that_a_table_does_not_cover(plain: bool) -> None:
+@pytest.mark.parametrize(
+    ('size', 'tokens', 'group', 'plain'),
+    [((224, 400), '56×100', '7×13', False), ((300, 200), '75×50', '10×7', True)],
+)
+def test_maps_that_a_table_does_not_cover(size: tuple, tokens: str, group: str, plain: bool) -> None:
     message = (
-        "position='rpb': a map of 75×100 tokens has groups of 10×13, but the table covers at most 7×7: use"
+        "position='rpb': a map of {} tokens has groups of {}, but the table covers at most 7×7: use"
         " smaller images, position='dpb' (any group), or long_distance='window' if it is 'map' now"
     )
-    model, images = shallow(position='rpb'), torch.randn(1, 3, 300, 400)
-    with pytest.raises(ValueError) as error:
+    model, images = shallow(position='rpb'), torch.randn(1, 3, *size)
+    with pytest.raises(UncoveredGroups) as error:
         if plain:
             with plain_path():
                 model(images)
         else:
             model(images)
-    assert str(error.value) == message
-    shallow(position='rpb', long_distance='window').eval()(images)
+    assert str(error.value) == message.format(tokens, group)
+    shallow(position='rpb', long_distance='window')(torch.randn(1, 3, 260, 400))
 
 
 def test_residual_connections_in_the_dynamic_position_bias() -> None:
@@ -311,15 +320,15 @@ def window_attention(attn: nn.Module, x: Tensor, G: int) -> Tensor:
     q, k, v = attn.qkv(windows).view(len(windows), G * G, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     positions = torch.cartesian_prod(torch.arange(G), torch.arange(G))
     offsets = positions[:, None] - positions[None]
-    bias = attn.pos(G, G)[:, G - 1 - offsets[..., 0], G - 1 - offsets[..., 1]]
+    bias = attn.pos(G, G)[:, G - 1 - offsets[..., 0], G - 1 - offsets[..., 1]] if attn.pos else 0
     weights = (q @ k.mT / (C // attn.num_heads) ** 0.5 + bias).softmax(-1)
     out = attn.proj((weights @ v).transpose(1, 2).reshape(-1, G * G, C))
     return out.view(B, H // G, W // G, G, G, C).transpose(2, 3).reshape(B, H, W, C)
 
 
-@pytest.mark.parametrize('plain', [False, True])
-def test_short_distance_alone_equals_windows_without_shift(plain: bool) -> None:
-    model = narrow_network(long_distance='none').eval()
+@pytest.mark.parametrize(('position', 'plain'), [('dpb', False), ('dpb', True), ('ape', False)])
+def test_short_distance_alone_equals_windows_without_shift(position: str, plain: bool) -> None:
+    model = narrow_network(long_distance='none', position=position).eval()
     for parameter in model.layers.parameters():
         nn.init.normal_(parameter, std=0.2)
     for stage, dims in zip(model.layers, (32, 64, 128, 256), strict=True):
