@@ -390,8 +390,11 @@ def test_costs(variant: str | None) -> None:
     ('position', 'millions', 'billions'),
     [('ape', 30.9342, 4.9061), ('dpb', 30.6573, 4.9098), ('dpb_residual', 30.6573, 4.9098)],
 )
-def test_costs_are_those_of_the_paper(position: str, millions: float, billions: float) -> None:
-    """Its table of positions also counts one operation per normalised number; it cuts parameters' digits."""
+def test_costs_fit_those_of_the_paper(position: str, millions: float, billions: float) -> None:
+    """Its table of positions fits if digits of parameters are cut, and each normalised number is counted.
+
+    That these are its rules is inferred: the paper does not say.
+    """
     parameters, multiply_adds = expected_costs(position)
     assert int(parameters / 100) / 1e4 == millions
     assert round((multiply_adds + NORMALISED) / 1e9, 4) == billions
