@@ -29,6 +29,7 @@ from .models.crossformer import CrossFormer
 PARTS = (
     (DATASETS, 'data.class_folders', ['ClassFolderDataset']),
     (DATASETS, 'data.label_map_dataset', ['LabelMapDataset']),
+    (METRICS, 'evaluation.classification_report', ['ClassificationReport']),
     (METRICS, 'evaluation.coco_report', ['CocoReport']),
     (METRICS, 'evaluation.segmentation_report', ['SegmentationReport']),
     (MODELS, 'models.classifier', ['CrossFormerClsHead']),

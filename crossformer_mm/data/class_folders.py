@@ -1,4 +1,4 @@
-"""A folder of images for each class, as ImageNet's archives unpack: ``train/CLASS/**``, ``val/CLASS/**``."""
+"""MMPretrain's dataset for a folder of images per class, as ImageNet's archives unpack."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from .. import mmpretrain_parts  # noqa: F401, before other modules of MMPretrai
 # isort: split
 from mmpretrain.datasets import BaseDataset
 
-from ..utils.files import files_in
+from .class_splits import class_names
+from .images import image_files
 
 
 class ClassFolderDataset(BaseDataset):
@@ -32,17 +33,11 @@ class ClassFolderDataset(BaseDataset):
         Returns:
             ``img_path`` and ``gt_label`` of each image.
         """
-        root = Path(self.img_prefix)
+        folder = Path(self.img_prefix)
         if self.CLASSES is None:
-            self._metainfo['classes'] = class_names(root)
+            self._metainfo['classes'] = class_names(folder)
         return [
-            {'img_path': str(root / name / file), 'gt_label': label}
+            {'img_path': str(file), 'gt_label': label}
             for label, name in enumerate(self.CLASSES)
-            if (root / name).is_dir()
-            for file in files_in(root / name)
+            for file in image_files(folder / name)
         ]
-
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The names of a split's class folders, sorted."""
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
+from .class_splits import ClassData, other_layout, read_split
 from .coco import CocoFile, check_images, read_coco, refusing
 from .coco_json import save_copy
 from .coco_use import ImagesUsed, images_used, use_problems
@@ -20,11 +21,13 @@ from .datasets import (
     annotation_path,
     check_present,
     chosen_meta,
+    class_datasets,
     coco_datasets,
     coco_evaluators,
     dataset_class_name,
     dataset_meta,
     datasets_of,
+    dicts_in,
     folders_of,
     image_folder,
     join_data_root,
@@ -33,8 +36,8 @@ from .datasets import (
     set_num_classes,
 )
 from .exif import ignores_exif
-from .options import COCO_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
-from .problems import Findings
+from .options import COCO_ELSEWHERE, FOLDERS_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
+from .problems import Findings, refuse
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class RunData:
     """What is known of a run's data before it starts.
 
     Attributes:
-        classes: The class names in the order of labels; None for other data than COCO files and label maps.
+        classes: The class names in the order of labels; None for other data than COCO files, label
+            maps and class folders.
         copies: The repaired copy of an annotation file, by the file's path and the image folder.
         notes: Lines for the log.
         warnings: The same, for what is easily overlooked.
@@ -55,7 +59,11 @@ class RunData:
 
 
 def read_data(
-    cfg: Config, loaders: Sequence[str], objects: bool = True, copies: Path | None = None
+    cfg: Config,
+    loaders: Sequence[str],
+    objects: bool = True,
+    copies: Path | None = None,
+    trained: tuple[str, ...] | None = None,
 ) -> RunData:
     """Check the data that a run reads, and find its classes; the config is not changed.
 
@@ -66,6 +74,7 @@ def read_data(
         objects: Whether the run needs annotations; a prediction for COCO's test server does not.
         copies: The folder for copies of annotation files that had to be repaired; without it, none are
             written.
+        trained: For a test, the classes of the checkpoint, which number class folders; empty if it has none.
 
     Raises:
         UserError: Files or folders are missing or invalid, or the classes are not defined or contradictory.
@@ -74,6 +83,8 @@ def read_data(
         return _read_coco(cfg, loaders, objects, copies)
     if any(map_datasets(cfg, *loaders)):
         return RunData(_read_map_classes(cfg, loaders, objects))
+    if any(class_datasets(cfg, *loaders)):
+        return _read_class_folders(cfg, loaders, trained)
     check_present(
         [f for dataset in datasets_of(cfg, *loaders) for f in folders_of(dataset)], OTHERS_ELSEWHERE
     )
@@ -96,8 +107,9 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
     """Set everything in a config that depends on the classes; no file is read.
 
     Args:
-        cfg: The config, changed in place: COCO datasets get names and colours, evaluators the annotation
-            files of their datasets, and heads ``num_classes``.
+        cfg: The config, changed in place: COCO datasets get names and colours, class folders names,
+            evaluators the annotation files of their datasets, and heads ``num_classes``. Classifiers are
+            evaluated by their first k classes only if there are as many.
         classes: From :func:`read_data`; None changes nothing.
     """
     if classes is None:
@@ -108,6 +120,11 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
         if len(meta.get('palette', ())) != len(classes):
             meta['palette'] = palette(len(classes))
         dataset.metainfo = {**meta, 'classes': classes}
+    folders = list(class_datasets(cfg, *LOADERS))
+    for dataset in folders:
+        dataset.metainfo = {**(dataset.get('metainfo') or {}), 'classes': classes}
+    if folders:
+        _limit_topk(cfg, len(classes))
     for split in ('val', 'test'):
         paths = [annotation_path(dataset) for dataset in coco_datasets(cfg, f'{split}_dataloader')]
         for evaluator in coco_evaluators(cfg, split):
@@ -115,9 +132,18 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
                 evaluator.ann_file = paths[0]
 
 
+def _limit_topk(cfg: Config, count: int) -> None:
+    for name in ('model', 'val_evaluator', 'test_evaluator'):
+        for _, part in dicts_in(cfg.get(name), name):
+            if 'topk' in part:
+                given = part['topk'] if isinstance(part['topk'], list | tuple) else [part['topk']]
+                part['topk'] = tuple(k for k in given if k <= count) or (1,)
+
+
 def classes_of(cfg: Config) -> tuple[str, ...]:
     """The class names of a config after :func:`set_classes`; empty if it has none."""
-    datasets = [*coco_datasets(cfg, *LOADERS), *map_datasets(cfg, *LOADERS)]
+    find = (coco_datasets, map_datasets, class_datasets)
+    datasets = [dataset for datasets in find for dataset in datasets(cfg, *LOADERS)]
     return tuple(dataset_meta(cfg, datasets[0]).get('classes', ())) if datasets else ()
 
 
@@ -144,6 +170,61 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     written = _write_copies(files, copies) if copies else {}
     notes += [f'{path}: this run reads the repaired copy {copy}' for (path, _), copy in written.items()]
     return RunData(classes, written, notes, warnings)
+
+
+def class_data(cfg: Config, loaders: Sequence[str], trained: tuple[str, ...] | None = None) -> ClassData:
+    """List the class folders that a run reads.
+
+    Args:
+        cfg: The config of the run.
+        loaders: The data loaders that the run uses.
+        trained: As for :func:`read_data`.
+
+    Raises:
+        UserError: Folders of splits are missing, or the datasets of the config select different classes.
+    """
+    datasets = {loader: list(class_datasets(cfg, loader)) for loader in loaders}
+    roots = {
+        image_folder(d): (loader, d.get('data_root') or '') for loader in datasets for d in datasets[loader]
+    }
+
+    def found(missing: list[str]) -> str:
+        root = roots[missing[0]][1]
+        return other_layout(
+            Path(root), ['train' if roots[path][0] == 'train_dataloader' else 'val' for path in missing]
+        )
+
+    check_present(roots, _remedy(FOLDERS_ELSEWHERE, loaders), found=found)
+    chosen = _chosen_classes(
+        {'classes': d.get('classes'), **(d.get('metainfo') or {})} for d in class_datasets(cfg, *LOADERS)
+    )
+    splits = {
+        loader: [read_split(image_folder(dataset)) for dataset in datasets[loader]]
+        for loader in loaders
+        if datasets[loader]
+    }
+    return ClassData(splits, chosen, trained)
+
+
+def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str, ...] | None) -> RunData:
+    data = class_data(cfg, loaders, trained)
+    problems = [problem for loader in data.splits for problem in data.problems(loader)]
+    refuse([problem for problem in problems if problem.fatal])
+    findings = Findings(1)
+    for problem in problems:
+        findings.add(problem)
+    notes = [
+        f'{split.folder}: {sum(map(len, images))} images of {sum(map(bool, images))} classes'
+        for splits in data.splits.values()
+        for split in splits
+        for images in [[split.images.get(name, ()) for name in data.classes]]
+    ]
+    if trained == () and not data.chosen:
+        notes.append(
+            'the checkpoint names no classes: they are those of the data, numbered in alphabetical order'
+        )
+    _check_class_weights(cfg.model, len(data.classes))
+    return RunData(data.classes, notes=notes, warnings=list(findings.summary()))
 
 
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
@@ -244,8 +325,9 @@ def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[
 
 def _check_class_weights(model: ConfigDict, count: int) -> None:
     """Check ``class_weight`` of the losses: torch would raise an error only in the first training step."""
-    for head in _listed(model.get('decode_head')) + _listed(model.get('auxiliary_head')):
-        for loss in _listed(head.get('loss_decode')):
+    heads = [head for name in ('decode_head', 'auxiliary_head', 'head') for head in _listed(model.get(name))]
+    for head in heads:
+        for loss in _listed(head.get('loss_decode') or head.get('loss')):
             # a list, or a file name; with sigmoids, not always one weight per class
             weights = loss.get('class_weight')
             if isinstance(weights, list | tuple) and len(weights) != count and not loss.get('use_sigmoid'):

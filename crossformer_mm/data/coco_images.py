@@ -9,8 +9,16 @@ from ..utils.errors import UserError
 from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .coco_values import Record, has_size, is_box, is_key, is_text, records_of
-from .images import ImageHeader, NoImageError, image_header, quiet_decoders, spread, turning_advice
-from .label_files import SUFFIXES, name_form
+from .images import (
+    SUFFIXES,
+    ImageHeader,
+    NoImageError,
+    image_header,
+    quiet_decoders,
+    spread,
+    turning_advice,
+)
+from .label_files import name_form
 from .problems import Repairs
 
 Parts = tuple[str, ...]

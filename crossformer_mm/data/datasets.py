@@ -1,4 +1,4 @@
-"""Find the datasets, evaluators and heads in a config of either toolbox."""
+"""Find the datasets, evaluators and heads in a config of any toolbox."""
 
 import colorsys
 import os
@@ -14,6 +14,7 @@ from torch import nn
 from ..utils.errors import UserError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+OWN_FOLDERS = 'ClassFolderDataset'
 
 
 def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
@@ -70,7 +71,12 @@ def coco_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
 
 def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
     """The datasets of :func:`datasets_of` that read label maps."""
-    return (d for d in datasets_of(cfg, *loaders) if 'seg_map_path' in d.get('data_prefix', {}))
+    return (d for d in datasets_of(cfg, *loaders) if 'seg_map_path' in prefixes_of(d))
+
+
+def class_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
+    """The datasets of :func:`datasets_of` that read a folder of images per class."""
+    return (d for d in datasets_of(cfg, *loaders) if dataset_class_name(d) == OWN_FOLDERS)
 
 
 def dataset_class(cfg: Config, dataset: ConfigDict) -> Any:
@@ -122,15 +128,21 @@ def annotation_path(dataset: ConfigDict) -> str:
     return join_data_root(dataset, dataset.get('ann_file', ''))
 
 
+def prefixes_of(dataset: ConfigDict) -> dict[str, str]:
+    """The folders of a dataset relative to its ``data_root``, by what they hold."""
+    prefix = dataset.get('data_prefix', {})
+    return {'img_path': prefix} if isinstance(prefix, str) else prefix  # MMPretrain takes both
+
+
 def image_folder(dataset: ConfigDict) -> str:
     """The folder that a dataset's image names are relative to."""
-    prefix = dataset.get('data_prefix', {})
+    prefix = prefixes_of(dataset)
     return join_data_root(dataset, prefix.get('img_path', prefix.get('img', '')))
 
 
 def folders_of(dataset: ConfigDict) -> list[str]:
     """The folders of images and label maps that any dataset reads."""
-    return [join_data_root(dataset, folder) for folder in dataset.get('data_prefix', {}).values() if folder]
+    return [join_data_root(dataset, folder) for folder in prefixes_of(dataset).values() if folder]
 
 
 def input_paths(cfg: Config) -> list[str]:
@@ -154,20 +166,26 @@ def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
     return [evaluator for evaluator in evaluators if 'ann_file' in evaluator]
 
 
-def check_present(paths: Iterable[str], remedy: str, is_there: Callable[[Path], bool] = Path.is_dir) -> None:
+def check_present(
+    paths: Iterable[str],
+    remedy: str,
+    is_there: Callable[[Path], bool] = Path.is_dir,
+    found: Callable[[list[str]], str] = lambda missing: '',
+) -> None:
     """Check that files or folders exist, and list all missing ones in one message.
 
     Args:
         paths: The files or folders.
         remedy: How to set other paths, for the message.
         is_there: Whether a path exists; by default, whether it is a folder.
+        found: Describes what there is instead of the missing ones.
 
     Raises:
         UserError: Some are missing.
     """
     missing = [path for path in dict.fromkeys(paths) if not is_there(Path(path))]
     if missing:
-        raise UserError(f'no data at {", ".join(missing)}; put the data there, or {remedy}')
+        raise UserError(f'no data at {", ".join(missing)}{found(missing)}; put the data there, or {remedy}')
 
 
 def dicts_in(part: Any, path: str = '') -> Iterator[tuple[str, dict]]:

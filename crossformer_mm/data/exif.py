@@ -63,7 +63,7 @@ def other_than_in_training(cfg: Config, checkpoint: Mapping[str, Any]) -> list[s
         return []
     how = 'with' if ignored else 'without'
     return [
-        f'the checkpoint was trained {how} --ignore-exif; test it in the same way, or boxes may be turned'
+        f'the checkpoint was trained {how} --ignore-exif; test it in the same way, or what it sees is turned'
     ]
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -16,11 +16,13 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import UserError
+from ..utils.files import files_in
 from ..utils.progress import map_in_threads
 from .problems import Problem
 
 Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses more than twice as many, which is OpenCV's limit
 
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.tif', '.tiff', '.webp')
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 REPLACE = 'replace the file, or remove it from the dataset'
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF')  # OpenCV reads them in the size that Pillow finds
@@ -45,6 +47,33 @@ class ImageHeader(NamedTuple):
     """The size in pixels of the image as it is loaded, that is, after it is turned."""
     turned: bool
     """Whether the loaded image is turned or mirrored, as its EXIF data says."""
+
+
+def image_files(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """List the images in a folder and its subfolders, sorted, without hidden ones.
+
+    Args:
+        folder: The folder; if it does not exist, it has no images.
+        suffixes: The suffixes of images, in lower case. By default, files without any suffix are images too
+            if Pillow recognises their content.
+
+    Raises:
+        UserError: A folder cannot be listed.
+    """
+    return [
+        path
+        for path in files_in(folder)
+        if path.name.lower().endswith(suffixes)
+        or (suffixes is SUFFIXES and not path.suffix and _is_image(path))
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except PILLOW_ERRORS:
+        return False
 
 
 def read_image(path: str | Path, ignore_exif: bool = False) -> np.ndarray:
@@ -157,12 +186,12 @@ def _exif_chunk(file: BinaryIO) -> bytes | None:
     return None
 
 
-def image_problems(path: Path, size: tuple[int, int], ignore_exif: bool = False) -> list[Problem]:
+def image_problems(path: Path, size: tuple[int, int] | None, ignore_exif: bool = False) -> list[Problem]:
     """Decode an image and compare it with its annotations.
 
     Args:
         path: The file.
-        size: The annotated height and width.
+        size: The annotated height and width, if it has any.
         ignore_exif: Whether the run keeps the stored pixels as they are.
 
     Returns:
@@ -180,7 +209,7 @@ def image_problems(path: Path, size: tuple[int, int], ignore_exif: bool = False)
     except NoImageError as error:
         return [Problem('images that cannot be read', f'{path} {error}', remedy=REPLACE)]
     problems = []
-    if header[:2] != size:
+    if size and header[:2] != size:
         what = f'{path} has {header.width}×{header.height} pixels, its annotations say {size[1]}×{size[0]}'
         problems.append(Problem('images of another size', what + turning_advice(header, size)))
     if max(header[:2]) > _THINNEST * min(header[:2]):
@@ -201,13 +230,13 @@ def turning_advice(header: ImageHeader, size: tuple[int, int]) -> str:
 
 
 def problems_of_images(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], ignore_exif: bool = False
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int] | None], ignore_exif: bool = False
 ) -> Iterator[list[Problem]]:
     """Decode images on all processors, with a progress bar.
 
     Args:
         paths: The files.
-        sizes: The annotated height and width of each.
+        sizes: The annotated height and width of each, if it has any.
         ignore_exif: Whether the run keeps the stored pixels as they are.
 
     Yields:
@@ -282,6 +311,20 @@ def shared_images(first: Sequence[Path], second: Sequence[Path]) -> Iterator[tup
     for path in second:
         if path.stat().st_size in known and (twin := digests.get(_digest(path))):
             yield twin, path
+
+
+def repeated_images(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Find files of equal content in one set. Only files of equal length are read.
+
+    Args:
+        paths: Existing files.
+
+    Yields:
+        The first such file, and each other one.
+    """
+    counts = Counter(path.stat().st_size for path in paths)
+    suspects = [path for path in paths if counts[path.stat().st_size] > 1]
+    return (pair for pair in shared_images(suspects, suspects) if pair[0] != pair[1])
 
 
 def _digest(path: Path) -> bytes:

@@ -16,13 +16,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..utils.errors import UserError
-from ..utils.files import files_in
 from ..utils.outputs import unique_names, write_output
 from ..utils.text import shorten
-from .images import PILLOW_ERRORS, ImageHeader, stored_exif
+from .images import PILLOW_ERRORS, SUFFIXES, ImageHeader, image_files, stored_exif
 from .problems import Problem
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.tif', '.tiff', '.webp')
 _LOSSY = ('JPEG', 'MPO')
 _STRETCHED = ('L;2', 'L;4')  # Pillow's names for grey pixels of 2 and 4 bits
 _TRIED = 20  # names from which an addition to all of them is found
@@ -43,8 +41,8 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
     Returns:
         The pairs, sorted. For a missing map, the path of a PNG file.
     """
-    names = {path: _name(path, images) for path in _files_in(images)}
-    known = {_name(path, maps): path for path in reversed(_files_in(maps))}
+    names = {path: _name(path, images) for path in image_files(images)}
+    known = {_name(path, maps): path for path in reversed(image_files(maps))}
     missing = [name for name in names.values() if name not in known]
     others = _alike(missing, known.keys() - names.values())
     if missing and not others and len(missing) == len(names):
@@ -108,7 +106,7 @@ def unpaired(
     Returns:
         The problems.
     """
-    existing = set(_files_in(maps, suffixes))
+    existing = set(image_files(maps, suffixes))
     stray = sorted(existing - {label_map for _, label_map in pairs})
     forms = sorted((name_form(str(path)), path) for path in stray)
     images: dict[Path, Path] = {}
@@ -262,21 +260,3 @@ def png_names(images: Iterable[str], folder: str | Path) -> dict[str, str]:
     inside = [path.relative_to(folder) if path.is_relative_to(folder) else path.name for path in paths]
     names = unique_names(map(str, inside))
     return {image: f'{name}.png' for image, name in zip(images, names, strict=True)}
-
-
-def _files_in(folder: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """The files with one of the suffixes; if these are all, also the images that have no suffix."""
-    return [
-        path
-        for path in files_in(folder)
-        if path.name.lower().endswith(suffixes)
-        or (suffixes is SUFFIXES and not path.suffix and _is_image(path))
-    ]
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except PILLOW_ERRORS:
-        return False

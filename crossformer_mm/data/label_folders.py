@@ -11,10 +11,11 @@ from mmengine.registry import DATASETS
 from ..utils.errors import UserError
 from .datasets import dataset_class_name, map_datasets, palette
 from .exif import ignores_exif
+from .images import SUFFIXES
 from .label_check import LabelReport, LabelRule, inspect_labels
-from .label_files import SUFFIXES, Pair, unpaired
+from .label_files import Pair, unpaired
 from .options import OWN_MAPS
-from .problems import Problem
+from .problems import refuse
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,11 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     reports = []
     for dataset in map_datasets(cfg, *loaders):
         folder = label_folder(cfg, dataset)
-        _refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
+        refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
         report = inspect_labels(folder.pairs, folder.maps, folder.rule, ignore_exif=folder.ignore_exif)
-        _refuse(report.problems)
+        refuse(report.problems)
         reports.append(report)
     return reports
-
-
-def _refuse(problems: Sequence[Problem]) -> None:
-    if problems:
-        more = len(problems) - 1
-        others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
-        raise UserError(f'{problems[0].line()}{others}')
 
 
 def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:

@@ -13,9 +13,9 @@ from mmengine.config import Config
 
 from ..utils.errors import UserError
 from ..utils.files import files_in
-from .datasets import LOADERS, datasets_of, join_data_root
-from .images import PILLOW_ERRORS, NoImageError, image_header
-from .label_files import SUFFIXES, read_label_map
+from .datasets import LOADERS, datasets_of, join_data_root, prefixes_of
+from .images import PILLOW_ERRORS, SUFFIXES, NoImageError, image_header
+from .label_files import read_label_map
 
 _IMAGES, _MAPS = 'mmcv/transforms/loading.py', 'mmseg/datasets/transforms/loading.py'
 _UNDECODED = 'failed to load image: '  # the beginning of the loader's message
@@ -71,7 +71,7 @@ def _reason(path: str | None, cfg: Config, prefix: str, read: Callable[[Path], A
     folders = {
         join_data_root(dataset, folder)
         for dataset in datasets_of(cfg, *LOADERS)
-        for name, folder in dataset.get('data_prefix', {}).items()
+        for name, folder in prefixes_of(dataset).items()
         if name.startswith(prefix)
     }
     paths = (file for folder in sorted(folders) for file in files_in(folder))

@@ -10,12 +10,12 @@ from ..utils.errors import UserError
 from .datasets import (
     LOADERS,
     annotation_path,
+    class_datasets,
     coco_datasets,
     dataset_class_name,
     dataset_meta,
     dicts_in,
     folders_of,
-    image_folder,
     map_datasets,
     palette,
 )
@@ -34,6 +34,10 @@ MAPS_ELSEWHERE = (
     'set other paths with --data-root DIR (laid out like ADE20K: images/training,'
     ' images/validation, annotations/training, annotations/validation),'
     ' --train-images DIR, --val-images DIR, --train-ann DIR, --val-ann DIR'
+)
+FOLDERS_ELSEWHERE = (
+    'set other paths with --data-root DIR (with train/CLASS/ and val/CLASS/), --train-images DIR,'
+    ' --val-images DIR'
 )
 OTHERS_ELSEWHERE = (
     'set other paths with --cfg-options train_dataloader.dataset.data_root=DIR'
@@ -64,10 +68,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         parser: The parser of the command.
     """
     data = parser.add_argument_group(
-        'data', 'COCO-format data for detection, folders of images and of label maps for segmentation'
+        'data',
+        'COCO-format data for detection, folders of images and of label maps for segmentation, a folder of'
+        ' images per class for classification',
     )
     data.add_argument(
-        '--data-root', metavar='DIR', help='the folder of the data, laid out like COCO or ADE20K'
+        '--data-root',
+        metavar='DIR',
+        help='the folder of the data, laid out like COCO or ADE20K, or with train/CLASS/ and val/CLASS/',
     )
     data.add_argument(
         '--train-ann',
@@ -76,7 +84,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         ' for segmentation, the folder of label maps, named like the images',
     )
     data.add_argument('--val-ann', metavar='PATH', help='the same for validation and testing')
-    data.add_argument('--train-images', metavar='DIR', help='folder of images, relative to the data root')
+    data.add_argument(
+        '--train-images',
+        metavar='DIR',
+        help='folder of images, or of class folders, relative to the data root',
+    )
     data.add_argument('--val-images', metavar='DIR', help='the same for validation and testing')
     data.add_argument('--ignore-exif', action='store_true', help=IGNORE_EXIF_HELP)
     labels = parser.add_argument_group('label maps', 'for segmentation; the same in training and testing')
@@ -116,8 +128,10 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
         annotations = options.train_ann if train else options.val_ann
         images = options.train_images if train else options.val_images
         coco, maps = list(coco_datasets(cfg, loader)), list(map_datasets(cfg, loader))
-        before = _sources(coco, maps)
-        for dataset in coco + maps:
+        folders = list(class_datasets(cfg, loader))
+        every = [*coco, *maps, *folders]
+        before = _sources(every)
+        for dataset in every:
             if options.data_root is not None:
                 dataset.data_root = options.data_root
         for dataset in coco:
@@ -130,9 +144,12 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
                 dataset.data_prefix.seg_map_path = annotations
             if images is not None:
                 dataset.data_prefix.img_path = images
-        if len(_sources(coco, maps)) < len(before):
+        for dataset in folders:
+            if images is not None:
+                dataset.data_prefix = {'img_path': images}
+        if len(_sources(every)) < len(before):
             raise UserError(
-                f'{loader} combines {len(coco + maps)} datasets, and --data-root, --train-ann etc. would give'
+                f'{loader} combines {len(every)} datasets, and --data-root, --train-ann etc. would give'
                 ' several of them the same paths; set the paths of each in the config, or with'
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
@@ -144,22 +161,32 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
 def _check_kind(cfg: Config, options: DataOptions) -> None:
     """Raise a :class:`UserError` for options that would have no effect."""
     coco, maps = any(coco_datasets(cfg, *LOADERS)), any(map_datasets(cfg, *LOADERS))
+    folders = any(class_datasets(cfg, *LOADERS))
     of_maps = (options.classes, options.ignore_label, options.reduce_zero_label)
-    if coco and of_maps != (None, None, None):
-        raise UserError(
-            "--classes, --ignore-label and --reduce-zero-label are for label maps; this config reads COCO's"
-            ' annotations, which name their classes'
+    if (coco or folders) and of_maps != (None, None, None):
+        reads = (
+            "COCO's annotations, which name their classes"
+            if coco
+            else 'class folders, named after the classes'
         )
-    if replace(options, ignore_exif=False) != DataOptions() and not coco and not maps:
         raise UserError(
-            '--data-root, --train-ann etc. are for COCO-format data and label maps;'
+            f'--classes, --ignore-label and --reduce-zero-label are for label maps; this config reads {reads}'
+        )
+    if folders and (options.train_ann, options.val_ann) != (None, None):
+        raise UserError(
+            '--train-ann and --val-ann are for annotations; this config reads class folders: give'
+            ' --train-images and --val-images'
+        )
+    if replace(options, ignore_exif=False) != DataOptions() and not coco and not maps and not folders:
+        raise UserError(
+            '--data-root, --train-ann etc. are for COCO-format data, label maps and class folders;'
             f' {cfg.filename} reads neither; {OTHERS_ELSEWHERE}'
         )
 
 
-def _sources(coco: list[ConfigDict], maps: list[ConfigDict]) -> set[tuple[str, ...]]:
+def _sources(datasets: list[ConfigDict]) -> set[tuple[str, ...]]:
     """The distinct sources of data that datasets read."""
-    return {(annotation_path(d), image_folder(d)) for d in coco} | {tuple(folders_of(d)) for d in maps}
+    return {(annotation_path(dataset), *folders_of(dataset)) for dataset in datasets}
 
 
 def _set_labels(cfg: Config, options: DataOptions) -> None:

@@ -1,10 +1,11 @@
 """Problems of a dataset, and a collection that counts them by kind."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..utils.errors import UserError
 from ..utils.text import cut, printable
 
 LONGEST = 1000  # characters of a line
@@ -25,6 +26,14 @@ class Problem(NamedTuple):
     def line(self) -> str:
         """The problem and its remedy, for the error message of a run."""
         return f'{self.what}; {self.remedy}' if self.remedy else self.what
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise a :class:`UserError` that describes the first of some problems, if there are any."""
+    if problems:
+        more = len(problems) - 1
+        others = f' (and {more} more problem{"s" * (more > 1)} in these folders)' if more else ''
+        raise UserError(f'{problems[0].line()}{others}')
 
 
 Report = Callable[[Problem], None]

@@ -1,10 +1,10 @@
-"""A small generated dataset in the layout of COCO or ADE20K: circles, rectangles and triangles on noise.
+"""A small generated dataset in the layout of COCO, ADE20K or ImageNet: circles, rectangles and triangles.
 
 The demos and the tests use it, because it needs no download and its ground truth is exact.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,8 +14,11 @@ from pycocotools import mask as coco_mask
 CLASSES = ('circle', 'rectangle', 'triangle')
 SPLITS = ('train2017', 'val2017')
 ADE_SPLITS = ('training', 'validation')
+FOLDER_SPLITS = ('train', 'val')
 UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES is 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
+_RADII = (0.09, 0.22)  # of shapes, as parts of the image's side
+_LARGE = (0.35, 0.48)  # the same, of a shape that has the image for itself
 
 
 def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
@@ -72,6 +75,34 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
     Path(root, 'classes.txt').write_text('\n'.join(('ground', *CLASSES)) + '\n', encoding='utf-8')
 
 
+def write_class_folders(
+    root: str | Path, train: int = 4800, val: int = 192, size: int = 64, seed: int = 0
+) -> None:
+    """Write images of one large shape each, in one folder per class.
+
+    ``root`` gets ``train/CLASS/`` and ``val/CLASS/`` for each of :data:`CLASSES`, which take turns.
+
+    Args:
+        root: Folder to write to, made if it is missing; files of the same names are overwritten.
+        train: Number of training images of all classes.
+        val: Number of validation images of all classes.
+        size: Side of the square images, in pixels; shapes grow with it.
+        seed: Seed of the random generator.
+
+    Raises:
+        ValueError: A number below 1, or a size below 32.
+    """
+    _check_set(train, val, size)
+    for split, (name, count) in enumerate(zip(FOLDER_SPLITS, (train, val), strict=True)):
+        for label in CLASSES:
+            Path(root, name, label).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            rng = np.random.default_rng([seed, split, i])
+            label = i % len(CLASSES)
+            image, _ = _add_shapes(rng, _ground(rng, size), [label], _LARGE)
+            _write_image(Path(root, name, CLASSES[label], f'{i + 1:08}.jpg'), image)
+
+
 def draw_labels(shapes: Sequence[Shape], size: int) -> np.ndarray:
     """Draw the label map of a scene.
 
@@ -104,11 +135,18 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
         :data:`CLASSES` and its outline ``(points, 2)``, x and y in pixels from the image's corner.
     """
     image = _ground(rng, size)
-    free = np.ones((size, size), np.uint8)
+    labels = (int(rng.integers(len(CLASSES))) for _ in range(rng.integers(1, 7)))
+    return _add_shapes(rng, image, labels, _RADII)
+
+
+def _add_shapes(
+    rng: np.random.Generator, image: np.ndarray, labels: Iterable[int], radii: tuple[float, float]
+) -> tuple[np.ndarray, list[Shape]]:
+    """Add shapes that do not touch each other, where there is room for them, and noise; see draw_scene."""
+    free = np.ones(image.shape[:2], np.uint8)
     shapes = []
-    for _ in range(rng.integers(1, 7)):
-        label = int(rng.integers(len(CLASSES)))
-        outline = _find_room(rng, label, free)
+    for label in labels:
+        outline = _find_room(rng, label, free, radii)
         if outline is not None:
             _paint(image, outline, _bright_colour(rng))
             shapes.append((label, outline))
@@ -135,14 +173,16 @@ def _bright_colour(rng: np.random.Generator) -> tuple[float, ...]:
     return tuple(cv2.cvtColor(np.array([[hsv]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist())
 
 
-def _find_room(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray | None:
+def _find_room(
+    rng: np.random.Generator, label: int, free: np.ndarray, radii: tuple[float, float]
+) -> np.ndarray | None:
     """Find room for a shape where ``free`` is 1, and mark it as taken, with a margin; None if there is none.
 
     The first shape always fits.
     """
     size = len(free)
     for _ in range(20):
-        radius = rng.uniform(0.09, 0.22) * size
+        radius = rng.uniform(*radii) * size
         centre = rng.uniform(radius, size - radius, 2)
         outline = (centre + radius * _unit_outline(rng, label)).round(2)
         taken = np.zeros_like(free)

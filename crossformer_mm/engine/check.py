@@ -17,31 +17,34 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
-from ..data.classes import read_data
+from ..data.class_splits import Split
+from ..data.classes import class_data, read_data
 from ..data.coco import CocoFile, read_coco
 from ..data.coco_images import missing_images, similar_files
 from ..data.coco_use import images_used, use_problems
 from ..data.datasets import (
     annotation_path,
     chosen_meta,
+    class_datasets,
     coco_datasets,
     image_folder,
     input_paths,
     map_datasets,
 )
 from ..data.exif import check_exif, ignores_exif
-from ..data.images import problems_of_images, shared_images
+from ..data.images import problems_of_images, repeated_images, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
 from ..data.label_files import Pair, read_label_map, unpaired
 from ..data.label_folders import LabelFolder, label_folder
 from ..data.options import COCO_ELSEWHERE, add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
+from ..evaluation.class_pictures import save_sheet, short_class
 from ..evaluation.detection_pictures import coco_objects, save_objects
 from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
 from ..evaluation.plots import plot_bars, plot_box_sizes
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
-from ..utils.files import check_folder
+from ..utils.files import check_folder, files_in
 from ..utils.outputs import check_outputs, check_place
 from ..utils.text import printable, printable_lines, short_name, shorten
 from .config import CONFIG_HELP, add_cfg_options, load_config
@@ -81,7 +84,8 @@ def check_dataset(options: argparse.Namespace) -> int:
         The exit status: 1 if there are errors.
 
     Raises:
-        UserError: The config or an option is invalid, or the data is neither COCO annotations nor label maps.
+        UserError: The config or an option is invalid, or the data is neither COCO annotations nor label maps
+            nor class folders.
     """
     for name in ('sample', 'show'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -94,8 +98,10 @@ def check_dataset(options: argparse.Namespace) -> int:
     elif any(map_datasets(cfg, *loaders)):
         find, check = map_datasets, _LabelCheck(cfg, options)
         read_data(cfg, loaders)
+    elif any(class_datasets(cfg, *loaders)):
+        find, check = class_datasets, _FolderCheck(cfg, loaders, options)
     else:
-        raise UserError(f'{options.config} reads neither COCO annotations nor label maps')
+        raise UserError(f'{options.config} reads neither COCO annotations nor label maps nor class folders')
     if options.out:
         check_folder('--out', options.out)
         check_place('--out', options.out, input_paths(cfg))
@@ -119,12 +125,12 @@ def check_dataset(options: argparse.Namespace) -> int:
 
 
 def _decode(
-    sizes: Mapping[Path, tuple[int, int]],
+    sizes: Mapping[Path, tuple[int, int] | None],
     ignore_exif: bool,
     findings: Findings,
     options: argparse.Namespace,
 ) -> dict[Path, bool]:
-    """Decode images of known height and width, or a sample of them; returns whether each is usable."""
+    """Decode images, some of known height and width, or a sample; returns whether each is usable."""
     paths = list(sizes)
     for problem in [] if ignore_exif else check_exif(paths):
         findings.add(problem)
@@ -327,3 +333,82 @@ def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedIma
         cv2.resize(picture, size, interpolation=cv2.INTER_AREA),
         [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)],
     )
+
+
+class _FolderCheck:
+    """Checks the class folders of all splits, and draws each split."""
+
+    def __init__(self, cfg: Config, loaders: Sequence[str], options: argparse.Namespace) -> None:
+        self.options = options
+        self.data = class_data(cfg, loaders)
+        print(f'\n{printable_lines(_folders_table(self.data.splits))}')
+
+    def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
+        """Check, print and draw a split; returns its images without known faults."""
+        split, number = name.partition('_')[::2]
+        loader = f'{split}_dataloader'
+        if not number:  # of several joined splits, all are checked together
+            for problem in self.data.problems(loader):
+                findings.add(problem)
+        folder = self.data.splits[loader][int(number or 0)]
+        classes = {path: label for label in self.data.classes for path in folder.images.get(label, ())}
+        print('\n' + printable(f'{folder.folder}: {len(classes)} images'))
+        for path in _ignored_files(folder):
+            findings.add(Problem('files that are not read', f'{path} has no suffix of an image', fatal=False))
+        ignore_exif = ignores_exif(dataset)
+        usable = _decode(dict.fromkeys(classes), ignore_exif, findings, self.options)
+        if not self.options.sample:
+            for first, second in repeated_images(list(classes)):
+                if classes[first] != classes[second]:
+                    what = f'{second} is the same as {first}'
+                    findings.add(Problem('images in two classes', what, False, 'keep it in the right class'))
+        if self.options.out and classes:
+            drawn = [path for path, is_usable in usable.items() if is_usable]
+            draw_folders(self.options.out, name, folder, drawn, self.options.seed, ignore_exif)
+        return [path for path in classes if usable.get(path, True)]
+
+
+def _folders_table(splits: Mapping[str, Sequence[Split]]) -> str:
+    """The number of images of each class, by split."""
+    every = [split for splits_of_loader in splits.values() for split in splits_of_loader]
+    names = sorted({name for split in every for name in split.images})
+    lines = [[len(split.images[name]) if name in split.images else '-' for split in every] for name in names]
+    rows = [*lines, [sum(map(len, split.images.values())) for split in every]]
+    heads = [split.folder.name for split in every]
+    width = max(10, *map(len, heads)) + 1
+    texts = [''.join(f'{cell:>{width}}' for cell in row) for row in (heads, *rows)]
+    return '\n'.join(
+        f'{text}  {name}'
+        for text, name in zip(texts, ('', *map(short_name, names), f'all {len(names)} classes'), strict=True)
+    )
+
+
+def _ignored_files(split: Split) -> list[Path]:
+    """The files in class folders that no run reads."""
+    return [
+        path
+        for name, images in split.images.items()
+        for path in sorted({*files_in(split.folder / name)} - {*images})
+    ]
+
+
+def draw_folders(
+    out: Path, name: str, split: Split, images: Sequence[Path], seed: int, ignore_exif: bool = False
+) -> None:
+    """Draw the frequencies of classes, and some images with their classes.
+
+    Args:
+        out: The folder for the pictures.
+        name: Prefix of their names.
+        split: The split.
+        images: Its readable images.
+        seed: Seed for choosing among them.
+        ignore_exif: Whether to draw the stored pixels, without turning them.
+    """
+    counts = [len(paths) for paths in split.images.values()]
+    plot_bars(out / f'{name}_classes.png', list(split.images), counts, 'images')
+    chosen = random.Random(seed).sample(images, min(_SAMPLES, len(images)))
+    if chosen:
+        pictures = (read_picture(path, ignore_exif) for path in chosen)
+        labels = [short_class(path.relative_to(split.folder).parts[0]) for path in chosen]
+        save_sheet(out / f'{name}_samples.png', pictures, labels)

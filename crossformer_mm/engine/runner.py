@@ -19,7 +19,7 @@ from torch import nn
 
 from ..checkpoint.reader import Checkpoint
 from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
-from ..data.datasets import LOADERS, input_paths, map_datasets
+from ..data.datasets import LOADERS, class_datasets, input_paths, map_datasets
 from ..data.exif import exif_warnings
 from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
@@ -78,9 +78,9 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
     set_data_paths(cfg, data_options(options))
-    # Images of COCO data are listed, and may be around the work folder; all files with label maps are data.
-    label_maps = any(map_datasets(cfg, *LOADERS))
-    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False, inside=label_maps)
+    # Images of COCO data are listed, and may be around the work folder; all files of other data are data.
+    folders = any(map_datasets(cfg, *LOADERS)) or any(class_datasets(cfg, *LOADERS))
+    check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False, inside=folders)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
@@ -113,7 +113,9 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
             raise UserError(f'train_cfg.{key}={count!r}: must be an integer above 0')
 
 
-def apply_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> RunData:
+def apply_data(
+    cfg: Config, loaders: Sequence[str], annotated: bool = True, trained: tuple[str, ...] | None = None
+) -> RunData:
     """Check the files of a run's data, only in the first process, and apply its classes in all of them.
 
     Annotation files that had to be repaired are copied into the work folder, and the run reads the copies.
@@ -122,11 +124,12 @@ def apply_data(cfg: Config, loaders: Sequence[str], annotated: bool = True) -> R
         cfg: The config of the run, changed in place.
         loaders: The data loaders that the run uses.
         annotated: Whether the run needs annotations.
+        trained: For a test, the classes of the checkpoint; empty if it has none.
 
     Raises:
         UserError: The data is missing or invalid.
     """
-    data = on_first_process(lambda: read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES)))
+    data = on_first_process(lambda: read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES), trained))
     set_copies(cfg, data.copies)
     set_classes(cfg, data.classes)
     return data

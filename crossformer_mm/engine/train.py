@@ -15,6 +15,7 @@ from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
+from ..data.datasets import class_datasets
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
@@ -414,7 +415,8 @@ def start_warnings(cfg: Config) -> Sequence[str]:
     """Warnings about a training's settings, as lines for the log."""
     warnings = []
     model = cfg.model
-    if not (cfg.get('load_from') or model.get('pretrained') or model.backbone.get('init_cfg')):
+    starts = cfg.get('load_from') or model.get('pretrained') or model.backbone.get('init_cfg')
+    if not starts and not any(class_datasets(cfg, *LOADERS)):  # classifiers are what others start from
         warnings.append(
             'no pretrained weights: the backbone is initialised randomly and will stay far below the'
             ' published results; give ImageNet weights with --pretrained FILE'

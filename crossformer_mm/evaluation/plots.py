@@ -114,7 +114,12 @@ def plot_confusions(
 
 
 def plot_bars(
-    path: Path, names: Sequence[str], values: Sequence[float], unit: str, mean: str | None = None
+    path: Path,
+    names: Sequence[str],
+    values: Sequence[float],
+    unit: str,
+    mean: str | None = None,
+    lowest: bool = False,
 ) -> None:
     """Draw a value of each class as a bar, the largest on top.
 
@@ -124,9 +129,10 @@ def plot_bars(
         values: One value per class; NaN for a class that does not occur.
         unit: The unit of the values.
         mean: The name of their mean; if given, it is drawn as a line.
+        lowest: The smallest on top. With very many classes, only those on top are drawn.
     """
     values = np.array(values, float)
-    order = np.argsort(-np.nan_to_num(values, nan=-1), kind='stable')[:_BARS]
+    order = np.argsort(values if lowest else -values, kind='stable')[:_BARS]  # NaN comes last
     figure = Figure(figsize=(8, 1.5 + 0.25 * len(order)), layout='constrained')
     axes = figure.subplots()
     bars = axes.barh(range(len(order)), np.nan_to_num(values[order]), color='C0')
@@ -138,8 +144,9 @@ def plot_bars(
     if mean and not np.isnan(values).all():
         average = np.nanmean(values)
         axes.axvline(average, color='black', linestyle='--', label=f'{mean} {average:.1f}')
-        axes.legend(loc='lower right')
-    title = f'the {_BARS} largest of {len(values)} classes' if len(values) > _BARS else ''
+        axes.legend(loc='upper right' if lowest else 'lower right')
+    which = 'smallest' if lowest else 'largest'
+    title = f'the {_BARS} {which} of {len(values)} classes' if len(values) > _BARS else ''
     axes.set(xlabel=unit, title=title)
     axes.margins(x=0.1, y=0.01)
     axes.grid(axis='x', alpha=0.3)

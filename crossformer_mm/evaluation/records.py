@@ -8,6 +8,8 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+TOP = 5  # the best classes of an image that are listed
+
 
 def object_records(
     sample: BaseDataElement, classes: Sequence[str], size: tuple[int, int], score_thr: float
@@ -77,3 +79,44 @@ def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str
     found, counts = np.unique(labels, return_counts=True)
     pairs = sorted(zip(counts.tolist(), found.tolist(), strict=True), reverse=True)
     return [{'label': label, 'name': classes[label], 'pixels': pixels} for pixels, label in pairs]
+
+
+def best_classes(scores: Tensor, count: int = TOP) -> list[tuple[list[int], list[float]]]:
+    """Find the best classes of each image; of equal scores, the first label is the better one.
+
+    As in MMPretrain, a score must be above 0 to count, so that an image with NaN has no class.
+
+    Args:
+        scores: ``(N, classes)``.
+        count: How many classes to find.
+
+    Returns:
+        Labels and scores of each image, the best first.
+    """
+    scores, labels = scores.float().sort(dim=1, descending=True, stable=True)
+    pairs = zip(labels[:, :count].cpu(), scores[:, :count].cpu(), strict=True)
+    return [(found[best > 0].tolist(), best[best > 0].tolist()) for found, best in pairs]
+
+
+def predicted_classes(sample: BaseDataElement) -> tuple[list[int], list[float]]:
+    """Labels and scores of the :data:`TOP` best classes of an MMPretrain data sample."""
+    return best_classes(sample.pred_score[None])[0]
+
+
+def class_record(labels: Sequence[int], scores: Sequence[float], classes: Sequence[str]) -> dict[str, Any]:
+    """Describe the predicted class of an image and the next best ones.
+
+    Args:
+        labels: Labels of the best classes, the best first.
+        scores: Their scores.
+        classes: The class names.
+
+    Returns:
+        ``label``, ``name`` and ``score`` of the predicted class (None if there is none), and the same of all
+        the classes in ``top``.
+    """
+    top = [
+        {'label': label, 'name': classes[label], 'score': round(score, 4)}
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    return {**(top[0] if top else dict.fromkeys(('label', 'name', 'score'))), 'top': top}

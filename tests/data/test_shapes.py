@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from crossformer_mm.data.shapes import CLASSES, UNLABELLED, draw_scene, write_ade20k, write_coco
+from crossformer_mm.data.shapes import (
+    CLASSES,
+    UNLABELLED,
+    draw_scene,
+    write_ade20k,
+    write_class_folders,
+    write_coco,
+)
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +124,26 @@ def test_label_maps_fit_their_images_of_any_size(ade_root: Path) -> None:
     assert any(side % 2 for size in sizes for side in size)
 
 
-@pytest.mark.parametrize('write', [write_coco, write_ade20k])
+def test_class_folders_hold_images_of_one_shape_of_that_class(tmp_path: Path) -> None:
+    """The classes cover different parts of the smallest circle around them."""
+    write_class_folders(tmp_path, train=24, val=6, size=192)
+    parts = {'circle': (0.9, 1.1), 'rectangle': (0.54, 0.8), 'triangle': (0.3, 0.54)}
+    for split, count in (('train', 8), ('val', 2)):
+        for label in CLASSES:
+            paths = list((tmp_path / split / label).iterdir())
+            assert len(paths) == count
+            for path in paths:
+                image = cv2.imread(str(path))
+                assert image.shape == (192, 192, 3)
+                bright = cv2.medianBlur(image, 5).max(-1) > 165
+                _, regions, boxes, _ = cv2.connectedComponentsWithStats(bright.astype(np.uint8))
+                shape = regions == 1 + boxes[1:, cv2.CC_STAT_AREA].argmax()  # 0 is the ground
+                _, radius = cv2.minEnclosingCircle(np.argwhere(shape).astype(np.float32))
+                low, high = parts[label]
+                assert low < shape.sum() / (np.pi * radius**2) < high
+
+
+@pytest.mark.parametrize('write', [write_coco, write_ade20k, write_class_folders])
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [({'train': 0}, 'train=0'), ({'val': 0}, 'val=0'), ({'size': 31}, 'size=31')],

@@ -19,7 +19,7 @@ from ...evaluation.pictures import save_figure
 Row = dict[str, Any]
 
 CURVES = 'curves.png'
-_PERCENT = ('mIoU', 'mAcc', 'aAcc')  # MMSegmentation's scores; the others range from 0 to 1
+_PERCENT = ('mIoU', 'mAcc', 'aAcc', 'top1', 'top5')  # the others range from 0 to 1
 _LINES = {  # by a score's name, without its evaluator's prefix: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
@@ -28,6 +28,8 @@ _LINES = {  # by a score's name, without its evaluator's prefix: label and line 
     'mIoU': ('mIoU', 'C2-'),
     'mAcc': ('mean accuracy of the classes', 'C2:'),
     'aAcc': ('accuracy of all pixels', 'C7:'),
+    'top1': ('top-1 accuracy', 'C4-'),
+    'top5': ('top-5 accuracy', 'C4:'),
 }
 # Scores of single classes have longer names: coco/bbox_mAP/CLASS, IoU.CLASS.
 _SCORE = re.compile(rf'(?:\w+/)?({"|".join(_LINES)})')
@@ -118,11 +120,12 @@ def _scores(row: Row) -> dict[str, float]:
 
 def _draw_losses(axes: Axes, rows: list[Row]) -> None:
     steps = [row['step'] for row in rows]
-    # detectors log loss_cls, segmentors decode.loss_ce
-    for key in (key for key in rows[0] if key.split('.')[-1].startswith('loss_')):
+    # detectors log loss_cls, segmentors decode.loss_ce, classifiers only the loss
+    parts = [key for key in rows[0] if key.split('.')[-1].startswith('loss_')]
+    for key in parts:
         label = key.replace('loss_', '', 1)
         axes.plot(steps, [row.get(key) for row in rows], linewidth=1, label=label)
-    axes.plot(steps, [row['loss'] for row in rows], 'k-', label='sum')
+    axes.plot(steps, [row['loss'] for row in rows], 'k-', label='sum' if parts else 'loss')
     axes.set(title='Training loss', xlabel='iteration', ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
