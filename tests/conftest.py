@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm import CrossFormer
+from crossformer_mm.data.datasets import LOADERS, dicts_in
 from crossformer_mm.data.shapes import write_coco
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -59,6 +62,18 @@ def own_visualizer() -> Iterator[None]:
     for visualizer in classes:
         visualizer._instance_dict.clear()
         classes.extend(visualizer.__subclasses__())
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The messages of mmengine's current logger."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope='session')
@@ -125,11 +140,12 @@ def narrow_classifier(config: Callable[[str], Config]) -> Callable[[str], Config
         cfg = config(name)
         cfg.model.backbone.arch = _narrow_arch(cfg.model.backbone.arch.startswith('pp'))
         cfg.model.head.in_channels = WIDTHS[-1]
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for loader in LOADERS:
             cfg[loader].update(num_workers=0, persistent_workers=False, batch_size=4)
-            for step in cfg[loader].dataset.pipeline:
-                for key in {'scale', 'crop_size'} & step.keys():
-                    step[key] = 32
+        pipelines = [cfg.tta_pipeline, *(cfg[loader].dataset.pipeline for loader in LOADERS)]
+        for _, step in dicts_in(pipelines):
+            for key in {'scale', 'crop_size'} & step.keys():
+                step[key] = 32
         return cfg
 
     return load

@@ -29,9 +29,10 @@ RULE = (
     ' not counted.'
 )
 # Height and width of the image for which papers count, by a config's default scope.
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024)}
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024), 'mmpretrain': (224, 224)}
 _TRAINING_ONLY = 'auxiliary_head'
-_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', _TRAINING_ONLY)  # they run on the neck's maps
+# they run on the neck's or the backbone's maps
+_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', 'head', _TRAINING_ONLY)
 
 
 def flops_parser() -> argparse.ArgumentParser:
@@ -45,7 +46,8 @@ def flops_parser() -> argparse.ArgumentParser:
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width of the image in pixels (800 1280 for detectors, 1024 1024 for segmentors)',
+        help='height and width of the image in pixels'
+        ' (800 1280 for detectors, 1024 1024 for segmentors, 224 224 for classifiers)',
     )
     add_cfg_options(options)
     return options
@@ -111,7 +113,7 @@ def usual_shape(cfg: Config) -> tuple[int, int]:
 
 
 def count(model: nn.Module, height: int, width: int) -> list[Part]:
-    """Count a detector or a segmentor, part by part.
+    """Count a detector, a segmentor or a classifier, part by part.
 
     Args:
         model: From :func:`build_model`.

@@ -21,8 +21,15 @@ from ..data.exif import ignores_exif
 from ..data.images import NoImageError, read_image
 from ..data.label_files import write_label_map
 from ..data.options import IGNORE_EXIF_HELP
+from ..evaluation.class_pictures import save_classified
 from ..evaluation.detection_pictures import predicted_objects, save_objects
-from ..evaluation.records import label_array, object_records, segment_records
+from ..evaluation.records import (
+    class_record,
+    label_array,
+    object_records,
+    predicted_classes,
+    segment_records,
+)
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError
 from ..utils.files import check_folder, files_in
@@ -30,7 +37,7 @@ from ..utils.outputs import check_outputs, check_place, unique_names, write_outp
 from ..utils.progress import progress_bar
 from ..utils.text import printable, shorten
 from .config import CONFIG_HELP, add_cfg_options
-from .inferencer import is_segmentor, open_inferencer, predict
+from .inferencer import is_classifier, is_segmentor, open_inferencer, predict
 from .memory import ran_out_of_memory
 
 _FOLDERS = {'picture': 'pictures', 'label_map': 'label_maps'}
@@ -217,9 +224,9 @@ class _Output:
         self.score_thr = options.score_thr
         self.classes = list(inferencer.model.dataset_meta['classes'])
         self.colours = inferencer.model.dataset_meta['palette']
-        self.segments = is_segmentor(inferencer)
+        self.segments, self.whole_images = is_segmentor(inferencer), is_classifier(inferencer)
         self.about = {'config': options.config, 'checkpoint': options.checkpoint, 'classes': self.classes}
-        if not self.segments:
+        if not self.segments and not self.whole_images:
             self.about['score_thr'] = self.score_thr
         self.images: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
@@ -258,6 +265,13 @@ class _Output:
             write_label_map(self.folder / paths['label_map'], labels)
             found = {'segments': segment_records(labels, self.classes)}
             save_segments(drawn, [SegmentedImage(picture, [labels])], self.classes, self.colours)
+        elif self.whole_images:
+            found = class_record(*predicted_classes(sample), self.classes)
+            if not found['top']:
+                self.skip(file, 'its scores are NaN: the weights are damaged, or numbers overflow')
+                return
+            print(printable(f'{file}: {found["name"]} {found["score"]:.2f}'))
+            save_classified(drawn, picture, found)
         else:
             objects = object_records(sample, self.classes, (height, width), self.score_thr)
             found = {'objects': objects}

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import open_checkpoint
 from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
 from ..data.exif import ignore_exif, trained_without_exif
+from ..plugins import TOOLBOXES
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
@@ -42,7 +43,10 @@ def open_inferencer(
     cfg_options: Sequence[str] = (),
     without_exif: bool = False,
 ) -> BaseInferencer:
-    """Open MMDetection's ``DetInferencer`` or MMSegmentation's ``MMSegInferencer``, depending on the config.
+    """Open the inferencer of the config's toolbox.
+
+    It is MMDetection's ``DetInferencer``, MMSegmentation's ``MMSegInferencer`` or MMPretrain's
+    ``ImageClassificationInferencer``.
 
     The weights are read without running any code in them, and every tensor must match the model. The number
     of classes and their names come from the checkpoint, so that the config need not match its data.
@@ -76,9 +80,13 @@ def open_inferencer(
         cfg.visualizer.vis_backends = None  # they need a work folder
     inferencer = _build(cfg, device)
     load_model(inferencer.model, checkpoint)
-    inferencer.model.dataset_meta = inferencer.visualizer.dataset_meta = meta
-    if not is_segmentor(inferencer):  # which draws with OpenCV
-        escape_drawn_names(inferencer.visualizer)
+    inferencer.model.dataset_meta = meta
+    if is_classifier(inferencer):
+        inferencer.classes = meta['classes']
+    else:
+        inferencer.visualizer.dataset_meta = meta
+        if not is_segmentor(inferencer):  # which draws with OpenCV
+            escape_drawn_names(inferencer.visualizer)
     if bf16:
         keep_boxes_in_float32(inferencer.model)
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
@@ -114,12 +122,17 @@ def is_segmentor(inferencer: BaseInferencer) -> bool:
     return inferencer.scope == 'mmseg'
 
 
+def is_classifier(inferencer: BaseInferencer) -> bool:
+    """Whether an inferencer predicts a class for each image."""
+    return inferencer.scope == 'mmpretrain'
+
+
 def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[BaseDataElement]:
     """Predict on a batch.
 
     Args:
         inferencer: From :func:`open_inferencer`.
-        images: BGR, each ``(H, W, 3)``, of any sizes. A detector processes them in one batch, a segmentor in
+        images: BGR, each ``(H, W, 3)``, of any sizes. A detector processes them in one batch, others in
             batches of consecutive images that have the same size after the pipeline.
 
     Returns:
@@ -127,14 +140,12 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
         labels but no logits, which need gigabytes for a large image.
     """
     data = [inferencer.pipeline(_widen(image)) for image in images]
-    if is_segmentor(inferencer):  # MMSegmentation refuses a batch of several sizes
+    if is_segmentor(inferencer) or is_classifier(inferencer):  # which refuse a batch of several sizes
         groups = [list(group) for _, group in groupby(data, lambda item: item['inputs'].shape)]
-        with _few_classes_at_a_time(inferencer.model):
-            samples = [
-                sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))
-            ]
     else:
-        samples = inferencer.forward(inferencer.collate_fn(data)) if data else []
+        groups = [data] if data else []
+    with _few_classes_at_a_time(inferencer.model) if is_segmentor(inferencer) else nullcontext():
+        samples = [sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))]
     for image, sample in zip(images, samples, strict=True):
         if sample.ori_shape[:2] != image.shape[:2]:
             _crop(sample, *image.shape[:2])
@@ -212,8 +223,11 @@ def _build(cfg: Config, device: str) -> BaseInferencer:
         from mmdet.apis import DetInferencer as Inferencer
     elif scope == 'mmseg':
         from mmseg.apis import MMSegInferencer as Inferencer
+    elif scope == 'mmpretrain':
+        from .class_inferencer import ClassInferencer as Inferencer
     else:
-        raise UserError(f'{cfg.filename}: its default_scope is {scope}; only mmdet and mmseg are supported')
+        known = ', '.join(TOOLBOXES)
+        raise UserError(f'{cfg.filename}: its default_scope is {scope}; only {known} are supported')
     if scope not in FUNCTIONS.children:  # MMEngine looks there for a collate function, and warns without it
         Registry('function', parent=FUNCTIONS, scope=scope, locations=['crossformer_mm'])
     with building(cfg), warnings.catch_warnings():
@@ -229,10 +243,19 @@ def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
     classes = meta.get('classes')
     if classes is None:
         count = _num_classes(cfg.model)
-        named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes', ())
+        named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes') or _imagenet_classes(cfg)
         classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
     colours = meta.get('palette') or []
     return {'classes': classes, 'palette': colours if len(colours) >= len(classes) else palette(len(classes))}
+
+
+def _imagenet_classes(cfg: Config) -> Sequence[str]:
+    """The classes of the released classifiers, which do not contain them; none for another toolbox."""
+    if cfg.get('default_scope') != 'mmpretrain':
+        return ()
+    from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
+    return IMAGENET_CATEGORIES
 
 
 def _num_classes(model: Any) -> int:

@@ -4,13 +4,17 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from ..data.datasets import coco_evaluators, datasets_of, image_folder, input_paths, map_datasets
+from ..data.exif import ignores_exif
 from ..data.label_files import png_names
+from ..evaluation.class_pictures import ClassPicturesHook
+from ..evaluation.classification_report import ClassificationReport
 from ..evaluation.coco_report import CocoReport
 from ..evaluation.detection_pictures import ObjectPicturesHook
 from ..evaluation.plots import KINDS
@@ -35,7 +39,12 @@ def set_outputs(cfg: Config, options: argparse.Namespace) -> None:
     Raises:
         UserError: An option would fail after prediction on the whole dataset, or replace files of the user.
     """
-    label_maps = any(map_datasets(cfg, *LOADERS))
+    label_maps, classifier = any(map_datasets(cfg, *LOADERS)), is_classifier(cfg)
+    if options.format_only and classifier:
+        raise UserError(
+            '--format-only is for detections and label maps; "crossformer infer" classifies images without'
+            ' ground truth'
+        )
     if options.format_only and not options.out:
         raise UserError(f'--format-only needs --out {"DIR" if label_maps else "NAME.json"}')
     if options.format_only and options.plots:
@@ -49,11 +58,20 @@ def set_outputs(cfg: Config, options: argparse.Namespace) -> None:
         check_folder(option, Path(place).parent if is_file else place)
         check_place(option, place, input_paths(cfg))
     if label_maps:
-        _set_segmentation_outputs(cfg, options)
+        _set_report(cfg, options, 'SegmentationReport', out_dir=options.out, format_only=options.format_only)
+    elif classifier:
+        out = options.out and f'{_prefix(options.out)}.json'
+        exif = ignores_exif(cfg.test_dataloader)
+        _set_report(cfg, options, 'ClassificationReport', out_file=out, ignore_exif=exif)
     else:
         _set_detection_outputs(cfg, options)
     for option, files in output_files(cfg, options).items():
         check_outputs(option, files)
+
+
+def is_classifier(cfg: Config) -> bool:
+    """Whether a config is of MMPretrain."""
+    return cfg.get('default_scope') == 'mmpretrain'
 
 
 def _places(options: argparse.Namespace) -> dict[str, str]:
@@ -73,12 +91,12 @@ def _set_detection_outputs(cfg: Config, options: argparse.Namespace) -> None:
             evaluator.plots_dir = options.plots
 
 
-def _set_segmentation_outputs(cfg: Config, options: argparse.Namespace) -> None:
+def _set_report(cfg: Config, options: argparse.Namespace, report: str, **settings: Any) -> None:
     if options.out or options.plots:
         evaluator = cfg.test_evaluator
-        if not isinstance(evaluator, dict) or evaluator.type != 'SegmentationReport':
-            raise UserError('--out and --plots need the evaluator SegmentationReport; the config has another')
-        evaluator.update(out_dir=options.out, plots_dir=options.plots, format_only=options.format_only)
+        if not isinstance(evaluator, dict) or evaluator.type != report:
+            raise UserError(f'--out and --plots need the evaluator {report}; the config has another')
+        evaluator.update(plots_dir=options.plots, **settings)
 
 
 def output_files(
@@ -94,7 +112,11 @@ def output_files(
     places, names = _places(options), list(names)
     files = {option: [Path(place, name) for name in names] for option, place in places.items()}
     plots = SegmentationReport.PLOTS
-    if not any(map_datasets(cfg, *LOADERS)):
+    if is_classifier(cfg):
+        plots = ClassificationReport.PLOTS
+        if options.out:
+            files['--out'] = [Path(f'{_prefix(options.out)}.json')]
+    elif not any(map_datasets(cfg, *LOADERS)):
         metrics = [evaluator.get('metric', list(KINDS)) for evaluator in coco_evaluators(cfg, 'test')]
         kinds = [kind for metric in metrics for kind in ([metric] if isinstance(metric, str) else metric)]
         plots = [name.format(kind) for kind in kinds for name in CocoReport.PLOTS]
@@ -106,7 +128,7 @@ def output_files(
 
 
 def _prefix(out: str) -> str:
-    """The names of detection's results, without kind and suffix."""
+    """The name of a file of results, without kind and suffix."""
     return out.removesuffix('.json')
 
 
@@ -141,6 +163,8 @@ def prepare_images(runner: Runner, options: argparse.Namespace) -> None:
             metric.names = names
     if options.show_dir and label_maps:
         runner.register_hook(SegmentPicturesHook(options.show_dir, names))
+    elif options.show_dir and is_classifier(cfg):
+        runner.register_hook(ClassPicturesHook(options.show_dir, names))
     elif options.show_dir:
         score_thr = (cfg.get('default_hooks', {}).get('visualization') or {}).get('score_thr', _SCORE_THR)
         runner.register_hook(ObjectPicturesHook(options.show_dir, names, score_thr))

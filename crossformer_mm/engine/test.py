@@ -9,7 +9,7 @@ from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader
 from ..data.classes import classes_of
-from ..data.datasets import map_datasets, without_annotations
+from ..data.datasets import datasets_of, map_datasets, without_annotations
 from ..data.exif import other_than_in_training
 from ..utils.errors import UserError
 from ..utils.text import shorten
@@ -35,7 +35,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
         '--out',
         metavar='PATH',
         help='detection: NAME.json writes NAME.bbox.json and NAME.segm.json in COCO format;'
-        ' segmentation: a folder for one label map per image (PNG, with the values of the annotations)',
+        ' segmentation: a folder for one label map per image (PNG, with the values of the annotations);'
+        ' classification: NAME.json with the best classes of each image and the scores of each class',
     )
     parser.add_argument(
         '--format-only',
@@ -45,10 +46,13 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--plots',
         metavar='DIR',
-        help='draw the confusion matrix, and precision-recall curves or the IoU of each class (PNG)',
+        help='draw the confusion matrix, precision-recall curves or the scores of each class, and the surest'
+        ' mistakes of a classifier (PNG)',
     )
     parser.add_argument(
-        '--tta', action='store_true', help='segmentation: test at several scales, with and without flipping'
+        '--tta',
+        action='store_true',
+        help='test with and without flipping; segmentation: at several scales as well',
     )
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions next to the ground truth')
     return parser
@@ -111,7 +115,7 @@ def evaluation_config(options: argparse.Namespace) -> Config:
 
 
 def set_test_time_augmentation(cfg: Config) -> None:
-    """Test each image at several scales, with and without flipping, by the config's ``tta_pipeline``.
+    """Test several versions of each image, such as the flipped one, by the config's ``tta_pipeline``.
 
     Args:
         cfg: The config, changed in place: the model becomes the ``module`` of its ``tta_model``.
@@ -121,10 +125,12 @@ def set_test_time_augmentation(cfg: Config) -> None:
     """
     if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
         raise UserError(
-            f'--tta: {cfg.filename} has no tta_pipeline and tta_model; the segmentation configs have them'
+            f'--tta: {cfg.filename} has no tta_pipeline and tta_model; the configs of segmentors and'
+            ' classifiers have them'
         )
-    for dataset in map_datasets(cfg, *LOADERS):
-        dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets_of(cfg, *LOADERS):
+        if 'pipeline' in dataset:
+            dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 

@@ -78,10 +78,10 @@ def short_class(name: str) -> str:
 
 
 def _tile(picture: np.ndarray) -> np.ndarray:
-    """An image reduced to a square of :data:`_TILE` pixels, with white borders and space for a caption."""
+    """An image resized to fit a square of :data:`_TILE` pixels, on white, with space for a caption."""
     height, width = (max(round(side * _TILE / max(picture.shape[:2])), 1) for side in picture.shape[:2])
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    top, left = (_TILE - height) // 2, (_TILE - width) // 2
+    top, left = _TILE - height, (_TILE - width) // 2
     tile = np.full((_TILE + _CAPTION, _TILE, 3), 255, np.uint8)
     tile[top : top + height, left : left + width] = small
     return tile

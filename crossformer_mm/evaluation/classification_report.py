@@ -87,9 +87,9 @@ class ClassificationReport(BaseMetric):
             results: Collected by ``process`` for each image.
 
         Returns:
-            In percent, ``recall/{class}`` of the classes with images if ``classwise``; the means
-            ``single-label/precision``, ``…/recall`` and ``…/f1-score`` of these classes; and
-            ``accuracy/top{k}``.
+            In percent, ``single-label/recall/{class}`` of the classes with images if ``classwise``; the means
+            ``single-label/precision``, ``single-label/recall`` and ``single-label/f1-score`` over these
+            classes; and ``accuracy/top{k}``.
         """
         logger = MMLogger.get_current_instance()
         results = [Prediction(*result) for result in results]
@@ -97,7 +97,7 @@ class ClassificationReport(BaseMetric):
         if invalid := sum(not result.labels for result in results):
             logger.warning(
                 f'{invalid} of {len(results)} images have no valid score (NaN) and count as wrong:'
-                ' the weights are damaged, or numbers overflow in half precision'
+                ' the weights are damaged, or numbers overflow'
             )
         counts = count_classes(results, len(names))
         images, scores = counts.sum(axis=1), class_scores(counts)
@@ -120,7 +120,7 @@ class ClassificationReport(BaseMetric):
         report = {}
         if self.classwise:  # first, so that the log ends with the accuracy
             recalls = zip(names, scores[1].tolist(), strict=True)
-            report = {f'recall/{name}': recall for name, recall in recalls if recall == recall}
+            report = {f'single-label/recall/{name}': recall for name, recall in recalls if recall == recall}
         for kind, values in zip(('precision', 'recall', 'f1-score'), scores, strict=True):
             report[f'single-label/{kind}'] = float(values[occurring].mean())
         for k in self.topk:

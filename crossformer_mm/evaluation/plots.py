@@ -144,7 +144,7 @@ def plot_bars(
     if mean and not np.isnan(values).all():
         average = np.nanmean(values)
         axes.axvline(average, color='black', linestyle='--', label=f'{mean} {average:.1f}')
-        axes.legend(loc='lower right')
+        axes.legend(loc='upper right' if lowest else 'lower right')
     which = 'smallest' if lowest else 'largest'
     title = f'the {_BARS} {which} of {len(values)} classes' if len(values) > _BARS else ''
     axes.set(xlabel=unit, title=title)

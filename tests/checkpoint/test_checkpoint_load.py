@@ -1,7 +1,6 @@
 """Loading: every kind of file gives the reference outputs, and no file is loaded partially."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from checkpoint_files import (
     with_derived_buffers,
 )
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from reference import REFERENCE, assert_record, reference_images
 from torch import Tensor, nn
@@ -36,18 +34,6 @@ def released_t(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A released classification file of CrossFormer-T with the rule's weights."""
     path = tmp_path_factory.mktemp('released') / 'crossformer-t.pth'
     return save_classifier(path, classifier_state(backbone('t'), classes=1000))
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The messages of mmengine's current logger."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

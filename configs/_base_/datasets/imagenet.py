@@ -1,4 +1,7 @@
-"""ImageNet-1K in folders, one per class: training on crops of 224×224, testing on the central one of 256."""
+"""ImageNet-1K in folders, one per class: training on crops of 224×224, testing on the central one of 256.
+
+``tta_pipeline`` and ``tta_model`` test with and without flipping.
+"""
 
 crop_size = 224
 mean_bgr, std_bgr = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
@@ -32,6 +35,19 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=crop_size),
     dict(type='PackInputs'),
 ]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [test_pipeline[1]],
+            [test_pipeline[2]],
+            [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
+tta_model = dict(type='AverageClsScoreTTA')
 dataset = dict(type='ClassFolderDataset', data_root='data/imagenet')
 train_dataloader = dict(
     batch_size=128,
