@@ -44,6 +44,11 @@ class Split:
     folder: Path
     images: Mapping[str, Sequence[Path]]
 
+    def summary(self, classes: Sequence[str]) -> str:
+        """A line for the log: how many images the split has of some classes."""
+        counts = [len(self.images[name]) for name in classes if self.images.get(name)]
+        return f'{self.folder}: {sum(counts)} images of {len(counts)} class{"es" * (len(counts) != 1)}'
+
 
 def read_split(folder: str | Path) -> Split:
     """List the images of a split.
