@@ -90,6 +90,7 @@ class ClassData:
         if not _names(splits):
             remedy = 'put the images of each class into a folder there, named after the class'
             yield Problem('no class folders', f'{_where(splits)} has no class folders', remedy=remedy)
+        if not (_names(splits) and self.classes):
             return
         yield from self._differences(splits)
         if len(self.classes) == 1:

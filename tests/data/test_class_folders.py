@@ -235,7 +235,7 @@ WRONG = {
     'no class folder to train': (
         remove,
         [f'train/{name}' for name in CLASSES],
-        r'train has no class folders; put the images of each class into a folder .* \(and 1 more problem',
+        r'train has no class folders; put the .* each class into a folder there, named after the class$',
     ),
     'only loose images': (
         lambda root: (
