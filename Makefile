@@ -8,7 +8,7 @@ PYTHON_IN_VENV := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg demo-short test test-slow test-all lint doctor bench
+.PHONY: help setup demo demo-seg demo-cls demo-short test test-slow test-all lint doctor bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -22,9 +22,13 @@ demo: setup ## train and evaluate Mask R-CNN on generated images, into work_dirs
 demo-seg: setup ## the same with Semantic FPN and label maps, into work_dirs/demo-seg/
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn
 
-demo-short: setup ## both demos for a few iterations, as a smoke test
+demo-cls: setup ## the same with a classifier, into work_dirs/demo-cls/
+	$(PYTHON_IN_VENV) tools/demo.py classifier
+
+demo-short: setup ## all demos for a few iterations, as a smoke test
 	$(PYTHON_IN_VENV) tools/demo.py --short
 	$(PYTHON_IN_VENV) tools/demo.py semantic_fpn --short
+	$(PYTHON_IN_VENV) tools/demo.py classifier --short
 
 test: lint ## lint, and all tests except the slow ones
 	$(PYTEST)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and evaluate a narrow network on generated shapes, in minutes: ``make demo``, ``make demo-seg``."""
+"""Train and evaluate a narrow network on generated shapes: ``make demo``, ``demo-seg`` or ``demo-cls``."""
 
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.demo import demo, demo_parser

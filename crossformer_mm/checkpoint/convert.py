@@ -26,6 +26,7 @@ from .load import check_values, describe, mismatches, not_finite
 from .meta import NOTES, dataset_meta_of, implied_layout
 from .names import (
     BACKBONE,
+    ablation_of,
     arch_of,
     describe_arch,
     find_tensors,
@@ -193,7 +194,7 @@ def _fit_backbone(
     backbone = kept if to == 'backbone' else strip_prefix(kept, BACKBONE)
     try:
         with torch.device('meta'):  # only shapes are needed
-            wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
+            wanted = CrossFormer(dataclasses.asdict(arch), **ablation_of(backbone, arch)).state_dict()
     except ValueError as error:
         raise UserError(f'contains no CrossFormer that can be built: {error}') from error
     found = mismatches(backbone, wanted)

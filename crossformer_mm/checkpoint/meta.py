@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..models.crossformer import DERIVED_BUFFERS
-from ..models.grouping import LAYOUTS
+from ..models.grouping import LAYOUTS, LONG_DISTANCE
 from .names import BACKBONE, model_kind, tensors_of
 
 NOTES = 'crossformer_mm'  # the entry of `meta` with the notes of the converter, or of a training
@@ -68,7 +68,7 @@ class ImpliedLayout(NamedTuple):
     """The layout of long distance attention that a file was trained with.
 
     Attributes:
-        layouts: Possible values of ``long_distance``: one; both if they compute the same; none if unknown.
+        layouts: Possible values of ``long_distance``: one; two if they compute the same; none if unknown.
         why: The evidence.
     """
 
@@ -93,7 +93,7 @@ def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
     """
     meta = _mapping(checkpoint.get('meta'))
     noted = notes_of(checkpoint).get('long_distance')
-    if isinstance(noted, str) and noted in LAYOUTS:
+    if isinstance(noted, str) and noted in LONG_DISTANCE:
         return ImpliedLayout((noted,), 'noted in the file')
     old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
     return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
@@ -116,7 +116,7 @@ def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
     default has changed.)
     """
     settings = set(SETTING.findall(old + new))
-    if len(settings) == 1 and settings <= set(LAYOUTS):
+    if len(settings) == 1 and settings <= set(LONG_DISTANCE):
         return ImpliedLayout(tuple(settings), "set in the file's config")
     if CODE_OF_2023.search(old + new):
         return ImpliedLayout(('window',), "the file's config is for the authors' code of December 2023")

@@ -17,6 +17,8 @@ ADE_SPLITS = ('training', 'validation')
 FOLDER_SPLITS = ('train', 'val')
 UNLABELLED = 0  # in label maps; the ground is 1, and the first of CLASSES is 2
 Shape = tuple[int, np.ndarray]  # index in CLASSES, outline [points, 2]
+_RADII = (0.09, 0.22)  # of shapes, as parts of the image's side
+_LARGE = (0.35, 0.48)  # the same, of a shape that has the image for itself
 
 
 def write_coco(root: str | Path, train: int = 64, val: int = 16, size: int = 192, seed: int = 0) -> None:
@@ -74,9 +76,9 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
 
 
 def write_class_folders(
-    root: str | Path, train: int = 192, val: int = 48, size: int = 96, seed: int = 0
+    root: str | Path, train: int = 4800, val: int = 192, size: int = 64, seed: int = 0
 ) -> None:
-    """Write images of one shape each, in one folder per class.
+    """Write images of one large shape each, in one folder per class.
 
     ``root`` gets ``train/CLASS/`` and ``val/CLASS/`` for each of :data:`CLASSES`, which take turns.
 
@@ -97,7 +99,7 @@ def write_class_folders(
         for i in range(count):
             rng = np.random.default_rng([seed, split, i])
             label = i % len(CLASSES)
-            image, _ = _add_shapes(rng, _ground(rng, size), [label])
+            image, _ = _add_shapes(rng, _ground(rng, size), [label], _LARGE)
             _write_image(Path(root, name, CLASSES[label], f'{i + 1:08}.jpg'), image)
 
 
@@ -134,17 +136,17 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
     """
     image = _ground(rng, size)
     labels = (int(rng.integers(len(CLASSES))) for _ in range(rng.integers(1, 7)))
-    return _add_shapes(rng, image, labels)
+    return _add_shapes(rng, image, labels, _RADII)
 
 
 def _add_shapes(
-    rng: np.random.Generator, image: np.ndarray, labels: Iterable[int]
+    rng: np.random.Generator, image: np.ndarray, labels: Iterable[int], radii: tuple[float, float]
 ) -> tuple[np.ndarray, list[Shape]]:
     """Add shapes that do not touch each other, where there is room for them, and noise; see draw_scene."""
     free = np.ones(image.shape[:2], np.uint8)
     shapes = []
     for label in labels:
-        outline = _find_room(rng, label, free)
+        outline = _find_room(rng, label, free, radii)
         if outline is not None:
             _paint(image, outline, _bright_colour(rng))
             shapes.append((label, outline))
@@ -171,14 +173,16 @@ def _bright_colour(rng: np.random.Generator) -> tuple[float, ...]:
     return tuple(cv2.cvtColor(np.array([[hsv]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist())
 
 
-def _find_room(rng: np.random.Generator, label: int, free: np.ndarray) -> np.ndarray | None:
+def _find_room(
+    rng: np.random.Generator, label: int, free: np.ndarray, radii: tuple[float, float]
+) -> np.ndarray | None:
     """Find room for a shape where ``free`` is 1, and mark it as taken, with a margin; None if there is none.
 
     The first shape always fits.
     """
     size = len(free)
     for _ in range(20):
-        radius = rng.uniform(0.09, 0.22) * size
+        radius = rng.uniform(*radii) * size
         centre = rng.uniform(radius, size - radius, 2)
         outline = (centre + radius * _unit_outline(rng, label)).round(2)
         taken = np.zeros_like(free)

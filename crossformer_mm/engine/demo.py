@@ -17,7 +17,8 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..data.datasets import palette
-from ..data.shapes import CLASSES, UNLABELLED, write_ade20k, write_coco
+from ..data.shapes import CLASSES, UNLABELLED, write_ade20k, write_class_folders, write_coco
+from ..evaluation.class_pictures import save_sheet
 from ..evaluation.coco_report import load_results
 from ..evaluation.detection_pictures import coco_objects, save_objects
 from ..evaluation.pictures import SHEET_DPI, SMALL_PANEL, read_picture
@@ -26,6 +27,7 @@ from ..utils.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 SHEET = 8  # images on predictions.png
+TILES = 24  # the same, without ground truth beside each
 SCORE_THR = 0.5  # lowest score of drawn objects
 
 
@@ -104,8 +106,9 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
     Args:
         demo: The demo.
         recipe: Its size.
-        folder: Gets ``data``, the checkpoint and the log, ``curves.png``, ``predictions.png`` and a picture
-            of each validation image in ``predictions``. The content of an earlier demo is removed.
+        folder: Gets ``data``, the checkpoint and the log, ``curves.png``, ``test/plots``, ``predictions.png``
+            and a picture of each validation image in ``predictions``; for the classifier, of the first of
+            them. The content of an earlier demo is removed.
 
     Returns:
         The scores on the validation images, 0 to 1, by name.
@@ -128,7 +131,8 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
     _call('train', *shared, '--work-dir', folder, '--cfg-options', *schedule)
     checkpoint = Path((folder / 'last_checkpoint').read_text())
     test = folder / 'test'
-    _call('test', *shared, checkpoint, '--work-dir', test, '--out', test / demo.out)
+    results = ('--out', test / demo.out, '--plots', test / 'plots')
+    _call('test', *shared, checkpoint, '--work-dir', test, *results)
     demo.draw(folder)
     scores = read_scores(demo, test)
     print(f"""
@@ -136,6 +140,7 @@ def run_demo(demo: Demo, recipe: Recipe, folder: Path) -> dict[str, float]:
   checkpoint  {checkpoint}
   log         {max(folder.glob('*/*.log'))}
   curves      {folder / 'curves.png'}
+  plots       {test / 'plots'}
   pictures    {folder / 'predictions.png'}, each image in {folder / 'predictions'}""")
     missed = [name for name, score in scores.items() if score < recipe.least]
     if missed:
@@ -191,6 +196,15 @@ def _draw_segments(folder: Path) -> None:
     draw(folder / 'predictions.png', images[:SHEET], columns=2, panel=SMALL_PANEL, dpi=SHEET_DPI)
 
 
+def _draw_classes(folder: Path) -> None:
+    files = sorted((folder / 'data' / 'val').glob('*/*'), key=lambda path: path.name)[:TILES]
+    model = ('--config', 'demo_classifier', '--checkpoint', (folder / 'last_checkpoint').read_text())
+    _call('infer', *files, *model, '--out', folder / 'predictions')
+    results = json.loads((folder / 'predictions' / 'results.json').read_text(encoding='utf-8'))
+    captions = [f'{Path(r["file"]).parent.name}\n→ {r["name"]} {r["score"]:.2f}' for r in results['images']]
+    save_sheet(folder / 'predictions.png', map(read_picture, files), captions)
+
+
 def _read_labels(path: Path) -> np.ndarray:
     """A label map of the generated dataset, with classes from 0 and 255 for unlabelled pixels."""
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -221,5 +235,17 @@ DEMOS = {
         scores={'mIoU': ('mIoU', 100)},
         full=Recipe(images=480, length=1500, val_images=32, least=0.80),
         short=Recipe(images=64, length=320, val_images=16, least=0.28),
+    ),
+    'classifier': Demo(
+        folder='demo-cls',
+        config='demo_classifier',
+        write=write_class_folders,
+        data_options=(),
+        length=('train_cfg.max_epochs', 'param_scheduler.1.T_max'),
+        out='results.json',
+        draw=_draw_classes,
+        scores={'accuracy/top1': ('top-1', 100)},
+        full=Recipe(images=4800, length=3, val_images=192, least=0.90),
+        short=Recipe(images=1600, length=2, val_images=96, least=0.50),
     ),
 }

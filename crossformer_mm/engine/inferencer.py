@@ -139,7 +139,7 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
         The toolbox's data sample of each image, in the image's own pixels. A segmentor's samples contain
         labels but no logits, which need gigabytes for a large image.
     """
-    data = [inferencer.pipeline(_widen(image)) for image in images]
+    data = [inferencer.pipeline(widen(image)) for image in images]
     if is_segmentor(inferencer) or is_classifier(inferencer):  # which refuse a batch of several sizes
         groups = [list(group) for _, group in groupby(data, lambda item: item['inputs'].shape)]
     else:
@@ -152,7 +152,7 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
     return samples
 
 
-def _widen(image: np.ndarray) -> np.ndarray:
+def widen(image: np.ndarray) -> np.ndarray:
     """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels."""
     height, width = image.shape[:2]
     least = -(-max(height, width) // _THINNEST)
