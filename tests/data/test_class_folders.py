@@ -232,6 +232,11 @@ WRONG = {
         [('train/dog/1.png', 'train/1.png')],
         r'train/1.png is in no class folder; move it into the folder of its class',
     ),
+    'no class folder to train': (
+        remove,
+        [f'train/{name}' for name in CLASSES],
+        r'train has no class folders; put the .* each class into a folder there, named after the class$',
+    ),
     'only loose images': (
         lambda root: (
             move(root, ('val/dog/0.png', 'val/0.png')),

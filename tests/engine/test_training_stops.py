@@ -101,9 +101,6 @@ def test_remedies_are_in_order_and_those_in_use_are_left_out() -> None:
     text = memory_advice(settings({'crop_size': (512, 512)}), error)
     assert 'pipeline.1.crop_size="(384,384)" model.data_preprocessor.size="(384,384)"' in text
 
-    text = memory_advice(settings({'scale': 224}), error)
-    assert 'pipeline.1.scale=160;' in text, 'classifiers take a number'
-
     cfg = settings({'type': 'RandomChoiceResize'}, type='BFloat16OptimWrapper')
     cfg.train_dataloader.batch_size = 1
     cfg.model.backbone.with_cp = True
