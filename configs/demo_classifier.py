@@ -16,7 +16,7 @@ model = dict(
     data_preprocessor=dict(num_classes=num_classes),
     backbone=dict(arch=dict(_delete_=True, embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))),
     head=dict(num_classes=num_classes, in_channels=256),
-    train_cfg=dict(augments=None),
+    train_cfg=None,
 )
 
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64)]

@@ -27,7 +27,7 @@ from ..utils.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 SHEET = 8  # images on predictions.png
-TILES = 24  # the same, without ground truth beside each
+TILES = 12  # the same, without ground truth beside each
 SCORE_THR = 0.5  # lowest score of drawn objects
 
 
