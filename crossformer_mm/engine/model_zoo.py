@@ -268,8 +268,8 @@ def index(models: Sequence[Model]) -> str:
 _WRITTEN_BY = b'tools/model_zoo.py'  # in the headings, so that other files are not replaced
 
 _INDEX_HEADING = """\
-# Written by tools/model_zoo.py. Parameters are counted here; AP, mIoU and top-1 are published by the authors, and
-# have not been reproduced here. Weights is the page that links the weights, which have no direct links.
+# Written by tools/model_zoo.py. Parameters are counted here; AP, mIoU and top-1 are published by the authors,
+# and have not been reproduced here. Weights is the page that links the weights, which have no direct links.
 """
 
 _PAGE = f"""# Models
@@ -278,7 +278,7 @@ Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
 **Parameters and multiply-adds are counted here**; `crossformer flops CONFIG` lists them by backbone, neck and
 heads, at any image size, and says what is counted. **The columns called "published" are the authors'
-figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here.
+figures** (from their README), reached from ImageNet weights. AP, mIoU and top-1 have not been reproduced here.
 
 The published multiply-adds exceed the counted ones (column "excess") because the authors' code pads maps to
 multiples of G or I, and because their figures include small terms such as biases and activations.
@@ -316,7 +316,7 @@ The misprints: RetinaNet with CrossFormer++-S has the count of CrossFormer-S, an
 
 ## Classification on ImageNet-1K, one image of {SHAPES['mmpretrain'][1]}×{SHAPES['mmpretrain'][0]}
 
-Trained for 300 epochs. Groups are standard for CrossFormer and progressive (layout `window`) for CrossFormer++.
+Trained for 300 epochs. Groups are standard for CrossFormer, progressive (layout `window`) for CrossFormer++.
 
 | config | parameters | multiply-adds | published: parameters | multiply-adds | top-1 |
 |---|---|---|---|---|---|
