@@ -128,9 +128,10 @@ def _parse_setting(cfg: Config, option: str) -> dict[str, Any]:
     parsed = argparse.Namespace()
     try:
         DictAction([], 'settings')(None, parsed, [option])
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, RecursionError) as error:
         raise UserError(
-            f'--cfg-options {option}: not KEY=VALUE with balanced brackets, such as train_cfg.max_epochs=24'
+            f'--cfg-options {option}: not KEY=VALUE with balanced brackets, such as train_cfg.max_epochs=24;'
+            ' set the values of a dict one by one'
         ) from error
     name = option.partition('=')[0].partition('.')[0]
     known = {*inspect.signature(Runner).parameters, *_RUNNER_EXTRAS}

@@ -276,6 +276,7 @@ def test_a_dictionary_takes_the_place_of_a_name(flat_config: Path) -> None:
     [
         ('max_epochs', 'not KEY=VALUE'),
         ('a=[1,(2]', 'not KEY=VALUE with balanced brackets'),
+        ("model.backbone.arch={'depths':(1,1,4,1)}", 'set the values of a dict one by one'),
         ('optim_wraper.optimizer.lr=1', 'unknown setting optim_wraper; did you mean optim_wrapper'),
         ('data_root=x', 'data_root is a variable .* no effect'),
         ('zzz=1', 'unknown setting zzz; .*does not have it'),
