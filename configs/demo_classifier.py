@@ -22,6 +22,8 @@ model = dict(
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64)]
 train_pipeline = [*load, dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
 test_pipeline = [*load, dict(type='PackInputs')]
+views = _base_.tta_pipeline[1].transforms[2:]  # without resizing and cropping
+tta_pipeline = [*load, dict(type='TestTimeAug', transforms=views)]
 no_workers = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(batch_size=32, **no_workers, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=64, **no_workers, dataset=dict(pipeline=test_pipeline))

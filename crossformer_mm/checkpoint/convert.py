@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.arch import Arch
+from ..models.arch import STAGES, Arch
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from ..utils.files import check_free, sha256_of, write_atomically
@@ -26,17 +26,25 @@ from .load import check_values, describe, mismatches, not_finite
 from .meta import NOTES, dataset_meta_of, implied_layout
 from .names import (
     BACKBONE,
+    ablation_of,
     arch_of,
+    classes_in,
+    classifier_of,
     describe_arch,
     find_tensors,
+    is_released_classifier,
     key_text,
     model_kind,
+    released_of,
     select_tensors,
     strip_prefix,
 )
 from .reader import SAFETENSORS_META, error_context, local_path, open_checkpoint
 
-TARGETS = ('backbone', 'detector', 'segmentor')
+DENSE = ('detector', 'segmentor')
+RELEASED = 'released'  # a classifier under the published names, instead of MMPretrain's
+TARGETS = ('backbone', 'classifier', *DENSE, RELEASED)
+NAMED_AS = {'classifier': ' of MMPretrain', RELEASED: ' with the published names'}
 SUFFIXES = ('.pth', '.safetensors')
 STATISTICS = ('.running_mean', '.running_var', '.num_batches_tracked')  # buffers, not parameters
 
@@ -75,15 +83,13 @@ def plan_conversion(
     found = find_tensors(checkpoint)
     state = found.state
     kind = model_kind(state)
-    to = to or (kind if kind in TARGETS else 'backbone')
-    if to not in ('backbone', kind):
-        raise UserError(f'holds a {kind}, which cannot become a {to}: it has no such heads')
+    to = to or (kind if kind in DENSE else 'backbone')
+    becomes = 'classifier' if to == RELEASED else to
+    if becomes not in ('backbone', kind):
+        raise UserError(f'holds a {kind}, which cannot become a {becomes}: it has no such heads')
     arch = arch_of(state)
-    kept, dropped = select_tensors(state, to)
-    more, wanted = _fit_backbone(kept, arch, to, strict)
-    dropped |= more
-    check_values(kept, wanted)
-    kept = _stored(kept, half)
+    kept, dropped = _fit(state, arch, becomes, strict)
+    kept = _stored(released_of(kept) if to == RELEASED else kept, half)
     if too_large := not_finite(kept):
         raise UserError(
             f'values too large for float16 in {shorten(too_large)}; store them in their own dtype'
@@ -95,13 +101,14 @@ def plan_conversion(
     if other:
         dropped['not needed to load weights'] = other
     layout = implied_layout(checkpoint)
-    meta = {NOTES: {'version': __version__, 'arch': describe_arch(arch), 'kind': to}}
-    if len(layout.layouts) == 1:
-        meta[NOTES]['long_distance'] = layout.layouts[0]
+    meta = {NOTES: {'version': __version__, 'arch': describe_arch(arch), 'kind': becomes}}
+    if layout.layouts:
+        several = len(layout.layouts) > 1
+        meta[NOTES]['long_distance'] = list(layout.layouts) if several else layout.layouts[0]
     numbers = sum(t.numel() for n, t in kept.items() if not n.endswith(STATISTICS))
     dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in kept.values()})
     report = [
-        f'kind      {kind}, converted to a {to}',
+        f'kind      {kind}, converted to a {becomes}{NAMED_AS.get(to, "")}',
         f'arch      {describe_arch(arch)}',
         f'layout    {layout}',
         f'tensors   {len(kept)}, {numbers / 1e6:.3f} M parameters, {", ".join(dtypes)}',
@@ -110,6 +117,8 @@ def plan_conversion(
         meta['dataset_meta'] = dataset_meta
         classes = dataset_meta.get('classes', ())
         report.append(f'classes   {len(classes)}: {shorten(classes)}')
+    elif becomes == 'classifier':
+        report.append(f'classes   {classes_in(kept)}, not named in the file')
     report += [f'dropped   {len(n)}, {reason}: {shorten(n)}' for reason, n in dropped.items()]
     return Conversion(to, kept, meta, report)
 
@@ -179,6 +188,28 @@ def _check_out(source: Path, out: Path, may_exist: bool) -> None:
     check_free(out, may_exist)
 
 
+def _fit(
+    state: Mapping[str, Tensor], arch: Arch, to: str, strict: bool
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Select the tensors for one of the toolboxes' models, and check them.
+
+    Returns:
+        The selected tensors; and the names of the others by reason.
+
+    Raises:
+        UserError: They do not fit, or are not finite.
+    """
+    kept, dropped = select_tensors(state, to)
+    released = to == 'classifier' and is_released_classifier(kept)
+    if released:
+        kept = classifier_of(kept)
+    more, wanted = _fit_backbone(kept, arch, to, strict)
+    if to == 'classifier':
+        wanted |= _fit_classifier_head(kept, arch, released)
+    check_values(kept, wanted)
+    return kept, dropped | more
+
+
 def _fit_backbone(
     kept: dict[str, Tensor], arch: Arch, to: str, strict: bool
 ) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
@@ -193,7 +224,7 @@ def _fit_backbone(
     backbone = kept if to == 'backbone' else strip_prefix(kept, BACKBONE)
     try:
         with torch.device('meta'):  # only shapes are needed
-            wanted = CrossFormer(dataclasses.asdict(arch)).state_dict()
+            wanted = CrossFormer(dataclasses.asdict(arch), **ablation_of(backbone, arch)).state_dict()
     except ValueError as error:
         raise UserError(f'contains no CrossFormer that can be built: {error}') from error
     found = mismatches(backbone, wanted)
@@ -209,6 +240,26 @@ def _fit_backbone(
         del kept[name]
     dropped = {'which the network does not have': unexpected} if unexpected else {}
     return dropped, {prefix + name: tensor for name, tensor in wanted.items()}
+
+
+def _fit_classifier_head(state: Mapping[str, Tensor], arch: Arch, released: bool) -> dict[str, Tensor]:
+    """Check a classifier's tensors besides the backbone's.
+
+    Returns:
+        Those that it needs, without values.
+
+    Raises:
+        UserError: Tensors are missing, unexpected or of another shape; the names are those in the file.
+    """
+    head = {name: tensor for name, tensor in state.items() if not name.startswith(BACKBONE)}
+    width, classes = arch.embed_dims << (STAGES - 1), max(classes_in(state), 1)
+    shapes = {'norm.weight': (width,), 'norm.bias': (width,)}
+    shapes |= {'fc.weight': (classes, width), 'fc.bias': (classes,)}
+    wanted = {f'head.{name}': torch.empty(shape, device='meta') for name, shape in shapes.items()}
+    found = mismatches(*(map(released_of, (head, wanted)) if released else (head, wanted)))
+    if any(found.values()):
+        raise UserError(f"holds another head than a CrossFormer classifier's: {describe(found)}")
+    return wanted
 
 
 def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
@@ -241,8 +292,8 @@ def save_conversion(path: Path, suffix: str, conversion: Conversion) -> None:
             save_file(conversion.state, path, meta)
             return
         with path.open('wb') as file:  # given a path, torch.save would write its name into the file
-            state = OrderedDict(conversion.state)
-            torch.save({'meta': conversion.meta, 'state_dict': state}, file)
+            key = 'model' if conversion.to == RELEASED else 'state_dict'
+            torch.save({'meta': conversion.meta, key: OrderedDict(conversion.state)}, file)
     except (RuntimeError, SafetensorError) as error:  # on a full disk
         if isinstance(error.__context__, OSError):  # torch raises another error over it
             raise error.__context__ from None

@@ -21,7 +21,9 @@ from .names import (
     WRAPPERS,
     Found,
     backbone_of,
+    classifier_of,
     find_tensors,
+    is_released_classifier,
     model_kind,
     recognise_arch,
     strip_prefix,
@@ -42,9 +44,9 @@ def load_backbone(model: nn.Module, source: str | Path | Checkpoint) -> None:
     Args:
         model: The network that gets the weights, a :class:`CrossFormer`; it may be compiled or wrapped.
         source: The file, or the result of :func:`~.reader.open_checkpoint`: a released classification
-            checkpoint, a converted one, or one of a complete detector or segmentor. The classifier's ``norm``
-            and ``head``, buffers that the network computes itself, and stages that ``model`` does not have
-            are ignored.
+            checkpoint, a converted one, or one of a complete classifier, detector or segmentor. Its other
+            parts, which the log names, buffers that the network computes itself, and stages that ``model``
+            does not have are ignored.
 
     Raises:
         UserError: The file cannot be read or a backbone tensor is missing, unexpected, of another
@@ -56,12 +58,12 @@ def load_backbone(model: nn.Module, source: str | Path | Checkpoint) -> None:
 def load_model(
     model: nn.Module, source: str | Path | Checkpoint, *, other_classes: bool = False
 ) -> Checkpoint:
-    """Load a checkpoint of a complete detector or segmentor, strictly.
+    """Load a checkpoint of a complete classifier, detector or segmentor, strictly.
 
     Args:
         model: The model that gets the weights; it may be compiled or wrapped.
-        source: A checkpoint written by the current toolboxes, or a converted one: the file, or the result of
-            :func:`~.reader.open_checkpoint`.
+        source: A checkpoint written by the current toolboxes, a converted one, or a released classification
+            checkpoint: the file, or the result of :func:`~.reader.open_checkpoint`.
         other_classes: Take a checkpoint of another number of classes, too: the layers of the heads that
             depend on it are not loaded, and a warning names them.
 
@@ -204,7 +206,7 @@ def _load(
         wanted = _wanted(model)
         found = _tensors_for(model, wanted, checkpoint, prefix)
         state = found.state
-        layers = _class_layers(model, wanted, state) if other_classes else []
+        layers, classes = _class_layers(model, wanted, state) if other_classes else ([], '')
         for name in layers:
             del state[name], wanted[name]
         is_ours = layout_of(model) is not None
@@ -216,8 +218,8 @@ def _load(
         check_values(state, wanted)
     if layers:
         print_log(
-            f'{checkpoint.path}: has another number of classes than the model; {len(layers)} tensors are not'
-            f' loaded, but initialised: {shorten(layers, NAMED)}',
+            f'{checkpoint.path}: has another number of classes than the model ({classes}); {len(layers)}'
+            f' tensors are not loaded, but initialised: {shorten(layers, NAMED)}',
             logger='current',
             level=logging.WARNING,
         )
@@ -237,29 +239,40 @@ def _tensors_for(
         found = found._replace(state=state)
     else:
         found = find_tensors(checkpoint, wanted)
-    if isinstance(model, CrossFormer):
-        backbone, at, state = model, '', backbone_of(found.state)
-    else:
-        backbone, at, state = _inner(getattr(model, 'backbone', model)), BACKBONE, found.state
+    backbone = _inner(getattr(model, 'backbone', model))
     if not isinstance(backbone, CrossFormer):
         return found
+    at, state, others = BACKBONE, found.state, []
+    if backbone is model:
+        at, state = '', backbone_of(state)
+        others = [name for name in found.state if name.removeprefix(BACKBONE) not in state]
+    elif model_kind(wanted) == 'classifier' and is_released_classifier(state):
+        state = classifier_of(state)
     names = [n for n in state if not (n.startswith(at) and backbone.ignores(n.removeprefix(at)))]
-    return found._replace(state={name: state[name] for name in names})
+    return found._replace(state={name: state[name] for name in names}, others=others)
 
 
-def _class_layers(model: nn.Module, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that differ only because a file has another number of classes than the model.
+def _class_layers(
+    model: nn.Module, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> tuple[list[str], str]:
+    """The tensors that differ only because a file has another number of classes than the model.
 
-    These have an output for each class, or several, and possibly as many for the background. All of them
-    must imply the same number of classes in the file.
+    These have an output for each class, or several, and possibly as many for the background. All of them,
+    and all tensors of their layers, must imply the same number of classes in the file.
+
+    Returns:
+        Their names, and a text with both numbers of classes.
     """
     names = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    implied = [_classes_in_file(model, name, wanted[name].shape, state[name].shape) for name in names]
-    return names if names and set.intersection(*implied) else []
+    implied = [_class_counts(model, name, wanted[name].shape, state[name].shape) for name in names]
+    layers = {name.rpartition('.')[0] for name in names}
+    complete = all(name in names for name in wanted if name.rpartition('.')[0] in layers)
+    counts = sorted(set.intersection(*implied)) if names and complete else []
+    return (names, '{}, not {}'.format(*counts[0])) if counts else ([], '')
 
 
-def _classes_in_file(model: nn.Module, name: str, ours: torch.Size, theirs: torch.Size) -> set[int]:
-    """The numbers of classes in the file that explain one tensor's shape."""
+def _class_counts(model: nn.Module, name: str, ours: torch.Size, theirs: torch.Size) -> set[tuple[int, int]]:
+    """The numbers of classes, of the file and of the model, that explain one tensor's shape."""
     count = None
     for part in name.split('.')[:-1]:
         model = _inner(getattr(_inner(model), part))
@@ -270,8 +283,8 @@ def _classes_in_file(model: nn.Module, name: str, ours: torch.Size, theirs: torc
     for background in (0, 1):
         outputs, rest = divmod(ours[0], count + background)
         if not rest and theirs[0] % outputs == 0:
-            found.add(theirs[0] // outputs - background)
-    return found - {0}
+            found.add((theirs[0] // outputs - background, count))
+    return {counts for counts in found if counts[0]}
 
 
 def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -290,14 +303,16 @@ def describe(mismatches: Mapping[str, list[str]]) -> str:
 
 
 def _log_counts(what: str, found: Found, wanted: Mapping[str, Tensor], checkpoint: Checkpoint | None) -> None:
-    """Log which tensors were found, how many match, and the layout of a CrossFormer's checkpoint."""
+    """Log which tensors were found, how many match, and a CrossFormer's layout and parts left out."""
     found_as = mismatches(found.state, wanted)
     matched = len(wanted) - len(found_as['missing']) - len(found_as['of another shape'])
     counts = ', '.join(f'{len(names)} {kind}' for kind, names in found_as.items())
     if found.copies:
         what += f' ({".".join(found.path) or "top level"}, not {shorten(found.copies)})'
     layout = f'; long_distance {implied_layout(checkpoint)}' if checkpoint else ''
-    print_log(f'{what}: {matched} tensors matched, {counts}{layout}', logger='current')
+    parts = dict.fromkeys(name.partition('.')[0] for name in found.others)
+    left = f'; left out: {shorten(parts)}' if checkpoint and parts else ''
+    print_log(f'{what}: {matched} tensors matched, {counts}{layout}{left}', logger='current')
 
 
 def _leave_out(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from ..models.crossformer import DERIVED_BUFFERS
-from ..models.grouping import LAYOUTS
-from .names import BACKBONE, model_kind, tensors_of
+from ..models.grouping import LAYOUTS, LONG_DISTANCE
+from .names import is_released_classifier, tensors_of
 
 NOTES = 'crossformer_mm'  # the entry of `meta` with the notes of the converter, or of a training
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
@@ -68,7 +68,7 @@ class ImpliedLayout(NamedTuple):
     """The layout of long distance attention that a file was trained with.
 
     Attributes:
-        layouts: Possible values of ``long_distance``: one; both if they compute the same; none if unknown.
+        layouts: Possible values of ``long_distance``: one; two if they compute the same; none if unknown.
         why: The evidence.
     """
 
@@ -93,8 +93,9 @@ def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
     """
     meta = _mapping(checkpoint.get('meta'))
     noted = notes_of(checkpoint).get('long_distance')
-    if isinstance(noted, str) and noted in LAYOUTS:
-        return ImpliedLayout((noted,), 'noted in the file')
+    noted = noted if isinstance(noted, list) else [noted]
+    if noted and all(isinstance(layout, str) and layout in LONG_DISTANCE for layout in noted):
+        return ImpliedLayout(tuple(noted), 'noted in the file')
     old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
     return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
 
@@ -116,7 +117,7 @@ def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
     default has changed.)
     """
     settings = set(SETTING.findall(old + new))
-    if len(settings) == 1 and settings <= set(LAYOUTS):
+    if len(settings) == 1 and settings <= set(LONG_DISTANCE):
         return ImpliedLayout(tuple(settings), "set in the file's config")
     if CODE_OF_2023.search(old + new):
         return ImpliedLayout(('window',), "the file's config is for the authors' code of December 2023")
@@ -126,10 +127,10 @@ def _layout_of_config(old: str, new: str) -> ImpliedLayout | None:
 
 
 def _layout_of_kind(state: Mapping[str, Tensor]) -> ImpliedLayout:
-    is_classifier = model_kind(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
-    if is_classifier and any('.ex_conv.' in name for name in state):
+    released = is_released_classifier(state)
+    if released and any('.ex_conv.' in name for name in state):
         return ImpliedLayout(('window',), "the authors' code of December 2023 trained the ++ classifiers")
-    if is_classifier:
+    if released:
         return ImpliedLayout(LAYOUTS, 'a classifier of 224×224 images, for which they are the same')
     if any(name.endswith(DERIVED_BUFFERS) for name in state):
         return ImpliedLayout(('map',), "it contains buffers of the authors' code of 2021")

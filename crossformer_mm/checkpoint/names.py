@@ -22,7 +22,11 @@ DEPTH = 3  # of a state dict in a checkpoint
 # Parts of names that torch's distributed, averaged, compiled, sharded and checkpointed modules add.
 WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
 BACKBONE, NECK, RPN = 'backbone.', 'neck.', 'rpn_head.'
-CLASSIFIER = ('norm.', 'head.')
+CLASSIFIER = ('norm.', 'head.')  # of a released one
+# Where a released classifier's tensors are in MMPretrain's, with this package's head; the first match counts.
+PUBLISHED = (('norm.', 'head.norm.'), ('head.', 'head.fc.'), ('', BACKBONE))
+ABSOLUTE, RELATIVE = 'patch_embed.pos.absolute_pos_embed', 'attn.pos.relative_position_bias_table'
+HEAD_WIDTH = 32  # channels per head of every published arch
 AVERAGED = 'ema_'  # prefix of the copies that MMCV 1.x's averaging hook adds
 HEADS = {
     'segmentor': ('decode_head.', 'auxiliary_head.'),
@@ -34,7 +38,7 @@ HEADS = {
 OURS = (
     'patch_embed.norm.weight',
     'patch_embed.projs.0.weight',
-    'layers.0.blocks.0.attn.pos.pos_proj.weight',
+    'layers.0.blocks.0.attn.qkv.weight',
 )
 OTHER_NETWORKS = {
     'Swin': r'relative_position_bias_table',
@@ -172,6 +176,40 @@ def model_kind(state: Mapping[str, Tensor]) -> str:
     return 'backbone'
 
 
+def is_released_classifier(state: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are a classifier's, under the published names: the backbone's have no prefix."""
+    return model_kind(state) == 'classifier' and not any(name.startswith(BACKBONE) for name in state)
+
+
+def classifier_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released classifier's tensors, with their names in MMPretrain's ``ImageClassifier``.
+
+    The backbone's get the prefix ``backbone.``; ``norm`` and ``head`` become ``head.norm`` and ``head.fc``,
+    which this package's ``CrossFormerClsHead`` has. :func:`released_of` is the exact inverse.
+    """
+    return _renamed(state, PUBLISHED)
+
+
+def released_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an ``ImageClassifier`` with this package's head, under the published names."""
+    return _renamed(state, [(ours, published) for published, ours in PUBLISHED])
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int:
+    """The number of classes of a classifier's tensors, under either names; 0 if it cannot be told."""
+    heads = (state[name] for name in ('head.fc.weight', 'head.weight') if name in state)
+    return next((tensor.shape[0] for tensor in heads if tensor.dim()), 0)
+
+
+def _renamed(state: Mapping[str, Tensor], prefixes: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    def renamed(name: str) -> str:
+        pairs = ((old, new) for old, new in prefixes if name.startswith(old))
+        old, new = next(pairs, ('', ''))
+        return new + name.removeprefix(old)
+
+    return {renamed(name): tensor for name, tensor in state.items()}
+
+
 def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Select the tensors that a model of the current toolboxes needs.
 
@@ -181,13 +219,13 @@ def select_tensors(state: Mapping[str, Tensor], to: str) -> tuple[dict[str, Tens
 
     Args:
         state: The tensors of a checkpoint, see :func:`tensors_of`.
-        to: 'backbone', 'detector' or 'segmentor'.
+        to: 'backbone', 'detector', 'segmentor' or 'classifier'.
 
     Returns:
         The selected tensors, for a backbone without prefix; and the names of the others by reason.
     """
     kept, dropped = {}, {}
-    has_prefix = to != 'backbone' or any(name.startswith(BACKBONE) for name in state)
+    has_prefix = to in ('detector', 'segmentor') or any(name.startswith(BACKBONE) for name in state)
     for name, tensor in state.items():
         if reason := _why_dropped(name, to, has_prefix):
             dropped.setdefault(reason, []).append(name)
@@ -201,10 +239,12 @@ def _why_dropped(name: str, to: str, has_prefix: bool) -> str | None:
         return "the averaging hook's copies"
     if name.endswith(DERIVED_BUFFERS):
         return 'buffers that the network computes itself'
-    if has_prefix and to == 'backbone' and not name.startswith(BACKBONE):
-        return 'neck and heads'
+    if to == 'classifier':
+        return None
     if name.removeprefix(BACKBONE if has_prefix else '').startswith(CLASSIFIER):
         return "the classifier's norm and head"
+    if has_prefix and to == 'backbone' and not name.startswith(BACKBONE):
+        return 'neck and heads'
     return None
 
 
@@ -217,18 +257,46 @@ def arch_of(state: Mapping[str, Tensor]) -> Arch:
     backbone = backbone_of(state)
     if any(name not in backbone for name in OURS):
         raise UserError(f'holds no CrossFormer{_other_network(state)}')
-    heads = [backbone.get(f'layers.{s}.blocks.0.attn.pos.pos3.2.weight') for s in range(STAGES)]
-    if any(weight is None for weight in heads):
-        present = [str(s + 1) for s, weight in enumerate(heads) if weight is not None]
+    heads = [_tensor_of_heads(backbone, stage) for stage in range(STAGES)]
+    if any(tensor is None for tensor in heads):
+        present = [str(s + 1) for s, tensor in enumerate(heads) if tensor is not None]
         raise UserError(f'holds only the stages {", ".join(present)} of the {STAGES} of a CrossFormer')
     if any(tensor.dim() == 0 for tensor in (backbone[OURS[0]], *heads)):
         raise UserError('holds no CrossFormer: some of its tensors are single numbers')
+    width = HEAD_WIDTH if ABSOLUTE in backbone else 1
     return Arch(
         embed_dims=backbone[OURS[0]].shape[0],
         depths=tuple(_depth(backbone, stage) for stage in range(STAGES)),
-        num_heads=tuple(weight.shape[0] for weight in heads),
+        num_heads=tuple(max(1, tensor.shape[0] // width) for tensor in heads),
         acl=any('.ex_conv.' in name for name in backbone),
     )
+
+
+def _tensor_of_heads(backbone: Mapping[str, Tensor], stage: int) -> Tensor | None:
+    """A tensor of a stage with an entry for each head or, if there are no biases, each channel of a head."""
+    names = ('attn.proj.weight',) if ABSOLUTE in backbone else ('attn.pos.pos3.2.weight', RELATIVE)
+    tensors = (backbone.get(f'layers.{stage}.blocks.0.{name}') for name in names)
+    return next((tensor for tensor in tensors if tensor is not None), None)
+
+
+def ablation_of(state: Mapping[str, Tensor], arch: Arch) -> dict[str, Any]:
+    """The arguments of a CrossFormer that give it the tensors of ``state``, besides its arch.
+
+    Args:
+        state: The tensors of a CrossFormer.
+        arch: Its arch, from :func:`arch_of`.
+    """
+    backbone = backbone_of(state)
+    first = [OURS[1], *(f'layers.{s}.downsample.reductions.0.weight' for s in range(STAGES - 1))]
+    single = [name in backbone and len(backbone[name]) == arch.dims(s) for s, name in enumerate(first)]
+    settings = {'cross_scale_stages': [*single, True].index(True)}
+    tables = [backbone.get(f'layers.{s}.blocks.0.{RELATIVE}') for s in range(STAGES)]
+    if ABSOLUTE in backbone:
+        settings['position'] = 'ape'
+    elif all(table is not None for table in tables):  # of 2G − 1 rows each, with one group size per layer
+        sizes = [(table.shape[-1] + 1) // 2 for table in tables]
+        settings |= {'position': 'rpb', 'group_sizes': sizes, 'long_distance': 'window'}
+    return settings
 
 
 def recognise_arch(state: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,8 @@
 """Read and check class folders: a folder for each split, and in it one of images for each class."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..utils.errors import UserError
@@ -44,6 +45,11 @@ class Split:
     folder: Path
     images: Mapping[str, Sequence[Path]]
 
+    def summary(self, classes: Sequence[str]) -> str:
+        """A line for the log: how many images the split has of some classes."""
+        counts = [len(self.images[name]) for name in classes if self.images.get(name)]
+        return f'{self.folder}: {sum(counts)} images of {len(counts)} class{"es" * (len(counts) != 1)}'
+
 
 def read_split(folder: str | Path) -> Split:
     """List the images of a split.
@@ -69,7 +75,7 @@ class ClassData:
     chosen: tuple[str, ...] | None = None
     trained: tuple[str, ...] | None = None
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of labels."""
         return self.chosen or self.trained or _names(next(iter(self.splits.values())))
@@ -84,14 +90,15 @@ class ClassData:
         if not _names(splits):
             remedy = 'put the images of each class into a folder there, named after the class'
             yield Problem('no class folders', f'{_where(splits)} has no class folders', remedy=remedy)
+        if not (_names(splits) and self.classes):
             return
         yield from self._differences(splits)
-        if len(self.classes) < 2:
+        if len(self.classes) == 1:
             yield self._one_class(splits)
         training = loader.startswith('train')
         for split in splits:
             yield from _loose_images(split)
-            yield from _empty_folders(split, self.classes, training)
+            yield from _empty_folders(split, {*self.classes}, training)
         counts = {name: sum(len(split.images.get(name, ())) for split in splits) for name in self.classes}
         if not any(counts.values()):
             yield Problem('no images', f'{_where(splits)} has no images in its class folders')
@@ -101,9 +108,9 @@ class ClassData:
     def _differences(self, splits: Sequence[Split]) -> Iterator[Problem]:
         origin = 'the checkpoint' if self.trained else _where(next(iter(self.splits.values())))
         origin = 'metainfo.classes' if self.chosen else origin
-        names, where = _names(splits), _where(splits)
+        names, where = {*_names(splits)}, _where(splits)
         missing = [name for name in self.classes if name not in names]
-        others = [name for name in names if name not in self.classes]
+        others = sorted(names - {*self.classes})
         forms = {name_form(name): name for name in others}
         for name in tuple(missing):
             if other := forms.pop(name_form(name), None):
@@ -155,7 +162,7 @@ def _loose_images(split: Split) -> Iterator[Problem]:
             yield Problem('images outside class folders', what, remedy='move it into the folder of its class')
 
 
-def _empty_folders(split: Split, classes: Sequence[str], training: bool) -> Iterator[Problem]:
+def _empty_folders(split: Split, classes: Collection[str], training: bool) -> Iterator[Problem]:
     for name, images in split.images.items():
         if name in classes and not images:
             remedy = (

@@ -213,12 +213,7 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
     findings = Findings(1)
     for problem in problems:
         findings.add(problem)
-    notes = [
-        f'{split.folder}: {sum(map(len, images))} images of {sum(map(bool, images))} classes'
-        for splits in data.splits.values()
-        for split in splits
-        for images in [[split.images.get(name, ()) for name in data.classes]]
-    ]
+    notes = [split.summary(data.classes) for splits in data.splits.values() for split in splits]
     if trained == () and not data.chosen:
         notes.append(
             'the checkpoint names no classes: they are those of the data, numbered in alphabetical order'

@@ -180,7 +180,7 @@ def _check_kind(cfg: Config, options: DataOptions) -> None:
     if replace(options, ignore_exif=False) != DataOptions() and not coco and not maps and not folders:
         raise UserError(
             '--data-root, --train-ann etc. are for COCO-format data, label maps and class folders;'
-            f' {cfg.filename} reads neither; {OTHERS_ELSEWHERE}'
+            f' {cfg.filename} reads none of these; {OTHERS_ELSEWHERE}'
         )
 
 

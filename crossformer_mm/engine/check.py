@@ -377,10 +377,8 @@ def _folders_table(splits: Mapping[str, Sequence[Split]]) -> str:
     heads = [split.folder.name for split in every]
     width = max(10, *map(len, heads)) + 1
     texts = [''.join(f'{cell:>{width}}' for cell in row) for row in (heads, *rows)]
-    return '\n'.join(
-        f'{text}  {name}'
-        for text, name in zip(texts, ('', *map(short_name, names), f'all {len(names)} classes'), strict=True)
-    )
+    labels = ['', *map(short_name, names), f'all {len(names)} classes']
+    return '\n'.join(f'{text}  {label}'.rstrip() for text, label in zip(texts, labels, strict=True))
 
 
 def _ignored_files(split: Split) -> list[Path]:

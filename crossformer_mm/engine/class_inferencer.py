@@ -14,6 +14,7 @@ from mmpretrain.apis import ImageClassificationInferencer
 
 from ..data.exif import ignores_exif
 from ..data.images import read_image
+from .inferencer import widen
 
 
 class ClassInferencer(ImageClassificationInferencer):
@@ -33,7 +34,12 @@ class ClassInferencer(ImageClassificationInferencer):
 
     def _init_pipeline(self, cfg: Config) -> Callable[[np.ndarray], dict[str, Any]]:
         steps = super()._init_pipeline(cfg)
-        return lambda image: steps(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+
+        def prepare(image: np.ndarray) -> dict[str, Any]:
+            image = widen(image)
+            return steps(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
+
+        return prepare
 
     def preprocess(self, inputs: Sequence[Any], batch_size: int = 1) -> Iterator[Any]:
         """Read and prepare images.

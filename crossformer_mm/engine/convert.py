@@ -10,8 +10,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..checkpoint import load_backbone, load_model
-from ..checkpoint.convert import TARGETS, convert_checkpoint
+from ..checkpoint.convert import DENSE, TARGETS, convert_checkpoint
 from ..checkpoint.meta import dataset_meta_of
+from ..checkpoint.names import classes_in, tensors_of
 from ..checkpoint.reader import open_checkpoint
 from ..data.datasets import build_network, set_num_classes
 from ..utils.errors import UserError
@@ -32,8 +33,9 @@ def conversion_parser() -> argparse.ArgumentParser:
     options.add_argument(
         '--to',
         choices=TARGETS,
-        help='what to convert it to; a backbone is for init_cfg and --pretrained '
-        '(default: the same kind of model, or a backbone if the file has no detection or segmentation heads)',
+        help='what to convert it to: a backbone for init_cfg and --pretrained, the complete model, or'
+        " released, a classifier with the published names for other programs (default: a detector's or"
+        " segmentor's file keeps its kind, any other becomes a backbone)",
     )
     options.add_argument('--half', action='store_true', help='store float16')
     options.add_argument(
@@ -101,8 +103,9 @@ def verify(config: str | Path, path: Path, kind: str) -> str:
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{cfg.filename} has no model to verify the file with')
     checkpoint = open_checkpoint(path)
-    if classes := dataset_meta_of(checkpoint).get('classes'):
-        set_num_classes(cfg.model, len(classes))
+    classes = dataset_meta_of(checkpoint).get('classes', ())
+    if count := len(classes) or classes_in(tensors_of(checkpoint)):
+        set_num_classes(cfg.model, count)
     model = build_network(cfg, cfg.model).eval()
     image = torch.randint(256, (3, *IMAGE_SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     if kind == 'backbone':
@@ -110,7 +113,7 @@ def verify(config: str | Path, path: Path, kind: str) -> str:
         outputs = _features(model, image)
     else:
         load_model(model, checkpoint)
-        outputs = [*_features(model, image), *_predictions(model, image)]
+        outputs = [*_features(model, image), *_predictions(model, image, kind)]
     if not all(torch.isfinite(output).all() for output in outputs):
         raise UserError('its outputs are not finite: the weights are damaged')
     size = '×'.join(map(str, IMAGE_SIZE))
@@ -123,9 +126,12 @@ def _features(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def _predictions(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """The tensors that the model predicts: boxes and scores, or logits."""
-    size = {'img_shape': IMAGE_SIZE, 'ori_shape': IMAGE_SIZE, 'scale_factor': (1.0, 1.0)}
-    samples = model.test_step({'inputs': [image], 'data_samples': [BaseDataElement(metainfo=size)]})
-    values = [value for part in samples[0].values() for value in part.values()]
+def _predictions(model: nn.Module, image: Tensor, kind: str) -> list[Tensor]:
+    """The tensors that the model predicts: boxes and scores, logits, or the scores of classes."""
+    data = {'inputs': [image]}
+    if kind in DENSE:
+        size = {'img_shape': IMAGE_SIZE, 'ori_shape': IMAGE_SIZE, 'scale_factor': (1.0, 1.0)}
+        data['data_samples'] = [BaseDataElement(metainfo=size)]
+    parts = model.test_step(data)[0].values()
+    values = [v for part in parts for v in (part.values() if isinstance(part, BaseDataElement) else [part])]
     return [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]

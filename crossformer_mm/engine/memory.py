@@ -62,5 +62,6 @@ def _smaller_images(cfg: Config) -> list[str]:
 
 def _three_quarters(size: Any) -> str:
     """A size in the syntax of mmengine's ``--cfg-options``, in multiples of 32."""
-    sides = [max(round(side * 3 / 4 / 32) * 32, 32) for side in ([size] if isinstance(size, int) else size)]
-    return f'"({",".join(map(str, sides))})"'
+    if isinstance(size, int):
+        return str(max(round(size * 3 / 4 / 32) * 32, 32))
+    return f'"({",".join(map(_three_quarters, size))})"'

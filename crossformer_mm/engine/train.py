@@ -45,8 +45,10 @@ def training_parser() -> argparse.ArgumentParser:
     weights.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
     weights.add_argument(
         '--load',
+        '--finetune',
         metavar='FILE',
-        help='start from the weights of this complete model; its number of classes may be another',
+        help='start from the weights of this complete model, such as a released classifier; the layers that'
+        ' depend on the number of classes are initialised if it is another',
     )
     parser.add_argument(
         '--resume',

@@ -112,7 +112,7 @@ def save_classified(
 def _draw_bars(axes: Axes, top: Sequence[Mapping[str, Any]], truth: int | None, title: str) -> None:
     axes.set_axis_off()
     axes.set(xlim=(-0.03, 1.03), ylim=(5.5, -1.2))
-    axes.text(0, -0.8, title or 'score', fontsize=10, va='center', color=_TRUE if title else 'black')
+    axes.text(0, -0.8, title or 'score', fontsize=9, va='center', color=_TRUE if title else 'black')
     for row, best in enumerate(top):
         colour = _TRUE if best['label'] == truth else _PREDICTED
         axes.barh(row, 1, height=0.8, color='0.94')

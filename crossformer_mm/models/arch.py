@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .grouping import LAYOUTS
+from .grouping import LONG_DISTANCE
+from .position import POSITIONS
 
 STAGES = 4
 
@@ -116,12 +117,37 @@ def check_layout(long_distance: str, adaptive_intervals: bool) -> None:
     Raises:
         ValueError: It is unknown, or adaptive intervals are set but it does not support them.
     """
-    if long_distance not in LAYOUTS:
-        raise ValueError(f'long_distance={long_distance!r} must be one of {", ".join(map(repr, LAYOUTS))}')
+    _check_choice('long_distance', long_distance, LONG_DISTANCE)
     if adaptive_intervals and long_distance != 'window':
         raise ValueError(
             "adaptive_intervals=True needs long_distance='window': in layout 'map' a group spans the map"
             ' with any interval'
+        )
+
+
+def check_position(position: str) -> None:
+    """Check how attention learns positions.
+
+    Raises:
+        ValueError: It is unknown.
+    """
+    _check_choice('position', position, POSITIONS)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name}={value!r} must be one of {", ".join(map(repr, choices))}')
+
+
+def check_cross_scale_stages(stages: int) -> None:
+    """Check the number of stages with cross-scale embeddings.
+
+    Raises:
+        ValueError: It is not between 0 and the number of stages.
+    """
+    if isinstance(stages, bool) or stages not in range(STAGES + 1):
+        raise ValueError(
+            f'cross_scale_stages={stages!r} must be 0 (one kernel per embedding) to {STAGES} (several in all)'
         )
 
 

@@ -24,7 +24,7 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
     """Expand the biases of offsets to the pairs of tokens of a group.
 
     Args:
-        table: (h, 2R' − 1, 2S' − 1), from :class:`~.crossformer.DynamicPositionBias`, R' ≥ R and S' ≥ S.
+        table: (h, 2R' − 1, 2S' − 1), from :class:`~.position.DynamicPositionBias`, R' ≥ R and S' ≥ S.
         rows: R, of the group.
         columns: S, of the group.
 
@@ -37,34 +37,43 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
     return windows.flip(1, 2).flatten(3, 4).flatten(1, 2)
 
 
-def attend(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], dropout: float = 0.0) -> Tensor:
+def attend(
+    qkv: Tensor,
+    table: Tensor | None,
+    blocks: Sequence[GroupBlock],
+    dropout: float = 0.0,
+    num_heads: int | None = None,
+) -> Tensor:
     """softmax(q kᵀ / √d + bias) v within every group.
 
     Args:
         qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
-        table: The biases of offsets, as in :func:`pair_biases`.
+        table: The biases of offsets, as in :func:`pair_biases`; None for no biases.
         blocks: The groups.
         dropout: Dropout rate of the attention weights.
+        num_heads: h, needed only without a table.
 
     Returns:
         (T, C) in the order of the groups.
     """
-    parts = []
+    heads, bias, parts = num_heads if table is None else len(table), None, []
     for block, part in zip(blocks, qkv.split([block.count * block.tokens for block in blocks]), strict=True):
         # (count·N, 3C) → (3, count, h, N, d)
-        q, k, v = part.view(block.count, block.tokens, 3, len(table), -1).permute(2, 0, 3, 1, 4)
-        bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))
+        q, k, v = part.view(block.count, block.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        if table is not None:
+            bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))[None]
         part = _attention(q, k, v, bias, dropout)
         # (count, h, N, d) → (count·N, C)
         parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """softmax(q kᵀ / √d + bias) v, (count, h, N, d), fused where PyTorch's kernels allow it."""
     if not is_transformed():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout)
-    weights = torch.softmax(q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias, dim=-1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    logits = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    weights = torch.softmax(logits if bias is None else logits + bias, dim=-1)
     return F.dropout(weights, dropout, dropout > 0) @ v
 
 

@@ -23,6 +23,7 @@ class CrossFormerClsHead(ClsHead):
     def __init__(self, num_classes: int, in_channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm = nn.LayerNorm(in_channels)
+        self.num_classes = num_classes
         self.fc = nn.Linear(in_channels, num_classes)
 
     def init_weights(self) -> None:

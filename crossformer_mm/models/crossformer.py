@@ -7,8 +7,9 @@ Notation: B batch, H W map height and width, C channels, G group size, I interva
 head, N tokens per group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
 outputs.
 
-This module contains the complete network, for any device and any transform. On CPUs, :mod:`.ops` computes the
-first embedding and the two branches of a block faster, with the same results.
+This module contains the complete network, for any device and any transform, except attention's core
+(:mod:`.attention`) and how it learns positions (:mod:`.position`). On CPUs, :mod:`.ops` computes the first
+embedding and the two branches of a block faster, with the same results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,21 +22,24 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..compat import autocast_is_on, is_transformed, sizes
+from ..compat import is_transformed, sizes
 from . import ops
 from .arch import (
     ARCHS,
     STAGES,
     Arch,
+    check_cross_scale_stages,
     check_frozen_stages,
     check_layout,
     check_out_indices,
+    check_position,
     check_rates,
     check_stages,
     resolve_arch,
 )
 from .attention import attend
-from .grouping import GroupRule, find_groups, reorder
+from .grouping import Grouping, GroupRule, find_groups, reorder
+from .position import SIDE, AbsolutePositionEmbedding, RelativePositionBias, position_bias
 
 __all__ = ['ARCHS', 'CrossFormer']
 
@@ -112,68 +116,39 @@ class CrossScaleConvs(nn.ModuleList):
 
 
 class PatchEmbed(nn.Module):
-    """The embedding of stage 1: from pixels to tokens of 4×4 pixels, with kernels of four sizes."""
+    """The embedding of stage 1: from pixels to tokens of 4×4 pixels, with kernels of four sizes or of one.
 
-    def __init__(self, embed_dims: int) -> None:
+    Args:
+        embed_dims: C.
+        cross_scale: Whether there are four kernels.
+        has_positions: Whether an absolute position embedding is added.
+    """
+
+    def __init__(self, embed_dims: int, cross_scale: bool = True, has_positions: bool = False) -> None:
         super().__init__()
-        self.projs = CrossScaleConvs(IMAGE_CHANNELS, embed_dims, STEM_KERNELS, STEM_STRIDE)
+        kernels = STEM_KERNELS if cross_scale else [STEM_STRIDE]
+        self.projs = CrossScaleConvs(IMAGE_CHANNELS, embed_dims, kernels, STEM_STRIDE)
         self.norm = nn.LayerNorm(embed_dims)
+        self.pos = AbsolutePositionEmbedding(embed_dims) if has_positions else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) → (B, ⌈height/4⌉, ⌈width/4⌉, C)."""
-        return self.norm(self.projs(images))
+        x = self.norm(self.projs(images))
+        return x if self.pos is None else self.pos(x)
 
 
 class Downsample(nn.Module):
-    """The embedding between stages: a norm, then two kernels; halves the map and doubles the channels."""
+    """The embedding between stages: a norm, then two kernels or one; halves the map, doubles the channels."""
 
-    def __init__(self, dims: int) -> None:
+    def __init__(self, dims: int, cross_scale: bool = True) -> None:
         super().__init__()
+        kernels = STAGE_KERNELS if cross_scale else [STAGE_STRIDE]
         self.norm = nn.LayerNorm(dims)
-        self.reductions = CrossScaleConvs(dims, 2 * dims, STAGE_KERNELS, STAGE_STRIDE)
+        self.reductions = CrossScaleConvs(dims, 2 * dims, kernels, STAGE_STRIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
         return self.reductions(self.norm(x).permute(0, 3, 1, 2))
-
-
-class DynamicPositionBias(nn.Module):
-    """DPB: an MLP from the offset of two tokens to one bias per head (CrossFormer, section 3.3).
-
-    Its width is a sixteenth of the stage's channels, as in the released weights; the papers say a quarter.
-    """
-
-    def __init__(self, dims: int, num_heads: int) -> None:
-        super().__init__()
-        width = dims // 16
-        self.pos_proj = nn.Linear(2, width)
-        self.pos1 = self._layer(width, width)
-        self.pos2 = self._layer(width, width)
-        self.pos3 = self._layer(width, num_heads)
-
-    @staticmethod
-    def _layer(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(nn.LayerNorm(inputs), nn.ReLU(), nn.Linear(inputs, outputs))
-
-    def forward(self, rows: int, columns: int) -> Tensor:
-        """The biases of all offsets in a group of ``rows`` × ``columns`` tokens.
-
-        Returns:
-            (h, 2·rows − 1, 2·columns − 1); entry [:, rows − 1 − a, columns − 1 − b] belongs to the offset
-            (a, b) in group coordinates. Computed without autocast: it is cheap and affects every logit.
-        """
-        device = self.pos1[0].weight.device
-        if not autocast_is_on(device):
-            return self._forward(rows, columns)
-        with torch.autocast(device.type, enabled=False):
-            return self._forward(rows, columns)
-
-    def _forward(self, rows: int, columns: int) -> Tensor:
-        norm = self.pos1[0].weight
-        a = torch.arange(rows - 1, -rows, -1, device=norm.device, dtype=norm.dtype)
-        b = torch.arange(columns - 1, -columns, -1, device=norm.device, dtype=norm.dtype)
-        offsets = torch.stack(torch.meshgrid(a, b, indexing='ij'), dim=-1)
-        return self.pos3(self.pos2(self.pos1(self.pos_proj(offsets)))).permute(2, 0, 1).contiguous()
 
 
 class Attention(nn.Module):
@@ -185,16 +160,26 @@ class Attention(nn.Module):
         groups: Which tokens attend to each other.
         attn_drop_rate: Dropout of the attention weights.
         drop_rate: Dropout of the output.
+        position: How it learns positions, see :func:`~.position.position_bias`.
+        side: Tokens on a side of the map of an image of 224×224.
     """
 
     def __init__(
-        self, dims: int, num_heads: int, groups: GroupRule, attn_drop_rate: float, drop_rate: float
+        self,
+        dims: int,
+        num_heads: int,
+        groups: GroupRule,
+        attn_drop_rate: float,
+        drop_rate: float,
+        position: str = 'dpb',
+        side: int = SIDE,
     ) -> None:
         super().__init__()
         self.dims = dims
+        self.num_heads = num_heads
         self.groups = groups
         self.qkv = nn.Linear(dims, 3 * dims)
-        self.pos = DynamicPositionBias(dims, num_heads)
+        self.pos = position_bias(position, dims, num_heads, groups, side)
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(dims, dims)
         self.proj_drop = nn.Dropout(drop_rate)
@@ -207,8 +192,23 @@ class Attention(nn.Module):
         # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C) → (B, H, W, C)
         qkv = self.qkv(reorder(x.reshape(-1, C), groups.order, groups.inverse))
         dropout = self.attn_drop.p if self.attn_drop.training else 0.0
-        out = self.proj(attend(qkv, self.pos(grouping.rows, grouping.columns), groups.blocks, dropout))
+        out = self.proj(attend(qkv, self.biases(H, W, grouping), groups.blocks, dropout, self.num_heads))
         return self.proj_drop(reorder(out, groups.inverse, groups.order).view(B, H, W, C))
+
+    def biases(self, H: int, W: int, grouping: Grouping) -> Tensor | None:
+        """The biases of all offsets in the groups of a map of H × W tokens; None if positions are absolute.
+
+        Returns:
+            (h, 2·rows − 1, 2·columns − 1), as :meth:`~.position.DynamicPositionBias.forward`.
+
+        Raises:
+            UncoveredGroups: A learned table is too small; it is a ValueError.
+        """
+        if self.pos is None:
+            return None
+        if isinstance(self.pos, RelativePositionBias):
+            self.pos.check_covers(H, W, grouping)
+        return self.pos(grouping.rows, grouping.columns)
 
 
 class MLP(nn.Module):
@@ -291,6 +291,8 @@ class Stage(nn.Module):
         stage: The index of the stage, from 0.
         last: Whether it is the last one, without an embedding.
         groups: The rules of short and of long distance attention, which alternate.
+        position: How attention learns positions, see :func:`~.position.position_bias`.
+        cross_scale: Whether the embedding to the next stage has two kernels.
         drop_paths: Stochastic depth of each block.
         drop_rate: Dropout in the MLPs and after attention.
         attn_drop_rate: Dropout of attention weights.
@@ -303,6 +305,8 @@ class Stage(nn.Module):
         stage: int,
         last: bool,
         groups: tuple[GroupRule, GroupRule],
+        position: str,
+        cross_scale: bool,
         drop_paths: Sequence[float],
         drop_rate: float,
         attn_drop_rate: float,
@@ -312,9 +316,10 @@ class Stage(nn.Module):
         dims, num_heads = arch.dims(stage), arch.num_heads[stage]
         self.blocks = nn.ModuleList()
         for i, drop_path_rate in enumerate(drop_paths):
-            attn = Attention(dims, num_heads, groups[i % 2], attn_drop_rate, drop_rate)
+            rates = (attn_drop_rate, drop_rate)
+            attn = Attention(dims, num_heads, groups[i % 2], *rates, position, SIDE >> stage)
             self.blocks.append(Block(attn, arch.is_cooled(stage, i), drop_rate, drop_path_rate, with_cp))
-        self.downsample = None if last else Downsample(dims)
+        self.downsample = None if last else Downsample(dims, cross_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), the map after the last block."""
@@ -353,6 +358,7 @@ class CrossFormer(BaseModule):
             G·I × G·I tokens, as in the authors' code since December 2023 and their ++ classifiers. The two
             agree on 224×224 images with the standard setting. Otherwise they compute different outputs from
             the same weights, and a checkpoint's tensors do not show which one it was trained with.
+            ``'none'`` (an ablation): all blocks have short distance attention, as Swin's without shift.
         adaptive_intervals: In layout ``'window'``, compute I from each map instead: ⌈max(H, W) / G⌉.
         out_indices: Stages whose maps are returned. Later stages are not built.
         frozen_stages: −1 freezes nothing, 0 the first embedding, n also the first n stages with the
@@ -367,6 +373,13 @@ class CrossFormer(BaseModule):
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit;
             ``prefix`` selects one of several models in it.
+        position: How attention learns positions, one of the paper's ablations. ``'dpb'``: dynamic position
+            bias. ``'dpb_residual'``: the same with residual connections around its hidden layers.
+            ``'rpb'``: a learned table of biases per block and head, which covers the groups of 224×224
+            images; maps with larger groups are refused. ``'ape'``: no biases, but a learned vector for each
+            of the 56×56 tokens of such an image, interpolated (bicubic) for maps of other sizes.
+        cross_scale_stages: Number of stages, from the first, whose embedding has kernels of several sizes
+            (CEL), also an ablation. Later embeddings have only the smallest: 4×4 in stage 1, 2×2 in others.
 
     Attributes:
         out_channels: Channels of each output.
@@ -390,6 +403,8 @@ class CrossFormer(BaseModule):
         with_cp: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        position: str = 'dpb',
+        cross_scale_stages: int = STAGES,
     ) -> None:
         if pretrained and init_cfg:
             raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg}: give one of them')
@@ -400,6 +415,8 @@ class CrossFormer(BaseModule):
         )
         intervals = check_stages('intervals', STANDARD_INTERVALS if intervals is None else intervals)
         check_layout(long_distance, adaptive_intervals)
+        check_position(position)
+        check_cross_scale_stages(cross_scale_stages)
         drop_path_rate = arch.drop_path_rate if drop_path_rate is None else drop_path_rate
         check_rates(drop_path_rate=drop_path_rate, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.out_indices = check_out_indices(out_indices)
@@ -407,7 +424,7 @@ class CrossFormer(BaseModule):
         self.long_distance = long_distance
         self.out_channels = tuple(arch.dims(s) for s in self.out_indices)
 
-        self.patch_embed = PatchEmbed(arch.embed_dims)
+        self.patch_embed = PatchEmbed(arch.embed_dims, cross_scale_stages > 0, position == 'ape')
         self.pos_drop = nn.Dropout(drop_rate)
         total = sum(arch.depths)
         drop_paths = [drop_path_rate * i / max(total - 1, 1) for i in range(total)]
@@ -422,8 +439,10 @@ class CrossFormer(BaseModule):
                     last=s == last,
                     groups=tuple(
                         GroupRule(group_sizes[s], intervals[s], long, long_distance, adaptive_intervals)
-                        for long in (False, True)
+                        for long in (False, long_distance != 'none')
                     ),
+                    position=position,
+                    cross_scale=cross_scale_stages > s + 1,
                     drop_paths=drop_paths[first : first + arch.depths[s]],
                     drop_rate=drop_rate,
                     attn_drop_rate=attn_drop_rate,
@@ -461,7 +480,7 @@ class CrossFormer(BaseModule):
             block, with no norm.
 
         Raises:
-            ValueError: The images have another shape, or there are none.
+            ValueError: The images have another shape, there are none, or a learned table does not cover them.
         """
         if images.dim() != 4 or images.shape[1] != IMAGE_CHANNELS or 0 in images.shape:
             raise ValueError(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..compat import is_ordinary, is_transformed, unseen
 
-LAYOUTS = ('map', 'window')
+LAYOUTS = ('map', 'window')  # of long distance attention
+LONG_DISTANCE = (*LAYOUTS, 'none')
 
 
 class Grouping(NamedTuple):
@@ -49,7 +50,7 @@ class GroupRule:
         group_size: G.
         interval: I of long distance attention.
         long_distance: Whether the block has long distance attention, or short.
-        layout: ``'map'`` or ``'window'``.
+        layout: ``'map'`` or ``'window'``; ``'none'`` if the network has only short distance attention.
         adaptive: In layout ``'window'``, take I from each map instead: ⌈max(H, W) / G⌉.
     """
 

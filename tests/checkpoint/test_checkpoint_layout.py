@@ -41,7 +41,10 @@ def detector(names: tuple[str, ...] = NAMES, **meta: Any) -> dict[str, Any]:
         (detector(config={'type': 'CrossFormer_S'}), []),
         # by the notes
         (detector(crossformer_mm={'long_distance': 'window'}, config=AUTHORS.format('')), ['window']),
-        (detector(crossformer_mm={'long_distance': ['map']}, config=AUTHORS.format('')), ['map']),
+        (detector(crossformer_mm={'long_distance': ['window']}, config=AUTHORS.format('')), ['window']),
+        (detector(crossformer_mm={'long_distance': ['map', 'window']}), ['map', 'window']),
+        (detector(crossformer_mm={'long_distance': [['map']]}, config=AUTHORS.format('')), ['map']),
+        (detector(crossformer_mm={'long_distance': []}, config=AUTHORS.format('')), ['map']),
         (detector(crossformer_mm={'arch': 's'}), []),
         # by the tensors' names
         (detector(OLDEST), ['map']),

@@ -110,7 +110,7 @@ def test_data_of_other_kinds_is_left_alone(cfg: Config) -> None:
 
 
 def other_kind(folder: Path) -> Config:
-    """A config with data that is neither COCO-format nor label maps."""
+    """A config with data that is neither COCO-format nor label maps nor class folders."""
     dataset = {'type': 'VideoDataset', 'data_root': str(folder), 'data_prefix': {'video': 'clips'}}
     return Config({'model': {}, 'train_dataloader': {'dataset': dataset}})
 
@@ -128,7 +128,9 @@ def test_folders_of_other_kinds_of_data_are_there(tmp_path: Path) -> None:
 
 def test_options_do_not_go_unread(cfg: Config, tmp_path: Path) -> None:
     set_data_paths(other_kind(tmp_path), DataOptions())
-    with pytest.raises(UserError, match=r'COCO-format data and label maps; .* reads neither; '):
+    with pytest.raises(
+        UserError, match=r'COCO-format data, label maps and class folders; .* reads none of these; '
+    ):
         set_data_paths(other_kind(tmp_path), DataOptions(data_root='elsewhere'))
     for option in ({'classes': '3'}, {'ignore_label': 0}, {'reduce_zero_label': False}):
         with pytest.raises(UserError, match="for label maps; this config reads COCO's annotations"):

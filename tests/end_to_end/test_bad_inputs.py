@@ -196,7 +196,7 @@ OTHERS = [
     ('convert_checkpoint good.pth', f'{NOWHERE}/out.pth'),
     ('convert_checkpoint good.pth', 'mine.pth'),
     ('doctor', '--fast'),
-    ('demo', 'classifier'),
+    ('demo', 'tracker'),
     ('demo', '--fast'),
 ]
 

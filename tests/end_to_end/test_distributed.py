@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from crossformer_mm.data.datasets import set_num_classes
-from crossformer_mm.data.shapes import write_ade20k
+from crossformer_mm.data.shapes import write_ade20k, write_class_folders
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
@@ -276,6 +276,19 @@ def test_a_segmentor_is_evaluated_on_each_image_once(segmentor: Path, tmp_path: 
     words += ['--format-only', '--work-dir', tmp_path / 'formatted']
     distributed(tmp_path, 'dist_test.sh', segmentor, tmp_path / 'weights.pth', 2, *words)
     assert f'{images} label maps: written to' in next((tmp_path / 'formatted').glob('*/*.log')).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('images', [1, 5])
+def test_a_classifier_is_evaluated_on_each_image_once(
+    narrow_classifier: Callable[[str], Config], tmp_path: Path, images: int
+) -> None:
+    """Odd numbers of images, and one image, in two processes."""
+    narrow_classifier('crossformer_t_in1k').dump(tmp_path / 'classifier.py')
+    write_class_folders(tmp_path / 'data', train=3, val=images, size=40)
+    save_untrained(tmp_path / 'classifier.py', tmp_path / 'weights.pth', classes=3)
+    words = ['--data-root', tmp_path / 'data', '--out', tmp_path / 'found.json']
+    assert_evaluated_alike(tmp_path, tmp_path / 'classifier.py', words, written=1)
 
 
 def save_untrained(config: Path, path: Path, classes: int) -> None:

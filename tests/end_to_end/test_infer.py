@@ -316,7 +316,7 @@ def test_names_of_classes_come_from_the_config_or_are_numbers(
 BAD = {
     'no config': (['--config', 'gone.py'], 'gone.py: no such config file'),
     'config without model': (['--config', 'empty.py'], 'empty.py: has no model and test pipeline'),
-    'other scope': (['--config', 'scope.py'], 'its default_scope is mmpose; only mmdet and mmseg'),
+    'other scope': (['--config', 'scope.py'], 'its default_scope is mmpose; only mmdet, mmseg, mmpretrain'),
     'no checkpoint': (['--checkpoint', 'gone.pth'], r'gone\.pth: cannot be read \(No such file'),
     'text as a checkpoint': (['--checkpoint', 'empty.py'], r'empty\.py: '),
     'code in the checkpoint': (['--checkpoint', 'evil.pth'], r'evil\.pth: .*posix\.system'),

@@ -104,6 +104,12 @@ def test_a_cascade_pays_for_each_of_its_stages(narrow_config: Callable[[str], Co
     assert costs(cascade)['roi_head.mask_head'] == 3 * costs(single)['roi_head.mask_head']
 
 
+def test_a_classifier_has_a_backbone_and_a_head(narrow_classifier: Callable[[str], Config]) -> None:
+    parts = costs(build_model(narrow_classifier('crossformer_s_in1k')))
+    assert list(parts) == ['backbone', 'head', 'whole model']
+    assert parts['head'] == 256 * 1000
+
+
 def test_auxiliary_heads_are_no_part_of_a_prediction(narrow_segmentor: Callable[[str], Config]) -> None:
     cfg = narrow_segmentor('upernet_crossformer_s')
     one = costs(build_model(cfg))
@@ -116,6 +122,7 @@ def test_auxiliary_heads_are_no_part_of_a_prediction(narrow_segmentor: Callable[
 def test_sizes_are_those_of_papers(config: Callable[[str], Config]) -> None:
     assert usual_shape(config('mask_rcnn_crossformer_s')) == (800, 1280)
     assert usual_shape(config('fpn_crossformer_s')) == (1024, 1024)
+    assert usual_shape(config('crossformer_s_in1k')) == (224, 224)
     assert usual_shape(Config()) == (800, 1280)
 
 

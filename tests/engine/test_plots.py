@@ -118,14 +118,18 @@ def test_losses_and_scores_are_drawn(tmp_path: Path, rows: list[dict[str, Any]])
 def test_percentages_and_shares_have_one_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
-    row = {'mIoU': 81.5, 'coco/bbox_mAP': 0.4, 'step': 5, 'IoU.sky': 90.0}
+    row = {'mIoU': 81.5, 'coco/bbox_mAP': 0.4, 'step': 5, 'IoU.sky': 90.0, 'accuracy/top5': 70.0}
     plot_curves(tmp_path / 'curves.png', [{'loss': 1.0, 'step': 5}], [row])
-    box_map, miou = drawn[0].axes[1].lines
-    assert (box_map.get_ydata()[0], miou.get_ydata()[0]) == (0.4, 0.815)
+    scores = [line.get_ydata()[0] for line in drawn[0].axes[1].lines]
+    assert scores == pytest.approx([0.4, 0.815, 0.7])
 
 
 @pytest.mark.parametrize(
-    'key', ['coco/bbox_mAP/bbox_mAP', 'coco/bbox_mAP/a/segm_mAP', 'IoU.a/mIoU', 'coco/bbox_mAP_precision']
+    'key',
+    [
+        *('coco/bbox_mAP/bbox_mAP', 'coco/bbox_mAP/a/segm_mAP', 'IoU.a/mIoU', 'coco/bbox_mAP_precision'),
+        'single-label/recall/top1',
+    ],
 )
 def test_classes_with_the_names_of_scores_are_not_drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str

@@ -6,8 +6,9 @@ from test_ops import RULES
 from torch import Tensor
 
 from crossformer_mm.models.attention import attend, pair_biases
-from crossformer_mm.models.crossformer import Attention, DynamicPositionBias
+from crossformer_mm.models.crossformer import Attention
 from crossformer_mm.models.grouping import GroupRule, find_groups
+from crossformer_mm.models.position import DynamicPositionBias
 
 SIZES = [(6, 6), (7, 11), (5, 4), (13, 9), (9, 20), (2, 9), (1, 1), (8, 8), (16, 24)]
 

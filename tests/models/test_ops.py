@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from crossformer_mm.models import ops
-from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs, DynamicPositionBias
+from crossformer_mm.models.crossformer import Attention, Block, CrossScaleConvs
 from crossformer_mm.models.grouping import GroupRule
 from crossformer_mm.models.ops import attention, branches
+from crossformer_mm.models.position import DynamicPositionBias
 
 SIZES = [(1, 1, 1), (1, 9, 16), (2, 5, 40), (3, 15, 17)]
 RULES = [

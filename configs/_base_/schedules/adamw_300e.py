@@ -6,7 +6,14 @@ Norms, biases and position tables have no weight decay; gradients are clipped, a
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        flat_decay_mult=0.0,
+        custom_keys=dict(
+            relative_position_bias_table=dict(decay_mult=0.0), absolute_pos_embed=dict(decay_mult=0.0)
+        ),
+    ),
     clip_grad=dict(max_norm=5.0),
 )
 max_epochs = 300

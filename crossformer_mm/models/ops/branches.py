@@ -59,10 +59,10 @@ def _add_kept(drop_path: nn.Module, x: Tensor, add: Callable[[Tensor, float], Te
 
 def _add_attention(block: nn.Module, x: Tensor, scale: float, save: bool) -> Tensor:
     B, H, W, C = x.shape
-    span, interval, rows, columns = block.attn.groups(H, W)
-    tensors = (block.attn.pos(rows, columns), *_weights(block.norm1, block.attn.qkv, block.attn.proj))
+    grouping = block.attn.groups(H, W)
+    tensors = (block.attn.biases(H, W, grouping), *_weights(block.norm1, block.attn.qkv, block.attn.proj))
     options = (scale, block.norm1.eps, compute_dtype(x), save)
-    return add_attention(x.reshape(-1, C), *tensors, B, H, W, span, interval, *options)[0].view_as(x)
+    return add_attention(x.reshape(-1, C), *tensors, B, H, W, *grouping[:2], *options)[0].view_as(x)
 
 
 def _add_mlp(block: nn.Module, x: Tensor, scale: float, save: bool) -> Tensor:

@@ -34,6 +34,8 @@ def replaces_branches(block: nn.Module, x: Tensor) -> bool:
     """Whether :func:`.branches.add_branches` computes the residual branches of a block of the network."""
     if not _kernels_apply(x) or not block.replaceable.are_unmodified(block, _dtypes_of_weights(x)):
         return False
+    if block.attn.pos is None:  # the kernel for attention needs biases
+        return False
     # Compiled code cannot depend on which images are dropped.
     return not (torch.compiler.is_compiling() and block.drop_path.training and block.drop_path.rate)
 
