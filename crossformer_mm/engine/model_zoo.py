@@ -278,7 +278,7 @@ Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
 **Parameters and multiply-adds are counted here**; `crossformer flops CONFIG` lists them by backbone, neck and
 heads, at any image size, and says what is counted. **The columns called "published" are the authors'
-figures** (from their README), those of detectors and segmentors from ImageNet weights; none was reproduced here.
+figures** (from their README), reached from ImageNet weights but for classifiers; none was reproduced here.
 
 The published multiply-adds exceed the counted ones (column "excess") because the authors' code pads maps to
 multiples of G or I, and because their figures include small terms such as biases and activations.
