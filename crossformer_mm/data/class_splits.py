@@ -16,6 +16,10 @@ _OTHER_NAMES = {'train': ('training',), 'val': ('valid', 'validation', 'test', '
 _SAME_FOLDERS = (
     'every split needs the same folders: rename, add or remove some; those to validate with may be empty'
 )
+OTHER_CHOICE = (
+    'change metainfo.classes, or use a config without it (the one in a work folder has the classes of that'
+    ' training)'
+)
 _IMBALANCE = 10  # ratio of the largest and smallest number of images of a class
 _NAMED = 6  # names of folders in a message
 
@@ -101,7 +105,9 @@ class ClassData:
             yield from _empty_folders(split, {*self.classes}, training)
         counts = {name: sum(len(split.images.get(name, ())) for split in splits) for name in self.classes}
         if not any(counts.values()):
-            yield Problem('no images', f'{_where(splits)} has no images in its class folders')
+            which = f' of metainfo.classes: {shorten(self.classes, _NAMED)}' if self.chosen else ''
+            what = f'{_where(splits)} has no images in its class folders{which}'
+            yield Problem('no images', what, remedy=OTHER_CHOICE if self.chosen else '')
         elif training:
             yield from _imbalance(_where(splits), counts)
 
@@ -129,6 +135,7 @@ class ClassData:
             test = self.trained is not None
             remedy = 'give the data that it was trained for, or remove folders' if test else _SAME_FOLDERS
             fatal = bool(others) or not test
+            remedy = OTHER_CHOICE if self.chosen else remedy
             yield Problem('classes of one split only', f'{where} has {what}', fatal, remedy)
 
     def _one_class(self, splits: Sequence[Split]) -> Problem:

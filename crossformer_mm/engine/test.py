@@ -8,8 +8,9 @@ from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import install_reader
+from ..data.class_splits import OTHER_CHOICE
 from ..data.classes import classes_of
-from ..data.datasets import datasets_of, map_datasets, without_annotations
+from ..data.datasets import class_datasets, datasets_of, map_datasets, without_annotations
 from ..data.exif import other_than_in_training
 from ..utils.errors import UserError
 from ..utils.text import shorten
@@ -147,8 +148,12 @@ def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
     trained = dataset_meta_of(checkpoint).get('classes')
     tested = classes_of(cfg)
     if trained and tested and trained != tested:
+        folders = any(class_datasets(cfg, *LOADERS))  # which the checkpoint numbers, unless the config does
+        other = (
+            'give the matching data with --data-root or --val-ann, and the class names of label maps with'
+            ' --classes'
+        )
         raise UserError(
             f'{checkpoint.path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
-            f' than the data has ({shorten(tested, CLASSES_NAMED)}); give the matching data with'
-            ' --data-root or --val-ann, and the class names of label maps with --classes'
+            f' than the data has ({shorten(tested, CLASSES_NAMED)}); {OTHER_CHOICE if folders else other}'
         )

@@ -113,6 +113,19 @@ def test_a_split_of_other_classes(
     assert not (tmp_path / 'work').exists()
 
 
+def test_a_config_of_another_training(trained: Path, sound_root: Path, tmp_path: Path, capsys) -> None:
+    """It selects the classes of that training."""
+    cfg = Config.fromfile(trained / 'narrow.py')
+    cfg.test_dataloader.dataset.metainfo.classes = CLASSES[::-1]
+    cfg.train_dataloader = cfg.val_dataloader = None
+    cfg.dump(tmp_path / 'other.py')
+    words = [trained / 'epoch_2.pth', '--data-root', sound_root, '--work-dir', tmp_path / 'work']
+    assert fails_to_evaluate(tmp_path / 'other.py', *words)
+    error = capsys.readouterr().err
+    assert 'other classes (circle, rectangle, triangle) than the data has (triangle, rectangle' in error
+    assert '; change metainfo.classes, or use a config without it' in error
+
+
 @pytest.mark.slow
 def test_resume(trained: Path, narrow: Path, root: Path, tmp_path: Path, capsys) -> None:
     """To the bit, with Mixup and random crops; not with other classes."""
