@@ -200,6 +200,13 @@ def other_layout(root: Path, missing: Sequence[str]) -> str:
         return f'{found}: give {" ".join(hints)}'
     if 'annotations' in names:
         return f'{found}, as data of a detector or segmentor'
-    if any(path.name.lower().endswith(SUFFIXES) for name in names for path in (root / name).iterdir()):
-        return f'{found}, which look like the classes of one split: move them into {root / "train"}'
-    return found
+    with_images = [name for name in names if _holds_images(root / name)]
+    if len(with_images) < 2:
+        return found
+    in_split = any(root.name.lower() in (split, *others) for split, others in _OTHER_NAMES.items())
+    remedy = f'give --data-root {root.parent}' if in_split else f'move them into {root / "train"}'
+    return f'{found}, which look like the classes of one split: {remedy}'
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.name.lower().endswith(SUFFIXES) for path in folder.iterdir())

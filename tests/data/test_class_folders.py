@@ -273,6 +273,18 @@ def test_a_class_without_images_to_validate(cfg: Config, root: Path) -> None:
     assert data.warnings == [f'class folders without images: 1 ({root}/val/bird has no images)']
 
 
+def test_the_folder_of_a_split_is_not_the_root(cfg: Config, root: Path) -> None:
+    """A single folder with images is none of a class: it is the images of another kind of data."""
+    (root / 'train' / 'bird').rename(root / 'train' / 'images')
+    shutil.move(root / 'train' / 'images' / 'n0' / '0.png', root / 'train' / 'images')
+    with pytest.raises(UserError, match=f'look like the classes of one split: give --data-root {root};'):
+        read(cfg, root / 'train')
+    for name in ('cat', 'dog'):
+        shutil.rmtree(root / 'train' / name)
+    with pytest.raises(UserError, match='train contains images/; put the data there'):
+        read(cfg, root / 'train')
+
+
 def test_unbalanced_classes(cfg: Config, root: Path) -> None:
     for i in range(2, 21):
         shutil.copy(root / 'train' / 'cat' / '0.png', root / 'train' / 'cat' / f'{i}.png')
