@@ -10,7 +10,7 @@ from ...utils.progress import map_in_threads
 from ..coco_boxes import LEFT_OUT, leaves_out
 from ..coco_images import size_fault
 from ..coco_json import Content
-from ..coco_values import Record, has_size
+from ..coco_values import Record
 from ..images import REPLACE, ImageHeader, NoImageError, image_header, quiet_decoders
 from ..problems import Problem, Report
 
@@ -150,17 +150,12 @@ class Collection:
             self.report(Problem('images that cannot be read', f'{path} {header}', remedy=REPLACE))
             return None
         if name in self._names:
-            self.report(
-                Problem('images with more than one label file', str(path), remedy='remove the others')
-            )
+            kind = 'images with more than one label file'
+            self.report(Problem(kind, str(path), remedy='remove the others'))
             return None
         self._names.add(name)
         image = {'file_name': name, 'height': header.height, 'width': header.width}
-        if (
-            annotated
-            and annotated != header[:2]
-            and has_size({'height': annotated[0], 'width': annotated[1]})
-        ):
+        if annotated not in (None, header[:2]) and min(annotated) > 0:
             swapped = annotated == (header.width, header.height) and not header.turned
             if not swapped or reach[0] > header.width + 1 or reach[1] > header.height + 1:
                 labelled = {**image, 'height': annotated[0], 'width': annotated[1]}

@@ -1,8 +1,8 @@
 """Read and write Pascal VOC datasets: an XML file per image, with boxes.
 
-Coordinates are numbers of pixels in VOC's definition, from 1, and the last pixel belongs to the box: a box from 1
-to the width covers the whole image. Many tools write the positions of edges instead, from 0 to the width.
-:func:`convention` finds which of both a dataset has.
+Coordinates are numbers of pixels in VOC's definition, from 1, and the last pixel belongs to the box: a box
+from 1 to the width covers the whole image. Many tools write the positions of edges instead, from 0 to the
+width. :func:`convention` finds which of both a dataset has.
 """
 
 import math
@@ -136,7 +136,7 @@ def _listed_splits(root: Path) -> dict[str, Split]:
 
 
 def _split_folders(root: Path) -> dict[str, Split]:
-    """Splits in folders: train/, train/Annotations + train/JPEGImages, or Annotations/train + images/train."""
+    """Splits in folders: train, train/Annotations and train/JPEGImages, or Annotations/train."""
     splits = {}
     labels, images = folder_in(root, *_ANNOTATIONS), folder_in(root, *_IMAGES)
     for name, words in SPLITS.items():

@@ -464,10 +464,8 @@ def _lines(
             points = [(left, top), (right, top), (right, bottom), (left, bottom)]
             what = f'annotation {annotation["id"]} in {image["file_name"]}'
             report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
-        numbers = (
-            f'{number / side:.10g}' for point in points for number, side in zip(point, size, strict=True)
-        )
-        yield ' '.join([str(labels[annotation['category_id']]), *numbers])
+        fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
+        yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])
 
 
 def _outline(annotation: Mapping[str, Any], size: tuple[int, int]) -> Points | None:
