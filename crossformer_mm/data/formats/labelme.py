@@ -33,6 +33,7 @@ from .reading import (
     child,
     clean,
     decode,
+    first_files,
     flat,
     folder_in,
     polygon_area,
@@ -47,6 +48,7 @@ _NO_CLASSES = ('__ignore__', '_background_')  # in the files of LabelMe's exampl
 _FLAGS = ('difficult', 'truncated', 'occluded', 'iscrowd')
 _FLAT = ('line', 'linestrip', 'point', 'points')
 _POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
+_LARGEST = 1 << 27  # bytes of a label file, which may contain its image
 _CIRCLE = 64  # corners of a circle's polygon
 _REMEDY = 'correct the file, or remove it'
 
@@ -111,17 +113,10 @@ def _whole(root: Path) -> Split | None:
 
 def _split(folder: Path, images: Path) -> Split | None:
     """A split with label files in a folder, as far as the first of them show."""
-    if not folder.is_dir():
-        return None
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == '.json' and path.is_file())
-    for path in islice(files, 3):
-        try:
-            content = json.loads(decode(read_bytes(path)))
-        except (ValueError, RecursionError):
-            continue
-        if _is_labelme(content):
-            return Split(images, (folder,))
-    return None
+    files = (path for path in first_files(folder, '.json') if path.stat().st_size < _LARGEST)
+    texts = (decode(read_bytes(path)) for path in files)
+    found = any('"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text) for text in texts)
+    return Split(images, (folder,)) if found else None
 
 
 def _is_labelme(content: Any) -> bool:

@@ -29,8 +29,10 @@ from .reading import (
     child,
     clean,
     decode,
+    first_files,
     flat,
     folder_in,
+    names_in,
     polygon_area,
     read_bytes,
     read_headers,
@@ -98,7 +100,7 @@ def find(root: Path) -> Iterator[Layout]:
         UserError: A file cannot be read.
     """
     devkit = folder_in(root, 'VOCdevkit') or root
-    years = sorted(path for path in devkit.glob('VOC20[0-9][0-9]') if path.is_dir()) if root.is_dir() else []
+    years = [devkit / name for name in names_in(devkit) if re.fullmatch(r'VOC\d{4}', name)]
     for folder in (root, *years):
         if splits := _listed_splits(folder) or _split_folders(folder) or _whole(folder):
             named = [root, folder, *(part for split in splits.values() for part in _folders(split))]
@@ -161,8 +163,7 @@ def _whole(root: Path) -> dict[str, Split]:
 
 def _has_annotations(folder: Path) -> bool:
     """Whether a folder has annotation files itself, as far as the first of them show."""
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == '.xml' and path.is_file())
-    return any('<annotation' in decode(read_bytes(path)[:2000]) for path in islice(files, 3))
+    return any('<annotation' in decode(read_bytes(path)[:2000]) for path in first_files(folder, '.xml'))
 
 
 def class_names(layout: Layout) -> tuple[str, ...]:
@@ -285,7 +286,7 @@ def _with_images(files: Sequence[_File], folder: Path, report: Report) -> list[t
             what = f'{file.path} (its filename is "{file.image:.80}")'
             report(Problem('annotation files without an image, ignored', what, fatal=False))
             continue
-        if name_form(best[0].name) != own and file.image:
+        if own and name_form(best[0].stem) not in (own, PurePosixPath(own).stem):
             what = f'{file.path} is read for {best[0].name}, its filename is "{file.image:.80}"'
             report(Problem('annotation files that name another image', what, fatal=False))
         pairs.append((file, best[0]))

@@ -78,7 +78,7 @@ def object_parts(annotation: Mapping[str, Any], size: tuple[int, int]) -> list[P
     if not shape:
         return None
     if isinstance(shape, list):
-        return [list(zip(polygon[::2], polygon[1::2], strict=True)) for polygon in shape]
+        return [list(zip(part[::2], part[1::2], strict=True)) for part in shape if len(part) > 5]
     if isinstance(shape['counts'], list):
         shape = coco_mask.frPyObjects(shape, size[1], size[0])
     return coco_mask.decode(shape)

@@ -31,6 +31,7 @@ from .reading import (
     clean,
     flat,
     folder_in,
+    names_in,
     polygon_area,
     read_headers,
     read_names,
@@ -67,8 +68,8 @@ def find(root: Path) -> Iterator[Layout]:
         files = [named] if named else sorted([*root.glob('*.yaml'), *root.glob('*.yml')])
     layouts = [layout for file in files if (layout := _from_yaml(file))]
     if not layouts and root.is_dir():
-        layouts = [layout for layout in (_from_darknet(root) or _from_folders(root),) if layout]
-    yield from layouts
+        layouts = [_from_darknet(root) or _from_folders(root)]
+    yield from filter(None, layouts)
 
 
 def _from_yaml(path: Path) -> Layout | None:
@@ -138,7 +139,7 @@ def _locate(name: str, folders: Sequence[Path]) -> Path | None:
     parts = [part for part in path.parts if part not in ('.', '..', '/')]
     ends = [parts[i:] for i in range(len(parts)) if i == 0 or parts[i:] != ['images']]
     # another dataset may be at ../train/images
-    paths = [Path(*parts), path] if path.parts[0] == '..' else [path]
+    paths = [Path(*parts), path] if path.parts[:1] == ('..',) else [path]
     candidates = [folder / path for path in (*paths, *(Path(*end) for end in ends)) for folder in folders]
     return next((c for c in candidates if c.exists()), None)
 
@@ -208,7 +209,8 @@ def _has_labels(images: Path) -> bool:
     contents = [lines[0].split() for path in texts if (lines := read_text(path).split('\n', 1))[0].strip()]
     if not contents:
         return bool(texts) and labels != images
-    return all(len(words) >= 5 and all(map(_is_number, words)) for words in contents)
+    good = sum(len(words) >= 5 and all(map(_is_number, words)) for words in contents)
+    return 2 * good > len(contents)  # the others may be broken
 
 
 def _image_suffixes() -> Iterator[str]:
@@ -220,7 +222,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """The files in a folder, and those in its subfolders after them."""
     folders = [folder]
     for parent in folders:
-        for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        for path in map(parent.joinpath, names_in(parent)):
             if path.is_dir():
                 folders.append(path)
             else:
