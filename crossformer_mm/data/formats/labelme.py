@@ -135,7 +135,8 @@ def class_names(layout: Layout) -> tuple[str, ...]:
                 file = _parse(path)
             except _Fault:
                 continue
-            names.update(clean(shape.get('label')) for shape in (file.shapes if file else ()))
+            shapes = file.shapes if file else ()
+            names.update(clean(shape.get('label') or '') for shape in shapes if _kind(shape) not in _FLAT)
     return tuple(sorted(names - {'', *_NO_CLASSES}))
 
 
@@ -323,7 +324,7 @@ def _line(path: Path, index: int) -> int:
 
 def _outline(record: Record) -> tuple[Points, np.ndarray | None]:
     """The polygon of a shape, without points if it has no area; or the corners of its box and its mask."""
-    kind, points = record.get('shape_type') or 'polygon', _points(record.get('points'))
+    kind, points = _kind(record), _points(record.get('points'))
     if kind in _FLAT or (kind in _POLYGONS and len(points) < 3):
         return [], None
     if kind in _POLYGONS:
@@ -341,6 +342,10 @@ def _outline(record: Record) -> tuple[Points, np.ndarray | None]:
         height, width = mask.shape
     right, low = left + width, top + height
     return [(left, top), (right, top), (right, low), (left, low)], mask
+
+
+def _kind(record: Record) -> str:
+    return record.get('shape_type') or 'polygon'
 
 
 def _points(value: Any) -> Points:

@@ -1,6 +1,7 @@
 """What the readers of all formats share: folders, text files, sizes of images, and the COCO content."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -21,6 +22,9 @@ SPLITS = {
     'val': ('val', 'valid', 'validation'),
     'test': ('test', 'testing'),
 }
+# two bytes that are no accents in a word, or two characters
+_CHINESE = re.compile(rb'(?<![A-Za-z])[\xa1-\xfe]{2}|[\xa1-\xfe]{4}')
+
 Points = list[tuple[float, float]]
 Box = Sequence[float]
 
@@ -46,9 +50,14 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 def first_files(folder: Path, suffix: str, most: int = 3) -> list[Path]:
-    """The first files in a folder with a suffix, in any case of letters."""
-    paths = (folder / name for name in names_in(folder) if name.lower().endswith(suffix))
-    return list(islice(filter(Path.is_file, paths), most))
+    """The first files with a suffix, in any case of letters, in a folder or else in a subfolder of it."""
+    names = [name for name in names_in(folder) if not name.startswith('.')]
+    paths = [folder / name for name in names if name.lower().endswith(suffix)]
+    found = list(islice(filter(Path.is_file, paths), most))
+    if found or not folder.is_dir():
+        return found
+    below = (folder / name / inner for name in names for inner in names_in(folder / name))
+    return list(islice((path for path in below if path.name.lower().endswith(suffix)), most))
 
 
 def folder_in(folder: Path, *names: str) -> Path | None:
@@ -82,7 +91,8 @@ def decode(data: bytes) -> str:
     """Decode text in UTF-8, UTF-16 with a byte order mark, or what Windows writes in China or Europe."""
     if data.startswith((b'\xff\xfe', b'\xfe\xff')):
         return data.decode('utf-16', 'replace')
-    for encoding in ('utf-8-sig', 'gb2312', 'cp1252'):  # from the strictest
+    chinese = _CHINESE.search(data) is not None
+    for encoding in ('utf-8-sig', *(['gb2312'] if chinese else []), 'cp1252'):  # from the strictest
         try:
             return data.decode(encoding)
         except UnicodeDecodeError:

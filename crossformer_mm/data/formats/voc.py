@@ -162,7 +162,7 @@ def _whole(root: Path) -> dict[str, Split]:
 
 
 def _has_annotations(folder: Path) -> bool:
-    """Whether a folder has annotation files itself, as far as the first of them show."""
+    """Whether a folder or its subfolders have annotation files, as far as the first of them show."""
     return any('<annotation' in decode(read_bytes(path)[:2000]) for path in first_files(folder, '.xml'))
 
 
@@ -255,7 +255,7 @@ def _listed(files: Sequence[Path], split: Split, report: Report) -> list[Path]:
             if not (name := line.strip()):
                 continue
             short = re.sub(r'\s+-?[01]$', '', name)  # whether the class of the list is in the image
-            candidates = [form for n in (name, short) for form in (n, str(PurePosixPath(n).with_suffix('')))]
+            candidates = [form for n in (name, short) for form in (n, re.sub(r'\.\w+$', '', n))]
             candidates += [PurePosixPath(form).name for form in candidates]
             path = next((known[c] for c in candidates if c in known), None)
             if path is None:

@@ -381,7 +381,8 @@ def _parse(words: Sequence[str], classes: int) -> list[float]:
         what = 'a class and 4 (a box) or 6, 8, 10, … (a polygon)'
         hint = 'keypoints and confidences are not read' if count > 4 else 'is the line complete?'
         raise _Fault('label lines of another length', f'{len(words)} numbers instead of {what}; {hint}')
-    wrong = next((w for w in values if not -_ROUNDING <= w <= 1 + _ROUNDING), None)
+    lowest = [-_ROUNDING, -_ROUNDING, 0, 0] if count == 4 else [-_ROUNDING] * count
+    wrong = next((v for v, low in zip(values, lowest, strict=True) if not low <= v <= 1 + _ROUNDING), None)
     if wrong is not None:
         what = f'{wrong:g} is not a fraction of the image; write all coordinates as numbers from 0 to 1'
         raise _Fault('coordinates that are no fractions', what)
