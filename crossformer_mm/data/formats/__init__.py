@@ -1,0 +1,4 @@
+"""Datasets as other programs label them, read as COCO content and written from it.
+
+Modules, lowest level first: layout; yolo, voc and labelme.
+"""
