@@ -11,11 +11,14 @@ class Split:
 
     Attributes:
         images: The folder that file names are relative to.
-        source: What the reader of the format needs: annotation files, folders, or lists of images.
+        source: What the reader of the format needs: annotation files, folders, or lists of images. For label
+            maps, their folder, and the list of the images' names if the folders have other images too.
+        ending: What the names of label maps end with, if other images are beside them.
     """
 
     images: Path
     source: tuple[Path, ...] = ()
+    ending: str = ''
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,7 @@ class Layout:
     root: Path
     splits: Mapping[str, Split]
     classes: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        """What was found, in a line for the log."""
+        return f'{self.root}: {self.title}, {", ".join(self.splits)}'

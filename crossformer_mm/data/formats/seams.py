@@ -1,56 +1,62 @@
 """Polygons of several parts as one, as YOLO writes them: joined by an edge that is passed twice."""
 
 from collections.abc import Sequence
+from itertools import pairwise, permutations
 
 import cv2
 import numpy as np
 
-from .reading import Points
+from .reading import Points, box_around
 
 _TOUCHING = 0.01  # pixels
+_MOST_PAIRS = 1 << 20  # of points whose distances are compared
 
 
 def join(parts: Sequence[Points]) -> Points:
     """Join polygons to one, by an edge between their nearest points, there and back."""
     joined = list(parts[0])
     for part in parts[1:]:
-        distances = np.linalg.norm(np.array(joined)[:, None] - np.array(part)[None], axis=-1)
+        step = 1 + len(joined) * len(part) // _MOST_PAIRS  # for noise, any near points
+        distances = np.linalg.norm(np.array(joined[::step])[:, None] - np.array(part)[None], axis=-1)
         i, j = divmod(int(distances.argmin()), len(part))
-        joined = [*joined[: i + 1], *part[j:], *part[: j + 1], *joined[i:]]
+        joined = [*joined[: i * step + 1], *part[j:], *part[: j + 1], *joined[i * step :]]
     return joined
 
 
 def split(points: Points) -> list[Points]:
     """Undo :func:`join`: the parts of a polygon, or the polygon itself if a part is a hole in another."""
     parts = _cut(points)
-    holes = any(_is_inside(part, other) for part in parts for other in parts if part is not other)
+    outlines = [(np.array(part, np.float32), *box_around(part)) for part in parts]
+    holes = len(parts) > 1 and any(_is_inside(one, other) for one, other in permutations(outlines, 2))
     return [points] if holes else parts
 
 
-def _is_inside(part: Points, other: Points) -> bool:
+def _is_inside(one: tuple, other: tuple) -> bool:
     """Whether a polygon is in another one, at whose outline it may end."""
-    outline = np.array(other, np.float32)
-    middles = [((x + u) / 2, (y + v) / 2) for (x, y), (u, v) in zip(part, [*part[1:], part[0]], strict=True)]
-    return all(cv2.pointPolygonTest(outline, p, measureDist=True) >= -_TOUCHING for p in [*part, *middles])
+    part, left, top, width, height = one
+    outline, x, y, w, h = other
+    over = max(x - left, y - top, left + width - x - w, top + height - y - h)
+    if over > _TOUCHING:
+        return False
+    tested = np.concatenate([part, (part + np.roll(part, -1, axis=0)) / 2])
+    return all(cv2.pointPolygonTest(outline, p, measureDist=True) >= -_TOUCHING for p in tested.tolist())
 
 
 def _cut(points: Points) -> list[Points]:
     """The loops on both sides of each edge that is passed there and back."""
-    waiting, loops = [points], []
-    while waiting:
-        loop = waiting.pop()
-        first: dict[tuple, int] = {}
-        for end, edge in enumerate(zip(loop, [*loop[1:], loop[0]], strict=True)):
-            start = first.get(edge[::-1])
-            if start is not None:
-                inner, outer = loop[start + 1 : end], loop[: start + 1] + loop[end + 2 :]
-                if min(len(inner), len(outer)) >= 3:
-                    waiting += [inner, outer]
-                    break
-            first.setdefault(edge, end)
+    loops, path, starts = [], points[:1], {}
+    for point in [*points[1:], points[0]]:
+        start = starts.get((point, path[-1]))
+        if start is not None and len(path) - start > 4:
+            loops.append(path[start + 1 : -1])
+            for edge in pairwise(path[start:]):
+                starts.pop(edge, None)
+            del path[start + 1 :]
         else:
-            loops.append(loop)
-    return loops
+            starts[path[-1], point] = len(path) - 1
+            path.append(point)
+    loops.append(path[:-1] if len(path) > 1 else path)
+    return [loop for loop in loops if len(loop) > 2] or [points]
 
 
 def outlines(mask: np.ndarray) -> list[Points]:
