@@ -223,7 +223,10 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
 
 
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
-    return f'{elsewhere}; without a validation set: --no-val' if 'val_dataloader' in loaders else elsewhere
+    if 'val_dataloader' not in loaders:
+        return elsewhere
+    draw = '--val-fraction 0.2 to draw one in training, or ' if elsewhere == COCO_ELSEWHERE else ''
+    return f'{elsewhere}; without a validation set: {draw}--no-val'
 
 
 def _check_use(

@@ -44,6 +44,7 @@ from .shared_memory import (
 
 SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
 COPIES = 'repaired_annotations'  # folder in the work folder for repaired annotation files
+DRAWN = 'split'  # folder in the work folder for a drawn validation set, which only a training writes
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -341,10 +342,11 @@ class _WorkFolder:
         self.folder = Path(cfg.work_dir)
         self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
         self.old_copies = {path.absolute() for path in self.folder.glob(f'{COPIES}/*')}
+        self.old_drawn = {*self.folder.glob(f'{DRAWN}/*')}
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
 
     def restore(self, run: Run) -> None:
-        """Remove the log folder, named after the time, and the copies of annotations."""
+        """Remove the log folder, named after the time, and the copies and divisions of annotations."""
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
         files = [
             Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)
@@ -353,7 +355,10 @@ class _WorkFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for path in {Path(copy) for copy in run.data.copies.values()} - self.old_copies if run.data else ():
             path.unlink(missing_ok=True)
-        for path in {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES} - self.existing:
+        for path in {*self.folder.glob(f'{DRAWN}/*')} - self.old_drawn if run.training else ():
+            path.unlink(missing_ok=True)
+        made = {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES, self.folder / DRAWN}
+        for path in made - self.existing:
             with suppress(OSError):  # not empty: of another run
                 path.rmdir()
         with suppress(OSError):
