@@ -410,7 +410,7 @@ def _add(file: _File, item: _Object, image: Record, one_based: bool, collection:
     collection.add_object(where, image, item.name, box, **mask, **item.flags)
 
 
-def write(content: Content, images: Path, out: Path, split: str, report: Report) -> None:
+def write(content: Content, images: Path, out: Path, split: str, report: Report, link: bool = False) -> None:
     """Write a split of COCO content, with copies of its images.
 
     Coordinates are numbers of pixels from 1, as VOC defines them, with decimals if the boxes have them. The
@@ -423,6 +423,7 @@ def write(content: Content, images: Path, out: Path, split: str, report: Report)
             ``classes.txt`` to.
         split: ``'train'``, ``'val'`` or ``'test'``.
         report: Called with what the format cannot express.
+        link: Make hard links of the images instead of copies.
 
     Raises:
         UserError: Files cannot be written.
@@ -434,7 +435,7 @@ def write(content: Content, images: Path, out: Path, split: str, report: Report)
         if annotation.get('segmentation'):
             what = f'annotation {annotation["id"]}'
             report(Problem("masks, which VOC's format does not have, left out", what, fatal=False))
-    names = copy_images(content, images, out / 'JPEGImages', report)
+    names = copy_images(content, images, out / 'JPEGImages', report, link)
     for image in content['images']:
         name = names[image['id']]
         text = _file_text(image, name.as_posix(), objects[image['id']], classes)

@@ -1,6 +1,7 @@
 """What the writers of all formats share, and COCO's."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -12,19 +13,23 @@ from pycocotools import mask as coco_mask
 from ...utils.errors import UserError
 from ...utils.files import files_in, write_error
 from ...utils.outputs import unique_names
+from ...utils.progress import MANY, progress_bar
 from ..coco_json import Content
 from ..problems import Problem, Report
 from .reading import Points
 
 
-def copy_images(content: Content, images: Path, out: Path, report: Report) -> dict[Any, Path]:
-    """Copy the images of COCO content.
+def copy_images(
+    content: Content, images: Path, out: Path, report: Report, link: bool = False
+) -> dict[Any, Path]:
+    """Copy the images of COCO content, with a progress bar if there are many.
 
     Args:
         content: COCO content.
-        images: The folder that its file names are relative to.
+        images: The folder that its file names are relative to; those outside it lose their folders.
         out: The folder to copy to, which may have the images of other splits.
         report: Called with each image that is renamed.
+        link: Make hard links instead of copies.
 
     Returns:
         The path of each image in the new folder, by image id; no two differ in their suffix only.
@@ -33,20 +38,23 @@ def copy_images(content: Content, images: Path, out: Path, report: Report) -> di
         UserError: An image cannot be copied.
     """
     old = [image['file_name'] for image in content['images']]
-    plain = [
-        Path(*(part for part in PurePosixPath(name).parts if part not in ('/', '.', '..'))) for name in old
-    ]
+    inside = [not {'/', '..'} & {*PurePosixPath(name).parts} for name in old]
+    plain = [Path(name) if kept else Path(Path(name).name) for name, kept in zip(old, inside, strict=True)]
     present = [path.relative_to(out).with_suffix('').as_posix() for path in files_in(out)]
     stems = unique_names([*present, *(path.with_suffix('').as_posix() for path in plain)])[len(present) :]
     new = [Path(f'{stem}{path.suffix}') for stem, path in zip(stems, plain, strict=True)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, path in zip(old, new, strict=True):
-            if path.as_posix() != name:
-                kind = 'images renamed: another one has the name, or it is outside the folder'
-                report(Problem(kind, f'{name} → {path}', fatal=False))
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(images / name, out / path)
+        with progress_bar(disable=len(old) < MANY) as progress:
+            for name, path in progress.track(list(zip(old, new, strict=True)), description='copy images'):
+                if path.name != PurePosixPath(name).name:
+                    kind = 'images renamed, since another one has the name'
+                    report(Problem(kind, f'{name} → {path}', fatal=False))
+                (out / path).parent.mkdir(parents=True, exist_ok=True)
+                if link:
+                    os.link(os.path.realpath(images / name), out / path)
+                else:
+                    shutil.copyfile(images / name, out / path)
     except FileNotFoundError as error:
         raise UserError(f'{error.filename}: no such image') from error
     except OSError as error:
@@ -84,7 +92,9 @@ def object_parts(annotation: Mapping[str, Any], size: tuple[int, int]) -> list[P
     return coco_mask.decode(shape)
 
 
-def write_coco(content: Content, images: Path, out: Path, split: str, report: Report) -> None:
+def write_coco(
+    content: Content, images: Path, out: Path, split: str, report: Report, link: bool = False
+) -> None:
     """Write a split of COCO content in the layout of COCO 2017, with copies of its images.
 
     Args:
@@ -93,11 +103,12 @@ def write_coco(content: Content, images: Path, out: Path, split: str, report: Re
         out: The folder to write ``annotations/instances_SPLIT2017.json`` and ``SPLIT2017`` to.
         split: ``'train'``, ``'val'`` or ``'test'``.
         report: Called with each image that is renamed.
+        link: Make hard links of the images instead of copies.
 
     Raises:
         UserError: Files cannot be written.
     """
-    names = copy_images(content, images, out / f'{split}2017', report)
+    names = copy_images(content, images, out / f'{split}2017', report, link)
     named = [{**image, 'file_name': names[image['id']].as_posix()} for image in content['images']]
     text = json.dumps({**content, 'images': named}, ensure_ascii=False)
     write_text(out / 'annotations' / f'instances_{split}2017.json', text)

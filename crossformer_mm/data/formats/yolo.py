@@ -43,6 +43,7 @@ from .writing import copy_images, object_parts, write_text
 
 _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'class.names', 'labels.txt', 'names.txt')
 _NO_LABELS = {*_NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt'}
+_FLAGS = ('difficult', 'truncated', 'occluded', 'ignore')
 _ROUNDING = 0.01  # by how much a fraction may exceed 0 to 1, as in Ultralytics' reader
 _TRIED = 20  # label files by which a format is recognised
 _REMEDY = 'correct the line, or remove it'
@@ -420,6 +421,7 @@ def write(
     split: str,
     report: Report,
     masks: bool = True,
+    link: bool = False,
 ) -> None:
     """Write a split of COCO content, with copies of its images, and ``data.yaml`` for all splits so far.
 
@@ -433,6 +435,7 @@ def write(
         split: ``'train'``, ``'val'`` or ``'test'``.
         report: Called with what the format cannot express.
         masks: Whether to write polygons for objects that have masks, or the boxes of all objects.
+        link: Make hard links of the images instead of copies.
 
     Raises:
         UserError: Files cannot be written.
@@ -440,7 +443,7 @@ def write(
     objects: dict[Any, list[Record]] = {image['id']: [] for image in content['images']}
     for annotation in content['annotations']:
         objects[annotation['image_id']].append(annotation)
-    names = copy_images(content, images, out / 'images' / split, report)
+    names = copy_images(content, images, out / 'images' / split, report, link)
     labels = {category['id']: i for i, category in enumerate(content['categories'])}
     for image in content['images']:
         lines = _lines(image, objects[image['id']], labels, masks, report)
@@ -455,9 +458,10 @@ def _lines(
     """The lines of a label file."""
     size = image['width'], image['height']
     single = [annotation for annotation in objects if not annotation.get('iscrowd')]
-    if len(single) < len(objects):
-        what = f'{len(objects) - len(single)} in {image["file_name"]}'
-        report(Problem('crowds, which YOLO cannot mark, left out', what, fatal=False))
+    for annotation in objects:
+        for kind in _losses(annotation, masks):
+            what = f'annotation {annotation["id"]} in {image["file_name"]}'
+            report(Problem(kind, what, fatal=False))
     polygons = [_outline(annotation, size) if masks else None for annotation in single]
     for annotation, polygon in zip(single, polygons, strict=True):
         left, top, width, height = annotation['bbox']
@@ -469,6 +473,20 @@ def _lines(
             report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
         fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
         yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])
+
+
+def _losses(annotation: Mapping[str, Any], masks: bool) -> Iterator[str]:
+    """What a line cannot express of an object."""
+    if annotation.get('iscrowd'):
+        yield 'crowds, which YOLO cannot mark, left out'
+        return
+    if lost := [flag for flag in _FLAGS if annotation.get(flag)]:
+        yield f'flags, which YOLO does not have, left out ({", ".join(lost)})'
+    shape = annotation.get('segmentation') if masks else None
+    if isinstance(shape, dict):
+        yield 'masks of run lengths, written as the polygons around their pixels'
+    elif shape and len(shape) > 1:
+        yield 'masks of several polygons, joined into one by seams'
 
 
 def _outline(annotation: Mapping[str, Any], size: tuple[int, int]) -> Points | None:
