@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..data.coco import read_coco
@@ -56,6 +57,9 @@ def dataset_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--seed', type=int, metavar='N', help='another seed divides otherwise (0)')
     parser.add_argument('--stratify', action='store_true', help='divide with the classes in proportion')
+    parser.add_argument(
+        '--boxes', action='store_true', help='for yolo: write boxes, not the polygons of objects with masks'
+    )
     images = parser.add_mutually_exclusive_group()
     images.add_argument('--copy', action='store_true', help='copy the images (default)')
     images.add_argument(
@@ -76,7 +80,11 @@ def convert_dataset(options: argparse.Namespace) -> None:
         UserError: An option or the dataset is invalid, or files cannot be written.
     """
     shares = _shares(options)
-    root, out = options.root, options.out
+    root, out, write = options.root, options.out, TARGETS[options.to]
+    if options.boxes:
+        if options.to != 'yolo':
+            raise UserError(f'--boxes is for --to yolo; {options.to} keeps the boxes')
+        write = partial(write, masks=False)
     if not root.exists():
         raise UserError(f'{root}: no such folder')
     _check_out(out, root)
@@ -90,7 +98,7 @@ def convert_dataset(options: argparse.Namespace) -> None:
         if shares:
             dataset = _divide(dataset, shares, options.seed or 0, options.stratify)
         for name, (folder, content) in dataset.splits.items():
-            TARGETS[options.to](content, folder, part, name, written.add, link=options.link)
+            write(content, folder, part, name, written.add, link=options.link)
         shutil.rmtree(part / '.extracted', ignore_errors=True)
     print(printable(_summary(out, options.to, dataset, written)))
 

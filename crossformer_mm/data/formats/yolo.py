@@ -43,6 +43,7 @@ from .writing import copy_images, object_parts, write_text
 
 _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'class.names', 'labels.txt', 'names.txt')
 _NO_LABELS = {*_NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt'}
+_VISIBLE = 1e-3  # pixels by which boxes may differ
 _FLAGS = ('difficult', 'truncated', 'occluded', 'ignore')
 _ROUNDING = 0.01  # by how much a fraction may exceed 0 to 1, as in Ultralytics' reader
 _TRIED = 20  # label files by which a format is recognised
@@ -471,8 +472,15 @@ def _lines(
             points = [(left, top), (right, top), (right, bottom), (left, bottom)]
             what = f'annotation {annotation["id"]} in {image["file_name"]}'
             report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
+        if polygon and max(map(_distance, box_around(polygon), annotation['bbox'])) > _VISIBLE:
+            kind = 'boxes that are not those around their polygons, left out'
+            report(Problem(kind, f'annotation {annotation["id"]} in {image["file_name"]}', fatal=False))
         fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
         yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])
+
+
+def _distance(first: float, second: float) -> float:
+    return abs(first - second)
 
 
 def _losses(annotation: Mapping[str, Any], masks: bool) -> Iterator[str]:
@@ -482,8 +490,10 @@ def _losses(annotation: Mapping[str, Any], masks: bool) -> Iterator[str]:
         return
     if lost := [flag for flag in _FLAGS if annotation.get(flag)]:
         yield f'flags, which YOLO does not have, left out ({", ".join(lost)})'
-    shape = annotation.get('segmentation') if masks else None
-    if isinstance(shape, dict):
+    shape = annotation.get('segmentation')
+    if shape and not masks:
+        yield 'masks, left out'
+    elif isinstance(shape, dict):
         yield 'masks of run lengths, written as the polygons around their pixels'
     elif shape and len(shape) > 1:
         yield 'masks of several polygons, joined into one by seams'
