@@ -34,7 +34,7 @@ from ..data.datasets import (
 from ..data.exif import check_exif, ignores_exif
 from ..data.images import problems_of_images, repeated_images, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
-from ..data.label_files import Pair, read_label_map, unpaired
+from ..data.label_files import Pair, read_label_map
 from ..data.label_folders import LabelFolder, label_folder
 from ..data.options import COCO_ELSEWHERE, add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
@@ -274,7 +274,7 @@ class _LabelCheck:
             print()
             findings.add(Problem('image folder', str(error)))
             return []
-        problems = unpaired(folder.pairs, folder.maps, folder.suffixes)
+        problems = folder.unpaired()
         pairs = [pair for pair in folder.pairs if pair[1].is_file()]
         most = MAPS_READ if self.options.sample else None
         labels = inspect_labels(pairs, folder.maps, folder.rule, most, folder.ignore_exif)
