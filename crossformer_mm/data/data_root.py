@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
+from .coco_json import Content
 from .datasets import (
     LOADERS,
     OWN_MAPS,
@@ -21,11 +22,12 @@ from .datasets import (
     prefixes_of,
 )
 from .exif import ignores_exif
-from .formats.cache import CONVERTED, FOLDER, cache_folder, convert, file_of
+from .formats.cache import CONVERTED, FOLDER, cache_folder, convert, file_of, read
 from .formats.coco import title
 from .formats.label_maps import TRAIN_IDS
 from .formats.layout import Layout, Split
 from .formats.recognise import recognise
+from .problems import Report
 
 _SETS = {'train': 'training set', 'val': 'validation set', 'test': 'test set'}
 _WORK_DIR = 'work_dirs/run'  # of commands that have none
@@ -55,6 +57,23 @@ class DataSource:
     ignore_exif: bool = False
     warnings: Sequence[str] = ()
     classes: tuple[str, ...] | None = None
+
+    def inputs(self) -> list[Path]:
+        """The folders and files of the dataset."""
+        return [path for split in self.layout.splits.values() for path in (split.images, *split.source)]
+
+    def read(self, loader: str, report: Report, place: Path) -> Content:
+        """Read what a data loader reads, without the cache.
+
+        Args:
+            loader: The data loader.
+            report: Called with each problem.
+            place: The folder for images that are only inside label files.
+
+        Raises:
+            UserError: A file or folder cannot be read.
+        """
+        return read(self.layout, self.splits[loader], report, place, self.ignore_exif)
 
     def convert(self, loaders: Collection[str]) -> None:
         """Write the annotation files that some data loaders read, unless they exist.

@@ -114,7 +114,7 @@ def train(options: argparse.Namespace) -> None:
             _check_file('--pretrained', options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
-        run.data = apply_data(cfg, LOADERS)
+        run.data = apply_data(cfg, LOADERS, source=options.source)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         if run.checkpoint:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,21 +94,32 @@ def convert(layout: Layout, splits: Collection[str], folder: Path, ignore_exif: 
     Raises:
         UserError: The data are invalid, or a file cannot be written.
     """
-    if _missing(splits, folder):
+    if not _missing(splits, folder):
+        return
+    try:
         with locked(folder.parent, _OPTION, wait=True):
-            contents = {}
-            for split in _missing(splits, folder):
-                fatal: list[Problem] = []
-                findings = Findings(1)
-                report = _Report(findings, fatal)
-                contents[split] = read(layout, split, report, folder.parent, ignore_exif)
-                refuse(fatal)
-                contents[split][CONVERTED_FROM]['notes'] = list(findings.summary())
+            contents = {
+                split: _checked(layout, split, folder.parent, ignore_exif)
+                for split in _missing(splits, folder)
+            }
             about = json.dumps([str(layout.root.resolve()), layout.format, ignore_exif])
             _write(folder / _ABOUT, about)
             for split, content in contents.items():
                 _write(file_of(folder, split), json.dumps(content))
             _remove_others(folder, about)
+    finally:
+        with suppress(OSError):  # not empty, unless the data were refused
+            folder.parent.rmdir()
+
+
+def _checked(layout: Layout, split: str, place: Path, ignore_exif: bool) -> Content:
+    """A split without fatal problems, and with notes on the others."""
+    fatal: list[Problem] = []
+    findings = Findings(1)
+    content = read(layout, split, _Report(findings, fatal), place, ignore_exif)
+    refuse(fatal)
+    content[CONVERTED_FROM]['notes'] = list(findings.summary())
+    return content
 
 
 def file_of(folder: Path, split: str) -> Path:
