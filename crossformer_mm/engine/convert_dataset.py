@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..data.coco import read_coco
 from ..data.coco_images import missing_images
-from ..data.coco_json import Content
-from ..data.formats import labelme, voc, yolo
+from ..data.coco_json import CONVERTED_FROM, Content
+from ..data.formats import voc, yolo
+from ..data.formats.cache import CONVERTED, read
 from ..data.formats.layout import Layout
 from ..data.formats.reading import SPLITS
 from ..data.formats.recognise import recognise
@@ -27,8 +28,9 @@ from ..utils.locks import locked
 from ..utils.outputs import check_place
 from ..utils.text import printable
 
-SOURCES = ('coco', 'yolo', 'voc', 'labelme')
+SOURCES = ('coco', *CONVERTED)
 TARGETS = {'coco': write_coco, 'yolo': yolo.write, 'voc': voc.write}
+_EXTRACTED = '.extracted'  # folder for images that are only inside label files, until they are copied
 _ROUNDING = 1e-6  # by how much the shares of --split may differ from 1
 
 
@@ -90,16 +92,16 @@ def convert_dataset(options: argparse.Namespace) -> None:
     _check_out(out, root)
     layout = _recognise(root, options.format)
     print(printable(str(layout)))
-    read, written = Findings(1), Findings(1)
+    found, written = Findings(1), Findings(1)
     with _whole_or_not(out) as part:
-        dataset = _read(layout, part / '.extracted', read)
-        for line in read.summary():
+        dataset = _read(layout, options.to, part / _EXTRACTED, found)
+        for line in found.summary():
             print(printable(line))
         if shares:
             dataset = _divide(dataset, shares, options.seed or 0, options.stratify)
         for name, (folder, content) in dataset.splits.items():
             write(content, folder, part, name, written.add, link=options.link)
-        shutil.rmtree(part / '.extracted', ignore_errors=True)
+        shutil.rmtree(part / _EXTRACTED, ignore_errors=True)
     print(printable(_summary(out, options.to, dataset, written)))
 
 
@@ -144,7 +146,7 @@ def _recognise(root: Path, chosen: str | None) -> Layout:
         raise UserError(error.args[0].replace(f'--data-root {root}', f'{root}')) from error
 
 
-def _read(layout: Layout, extracted: Path, findings: Findings) -> _Dataset:
+def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Dataset:
     """Read all splits; the first broken file stops the conversion."""
     fatal: list[Problem] = []
 
@@ -156,7 +158,7 @@ def _read(layout: Layout, extracted: Path, findings: Findings) -> _Dataset:
 
     splits = {}
     for name, split in layout.splits.items():
-        content = _read_split(layout, name, extracted, report)
+        content = _read_split(layout, name, target, place, report)
         refuse(fatal)
         if not content['images']:
             raise UserError(f'{split.images}: there are no labelled images')
@@ -171,11 +173,13 @@ def _read(layout: Layout, extracted: Path, findings: Findings) -> _Dataset:
     return _Dataset(layout.root, splits)
 
 
-def _read_split(layout: Layout, name: str, extracted: Path, report: Report) -> Content:
-    if layout.format == 'labelme':
-        return labelme.read(layout, name, report, extracted=extracted)
-    if layout.format != 'coco':
-        return {'yolo': yolo, 'voc': voc}[layout.format].read(layout, name, report)
+def _read_split(layout: Layout, name: str, target: str, place: Path, report: Report) -> Content:
+    if layout.format == target == 'voc':
+        return voc.read(layout, name, report)
+    if layout.format in CONVERTED:  # with difficult objects as crowds, as training reads them
+        content = read(layout, name, report, place)
+        del content[CONVERTED_FROM]
+        return content
     split = layout.splits[name]
     return read_coco(split.source[0], False, False, report, split.images).content
 

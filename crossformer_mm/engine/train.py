@@ -116,10 +116,8 @@ def train(options: argparse.Namespace) -> None:
             _check_file('--pretrained', options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
-        drawn = None
-        if options.val_fraction:
-            drawn = draw_validation(cfg, options.val_fraction, options.val_seed, run.checkpoint)
-        run.data = apply_data(cfg, LOADERS)
+        drawn = draw_validation(cfg, options, run.checkpoint) if options.val_fraction else None
+        run.data = apply_data(cfg, LOADERS, source=options.source)
         if drawn:
             run.data.notes.extend(drawn.notes)
             run.data.warnings.extend(drawn.warnings)

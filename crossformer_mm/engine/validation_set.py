@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from ..checkpoint.reader import Checkpoint
 from ..data.coco import CocoFile, check_images, read_coco, refusing
 from ..data.coco_json import save_copy
+from ..data.data_root import DataSource
 from ..data.datasets import (
     LOADERS,
     annotation_path,
@@ -87,7 +88,7 @@ class DrawnSet:
     warnings: list[str]
 
 
-def draw_validation(cfg: Config, share: float, seed: int | None, resumed: Checkpoint | None) -> DrawnSet:
+def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoint | None) -> DrawnSet:
     """Draw the validation set, only in the first process, and let the config read it in all of them.
 
     The annotations are repaired, divided, and written to the work folder. The names of the files end with a
@@ -95,17 +96,23 @@ def draw_validation(cfg: Config, share: float, seed: int | None, resumed: Checkp
 
     Args:
         cfg: The config of the run, changed in place; a test set that does not exist is the same.
-        share: The share of the images.
-        seed: The seed; None for 0.
+        options: The parsed options of the training, with its ``source``.
         resumed: Where the training resumes.
 
     Raises:
         UserError: There is a validation set, the data is invalid or cannot be divided, or the checkpoint is
             from a training with another division.
     """
+    share, source = options.val_fraction, options.source
     option = f'--val-fraction {share}'
-    training = _check_config(cfg, option)
-    drawn = on_first_process(lambda: _draw(cfg, training, share, seed or 0))
+    training = _check_config(cfg, option, source)
+
+    def draw() -> DrawnSet:
+        if source:
+            source.convert(LOADERS[:1])
+        return _draw(cfg, training, share, options.val_seed or 0)
+
+    drawn = on_first_process(draw)
     if resumed and not _is_noted(drawn, resumed):
         raise UserError(
             f'{option}: {resumed.path} was trained with another validation set, or none: the data, the share'
@@ -113,14 +120,14 @@ def draw_validation(cfg: Config, share: float, seed: int | None, resumed: Checkp
             ' --val-fraction, or start a new training'
         )
     for dataset in list(coco_datasets(cfg, *LOADERS[1:])):
-        if not Path(annotation_path(dataset)).exists():
+        if (source and source.splits) or not Path(annotation_path(dataset)).exists():
             dataset.update(data_root=training.get('data_root'), data_prefix=training.data_prefix)
             dataset.ann_file = str(drawn.val)
     training.ann_file = str(drawn.train)
     return drawn
 
 
-def _check_config(cfg: Config, option: str) -> ConfigDict:
+def _check_config(cfg: Config, option: str, source: DataSource | None) -> ConfigDict:
     """The training set of a config that needs a validation set."""
     training, validation = (list(coco_datasets(cfg, loader)) for loader in LOADERS[:2])
     if not training and any(True for _ in datasets_of(cfg, LOADERS[0])):
@@ -133,8 +140,10 @@ def _check_config(cfg: Config, option: str) -> ConfigDict:
             f'{option}: needs a config with one training set and one validation set; {cfg.filename} has'
             f' {len(training)} and {len(validation)}'
         )
-    if Path(path := annotation_path(validation[0])).exists():
-        raise UserError(f'{option}: there is a validation set, {path}; omit --val-fraction to use it')
+    path = annotation_path(validation[0])
+    if Path(path).exists() or (source and LOADERS[1] in source.splits):
+        place = source.layout if source else path
+        raise UserError(f'{option}: there is a validation set ({place}); omit --val-fraction to use it')
     return training[0]
 
 
@@ -144,7 +153,7 @@ def _is_noted(drawn: DrawnSet, checkpoint: Checkpoint) -> bool:
 
 
 def _draw(cfg: Config, dataset: ConfigDict, share: float, seed: int) -> DrawnSet:
-    path, folder = annotation_path(dataset), image_folder(dataset)
+    folder = image_folder(dataset)
     file, findings = _read(cfg, dataset)
     wanted = chosen_meta(cfg, dataset).get('classes') or file.classes
     classes = {name: found & {*wanted} for name, found in classes_by_image(file.content).items()}
@@ -154,23 +163,23 @@ def _draw(cfg: Config, dataset: ConfigDict, share: float, seed: int) -> DrawnSet
         parts = divide(classes, [1 - share, share], seed, same)
     except ValueError:
         raise UserError(
-            f'--val-fraction {share}: {path} has {len(classes)} image{"s" * (len(classes) != 1)}, of which'
-            f' {len(classes) - len(same)} differ; at least 2 are needed'
+            f'--val-fraction {share}: {file.name} has {len(classes)} image{"s" * (len(classes) != 1)}, of'
+            f' which {len(classes) - len(same)} differ; at least 2 are needed'
         ) from None
     chosen = [{name for name in classes if parts[name] == part} for part in (0, 1)]
     validated = {label for name in chosen[1] for label in classes[name]}
     if not validated:
         raise UserError(
-            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {path} have no objects; give a'
-            ' larger share'
+            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {file.name} have no objects; give'
+            ' a larger share'
         )
     paths = [
         save_copy(select(file.content, names), Path(cfg.work_dir, DRAWN), name)
         for names, name in zip(chosen, ('train', 'val'), strict=True)
     ]
-    counts = f'{len(chosen[1])} of {len(classes)} images of {path}'
+    counts = f'{len(chosen[1])} of {len(classes)} images of {file.name}'
     notes = [f'validation set: {counts}, drawn with seed {seed}: {paths[1]}']
-    warnings = [f'{path}: {line}' for line in findings.summary()]
+    warnings = [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
     if missing := [name for name in wanted if name not in validated]:
         warnings.append(
             f'{len(missing)} classes have too few images for the validation set, which has none of them:'

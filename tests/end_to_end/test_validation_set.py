@@ -145,7 +145,7 @@ def objectless(root: Path) -> None:
     [
         (few, 'has 1 image, of which 1 differ; at least 2 are needed'),
         (equal, 'has 10 images, of which 1 differ; at least 2 are needed'),
-        (present, 'instances_val2017.json; omit --val-fraction to use it'),
+        (present, 'there is a validation set .*; omit --val-fraction to use it'),
         (objectless, 'images drawn from .* have no objects; give a larger share'),
     ],
 )

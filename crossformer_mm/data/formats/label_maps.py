@@ -28,7 +28,7 @@ _MAPS = (
 )
 _BESIDE = ('annot', '_annot', 'annotations', '_annotations', '_labels', 'labels', '_masks', 'masks', '_mask')
 _CLASSES = ('classes.txt', 'class_names.txt', 'labels.txt')
-_TRAIN_IDS, _IDS = '_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'
+TRAIN_IDS, _IDS = '_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'
 _IGNORED_NAMES = ('__ignore__',)  # the first line in the files of LabelMe's examples, for unlabelled pixels
 
 
@@ -63,7 +63,7 @@ def _cityscapes(root: Path) -> Iterator[Layout]:
 def _ending(folder: Path) -> str | None:
     """What the names of label maps end with; maps with the 19 classes come first."""
     names = {name for place in (folder, *_folders(folder)) for name in names_in(place)}
-    return next((end for end in (_TRAIN_IDS, _IDS) if any(name.endswith(end) for name in names)), None)
+    return next((end for end in (TRAIN_IDS, _IDS) if any(name.endswith(end) for name in names)), None)
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -185,7 +185,7 @@ def _from_folders(root: Path) -> Layout | None:
                 splits[name] = Split(root, (listed,))
         splits = splits if 'train' in splits else {'train': Split(folder, (folder,))}
     folders = [part.images for part in splits.values()]
-    classes = _names_in([root, *folders, *(_labels_of(f) for f in folders), *(f.parent for f in folders)])
+    classes = _names_in([root, *folders, *(labels_of(f) for f in folders), *(f.parent for f in folders)])
     return Layout('yolo', 'YOLO (images and text files)', root, splits, classes)
 
 
@@ -201,7 +201,7 @@ def _names_in(folders: Sequence[Path]) -> tuple[str, ...] | None:
 
 def _has_labels(images: Path) -> bool:
     """Whether a folder of images has label files, as far as the first of them show."""
-    labels = _labels_of(images)
+    labels = labels_of(images)
     files = (path for path in _walk(labels) if path.name.lower() not in _NO_LABELS)
     texts = [path for path in islice(files, 10 * _TRIED) if path.suffix.lower() == '.txt'][:_TRIED]
     if labels == images:  # text files beside images can be anything
@@ -238,7 +238,7 @@ def _is_number(word: str) -> bool:
         return False
 
 
-def _labels_of(images: Path) -> Path:
+def labels_of(images: Path) -> Path:
     """The folder of the labels of a folder of images, which may be the same."""
     parts = images.parts
     for i in reversed(range(len(parts))):
@@ -307,7 +307,7 @@ def _pairs(split: Split, report: Report) -> list[tuple[Path, Path]]:
     for source in split.source:
         for path in image_files(source) if source.is_dir() else _listed(source, split.images, report):
             images[path] = None
-    labels = cache(_labels_of)
+    labels = cache(labels_of)
     pairs = [(path, labels(path.parent) / f'{path.stem}.txt') for path in images]
     _report_orphans(split, {file for _, file in pairs}, report)
     return pairs
@@ -315,7 +315,7 @@ def _pairs(split: Split, report: Report) -> list[tuple[Path, Path]]:
 
 def _report_orphans(split: Split, known: set[Path], report: Report) -> None:
     for source in split.source:
-        for file in files_in(_labels_of(source)) if source.is_dir() else ():
+        for file in files_in(labels_of(source)) if source.is_dir() else ():
             is_label = file.suffix.lower() == '.txt' and file.name.lower() not in _NO_LABELS
             if is_label and file not in known:
                 report(Problem('label files without an image, ignored', str(file), fatal=False))
