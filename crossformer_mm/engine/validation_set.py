@@ -170,8 +170,8 @@ def _draw(cfg: Config, dataset: ConfigDict, share: float, seed: int) -> DrawnSet
     validated = {label for name in chosen[1] for label in classes[name]}
     if not validated:
         raise UserError(
-            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {file.name} have no objects; give'
-            ' a larger share'
+            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {file.name} have no objects;'
+            ' give a larger share'
         )
     paths = [
         save_copy(select(file.content, names), Path(cfg.work_dir, DRAWN), name)
