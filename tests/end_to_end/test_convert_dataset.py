@@ -133,9 +133,10 @@ def test_stratified(tmp_path: Path) -> None:
     # images of different content, since equal ones come into the same split
     for i in range(40):
         image(tmp_path / 'yolo' / 'images' / f'{i}.jpg', width=100 + i)
-    words = ['--to', 'coco', '--split', '0.8/0.2', '--stratify']
-    assert convert(tmp_path / 'yolo', tmp_path / 'out', *words) == 0
-    assert Counter(o[1] for o in objects(tmp_path / 'out', 'val')) == {'nut': 6, 'fig': 2}
+    for seed in range(3):
+        words = ['--to', 'coco', '--split', '0.8/0.2', '--stratify', '--seed', seed]
+        assert convert(tmp_path / 'yolo', tmp_path / f'{seed}', *words) == 0
+        assert Counter(o[1] for o in objects(tmp_path / f'{seed}', 'val')) == {'nut': 6, 'fig': 2}
 
 
 def test_difficult_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
