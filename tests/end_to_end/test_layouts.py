@@ -235,7 +235,7 @@ def test_a_converted_set_has_the_numbers_of_the_original(
 ) -> None:
     cfg = narrow_config('retinanet_crossformer_s')
     cfg.train_cfg.max_epochs = 1
-    cfg.model.test_cfg.score_thr = 0.0
+    cfg.model.test_cfg.update(score_thr=0.0, nms_pre=1000, max_per_img=100)
     cfg.dump(tmp_path / 'narrow.py')
     to_voc(coco_root, tmp_path / 'voc')
     to_yolo(coco_root, tmp_path / 'yolo')
