@@ -119,8 +119,10 @@ def find_data(
         return None
     kind = 'detection' if coco else 'segmentation'
     own = _own_coco(coco, Path(root)) if coco else _own_maps(maps, Path(root))
+    if own and test_split == 'test':  # the config has no paths for one
+        own = None
     layout = recognise(Path(root), kind, chosen, own)
-    if layout is own and test_split is None:
+    if layout is own:
         return DataSource(layout)
     splits, warnings = _splits(layout, wanted, test_split)
     classes = _classes(cfg, maps[0], layout) if maps and not named else None
@@ -143,7 +145,7 @@ def _own_coco(datasets: Sequence[ConfigDict], root: Path) -> Layout | None:
     splits = {}
     for name, dataset in zip(('train', 'val'), datasets, strict=False):
         path, images = Path(annotation_path(dataset)), Path(image_folder(dataset))
-        if path.is_file() and images.is_dir():
+        if path.is_file() and images.is_dir() and path.parent.parent.name != FOLDER:
             splits[name] = Split(images, (path,))
     names = [
         path.relative_to(root)
@@ -161,9 +163,8 @@ def _own_maps(datasets: Sequence[ConfigDict], root: Path) -> Layout | None:
         images, maps = (Path(join_data_root(dataset, prefixes[key])) for key in ('img_path', 'seg_map_path'))
         if images.is_dir() and maps.is_dir():
             splits[name] = Split(images, (maps,))
-    return (
-        Layout('ade20k', 'images and label maps where the config has them', root, splits) if splits else None
-    )
+    name = "ADE20K's folders" if (root / 'annotations' / 'training').is_dir() else 'the folders of the config'
+    return Layout('ade20k', name, root, splits) if splits else None
 
 
 def _splits(

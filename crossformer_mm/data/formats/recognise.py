@@ -39,12 +39,13 @@ def recognise(root: Path, kind: str, chosen: str | None = None, own: Layout | No
     if chosen not in (None, *known):
         raise UserError(f'--format {chosen}: a config for {kind} reads {", ".join(known)}')
     found, faults = [own] if own else [], []
-    for find in _finders(kind, chosen):
+    for find in _finders(kind, chosen, own and own.format):
         try:
-            found += [layout for layout in find(root) if not own or layout.format not in (own.format, 'maps')]
+            found += find(root)
         except UserError as error:
             faults.append(error)
-    found = [layout for layout in found if chosen in (None, layout.format)]
+    others = 'maps' if own else None  # which may be the same folders
+    found = [layout for layout in found if chosen in (None, layout.format) and layout.format != others]
     if faults and not found:
         raise faults[0]
     if len(found) == 1:
@@ -57,10 +58,13 @@ def recognise(root: Path, kind: str, chosen: str | None = None, own: Layout | No
     )
 
 
-def _finders(kind: str, chosen: str | None) -> list[Callable[[Path], Iterator[Layout]]]:
+def _finders(
+    kind: str, chosen: str | None, known: str | None = None
+) -> list[Callable[[Path], Iterator[Layout]]]:
+    """The functions that find data for a kind of config, except a format that is known."""
     if kind == 'segmentation':
         return [label_maps.find]
-    return [find for name, find in _DETECTION.items() if chosen in (None, name)]
+    return [find for name, find in _DETECTION.items() if chosen in (None, name) and name != known]
 
 
 def _ambiguity(root: Path, found: Sequence[Layout]) -> str:
