@@ -1,4 +1,4 @@
 """Datasets as other programs label them, read as COCO content and written from it.
 
-Modules, lowest level first: layout; yolo, voc and labelme.
+Modules, lowest level first: layout, reading, seams and writing; yolo, voc and labelme.
 """
