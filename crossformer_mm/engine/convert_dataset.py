@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..data.coco import read_coco
-from ..data.coco_images import missing_images
+from ..data.coco import check_images, read_coco
 from ..data.coco_json import CONVERTED_FROM, Content
 from ..data.formats import voc, yolo
 from ..data.formats.cache import CONVERTED, read
@@ -22,7 +21,7 @@ from ..data.images import repeated_images
 from ..data.problems import Findings, Problem, Report, refuse
 from ..data.split import classes_by_image, divide, select
 from ..utils.errors import UserError
-from ..utils.files import check_folder
+from ..utils.files import check_folder, write_error
 from ..utils.locks import NAME as LOCK
 from ..utils.locks import locked
 from ..utils.outputs import check_place
@@ -89,8 +88,12 @@ def convert_dataset(options: argparse.Namespace) -> None:
         write = partial(write, masks=False)
     if not root.exists():
         raise UserError(f'{root}: no such folder')
-    _check_out(out, root)
+    check_folder('OUT', out)
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f'{out}: is not empty; give a new folder')
     layout = _recognise(root, options.format)
+    folders = [split.images for split in layout.splits.values()]
+    check_place('OUT', out, [root if root.is_dir() else root.parent, *folders])
     print(printable(str(layout)))
     found, written = Findings(1), Findings(1)
     with _whole_or_not(out) as part:
@@ -132,18 +135,12 @@ def _shares(options: argparse.Namespace) -> dict[str, float]:
     return {name: share for name, share in zip(SPLITS, shares, strict=False) if share}
 
 
-def _check_out(out: Path, root: Path) -> None:
-    check_folder('OUT', out)
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f'{out}: is not empty; give a new folder')
-    check_place('OUT', out, [root if root.is_dir() else root.parent])
-
-
 def _recognise(root: Path, chosen: str | None) -> Layout:
     try:
         return recognise(root, 'detection', chosen)
     except UserError as error:  # there is no --data-root here
-        raise UserError(error.args[0].replace(f'--data-root {root}', f'{root}')) from error
+        text = error.args[0].replace(f'--data-root {root}', f'{root}').replace('--data-root', 'DIR')
+        raise UserError(text.replace('that this config reads', 'that can be converted')) from error
 
 
 def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Dataset:
@@ -162,8 +159,6 @@ def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Data
         refuse(fatal)
         if not content['images']:
             raise UserError(f'{split.images}: there are no labelled images')
-        if missing := missing_images([image['file_name'] for image in content['images']], split.images):
-            raise UserError(f'{split.images / missing[0]}: no such image ({len(missing)} are missing)')
         splits[name] = split.images, content
     names = [[category['name'] for category in content['categories']] for _, content in splits.values()]
     if any(other != names[0] for other in names):
@@ -181,7 +176,9 @@ def _read_split(layout: Layout, name: str, target: str, place: Path, report: Rep
         del content[CONVERTED_FROM]
         return content
     split = layout.splits[name]
-    return read_coco(split.source[0], False, False, report, split.images).content
+    file = read_coco(split.source[0], False, False, report, split.images, headers=None)
+    check_images(file, split.images)
+    return file.content
 
 
 def _divide(dataset: _Dataset, shares: Mapping[str, float], seed: int, stratify: bool) -> _Dataset:
@@ -227,7 +224,8 @@ def _whole_or_not(out: Path) -> Iterator[Path]:
 
     What a killed process left is removed by the next one that writes to the same place.
     """
-    part = out.absolute().parent / f'.{out.name}.crossformer_mm.part'
+    out = out.resolve()
+    part = out.parent / f'.{out.name}.crossformer_mm.part'
     with locked(part, 'OUT'):
         for left in part.iterdir():
             if left.is_dir():
@@ -237,7 +235,10 @@ def _whole_or_not(out: Path) -> Iterator[Path]:
         try:
             yield part
             (part / LOCK).unlink()
-            part.rename(out)  # only onto nothing, or an empty folder
+            try:
+                part.rename(out)  # only onto nothing, or an empty folder
+            except OSError as error:
+                raise UserError(write_error(error, out)) from error
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -251,5 +252,5 @@ def _summary(out: Path, target: str, dataset: _Dataset, written: Findings) -> st
     ]
     classes = len(next(iter(contents.values()))['categories'])
     changes = [f'{kind}: {count}' for (_, kind), count in written.counts.items()]
-    lost = f'; {"; ".join(changes)}' if changes else '; nothing is lost'
+    lost = f'; {"; ".join(changes)}' if changes else '; all labels are kept'
     return f'{out}: {target}, {classes} classes, {", ".join(counts)}{lost}'

@@ -51,7 +51,7 @@ def objects(root: Path, split: str) -> list[tuple]:
     [
         (['yolo', '--boxes'], 'masks, left out: '),
         (['voc'], "masks, which VOC's format does not have, left out: "),
-        (['coco'], 'nothing is lost'),
+        (['coco'], 'all labels are kept'),
     ],
 )
 def test_there_and_back(
@@ -185,7 +185,7 @@ def test_links(coco: Path, tmp_path: Path) -> None:
         (['--seed', '1'], '--seed and --stratify are for --split'),
         (['--stratify'], '--seed and --stratify are for --split'),
         (['--boxes'], '--boxes is for --to yolo'),
-        (['--format', 'labelme'], 'no data that this config reads in the format labelme'),
+        (['--format', 'labelme'], 'no data that can be converted in the format labelme'),
     ],
 )
 def test_invalid_options(

@@ -58,7 +58,8 @@ def copy_images(
     except FileNotFoundError as error:
         raise UserError(f'{error.filename}: no such image') from error
     except OSError as error:
-        raise UserError(write_error(error)) from error
+        hint = '; copy the images instead of linking them' if link else ''
+        raise UserError(f'{write_error(error)}{hint}') from error
     return {image['id']: path for image, path in zip(content['images'], new, strict=True)}
 
 
