@@ -121,7 +121,9 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
         )
     for dataset in list(coco_datasets(cfg, *LOADERS[1:])):
         if (source and source.splits) or not Path(annotation_path(dataset)).exists():
-            dataset.update(data_root=training.get('data_root'), data_prefix=training.data_prefix)
+            dataset.update(
+                data_root=training.get('data_root'), data_prefix=training.get('data_prefix', {'img': ''})
+            )
             dataset.ann_file = str(drawn.val)
     training.ann_file = str(drawn.train)
     return drawn

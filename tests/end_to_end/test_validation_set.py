@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from crossformer_mm.data.classes import read_data
 from crossformer_mm.data.shapes import write_ade20k, write_coco
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
+from crossformer_mm.engine.convert_dataset import convert_dataset, dataset_parser
+from crossformer_mm.engine.validation_set import draw_validation
 
 TRAIN = 'annotations/instances_train2017.json'
 CLASSES = "train_dataloader.dataset.metainfo.classes=('circle','square')"
@@ -84,6 +87,30 @@ def test_a_training_with_a_drawn_set(
         assert 'trained with another validation set, or none' in capsys.readouterr().err
         assert sorted((work / 'split').iterdir()) == files
     assert train(work / narrow.name, '--work-dir', work, *longer) == 0, 'the files in the work folder'
+
+
+def test_data_of_another_format(
+    narrow: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are converted first; a validation set counts though it has not been converted yet."""
+    for name, more in (('whole', []), ('divided', ['--split', '0.8/0.2'])):
+        words = [whole, tmp_path / name, '--to', 'yolo', *more]
+        assert cli.run(dataset_parser(), convert_dataset, list(map(str, words))) == 0
+    words = [narrow, '--work-dir', tmp_path / 'work', '--val-fraction', 0.3, '--data-root']
+    parser = train_command.training_parser()
+    options = parser.parse_args([*map(str, words), str(tmp_path / 'whole')])
+    cfg = train_command.training_config(options)
+    drawn = draw_validation(cfg, options, None)
+    assert [drawn.train, drawn.val] == [
+        Path(cfg[f'{name}_dataloader'].dataset.ann_file) for name in ('train', 'val')
+    ]
+    assert cfg.test_dataloader.dataset.ann_file == str(drawn.val)
+    data = read_data(cfg, ('train_dataloader', 'val_dataloader'))
+    assert data.classes == ('circle', 'rectangle', 'triangle')
+    assert len(content(tmp_path / 'work', 'val')['images']) == 3
+    capsys.readouterr()
+    assert train(*words, tmp_path / 'divided') == 1
+    assert 'YOLO (data.yaml), train, val); omit --val-fraction to use it' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
