@@ -89,6 +89,7 @@ def test_a_training_with_a_drawn_set(
     assert train(work / narrow.name, '--work-dir', work, *longer) == 0, 'the files in the work folder'
 
 
+@pytest.mark.slow
 def test_data_of_another_format(
     narrow: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +193,7 @@ def test_data_that_cannot_be_divided(
     assert not (tmp_path / 'work').exists()
 
 
+@pytest.mark.slow
 def test_label_maps_say_what_to_do(
     narrow_segmentor: Callable[[str], Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
