@@ -10,11 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import blake2b
+from itertools import combinations
 
 from .coco_json import Content
 
 TRAIN = 0  # the first part, which every class needs
-_PASSES, _LEAST_GAIN = 10, 1e-6  # of the improvement; a gain below is a rounding error
+_PASSES, _EXCHANGES, _KINDS = 10, 50, 60  # limits of the improvement
+_LEAST_GAIN = 1e-6  # a gain below is a rounding error
+_Kind = tuple[int, tuple[str, ...]]  # a part, and the classes of an image in it
 
 
 def divide(
@@ -46,7 +49,8 @@ def divide(
     for name in sorted(classes):
         members[same.get(name, name)].append(name)
     groups = [
-        _Group(names, frozenset().union(*(classes[name] for name in names))) for names in members.values()
+        _Group(names, tuple(sorted({label for name in names for label in classes[name]})))
+        for names in members.values()
     ]
     if len(groups) < sum(share > 0 for share in shares):
         raise ValueError(f'{len(groups)} different images cannot be divided into {len(shares)} parts')
@@ -60,10 +64,10 @@ def divide(
 
 @dataclass(frozen=True)
 class _Group:
-    """Images of the same content, and the classes in any of them."""
+    """Images of the same content, and the classes in any of them, sorted."""
 
     names: list[str]
-    classes: frozenset[str]
+    classes: tuple[str, ...]
 
 
 @dataclass
@@ -113,7 +117,7 @@ class _Division:
                 self._put(number, self._neediest(None))
 
     def improve(self) -> None:
-        """Move single images as long as the sum of the squared errors of all classes and sizes decreases.
+        """Move and exchange images as long as the sum of the squared errors of classes and sizes decreases.
 
         Images of several classes, and the errors of many rare classes together, leave such errors.
         """
@@ -124,8 +128,45 @@ class _Division:
                 if self._gain(number, source, target) > _LEAST_GAIN:
                     self._put(number, target)
                     moved = True
-            if not moved:
+            if not self._exchange() and not moved:
                 break
+
+    def _exchange(self) -> int:
+        """Exchange single images of different classes between parts; returns how many times.
+
+        With many combinations of classes, moving images alone leaves hardly any errors.
+        """
+        kinds: dict[_Kind, list[int]] = defaultdict(list)
+        for number, group in enumerate(self.groups):
+            if len(group.names) == 1:
+                kinds[self.parts[number], group.classes].append(number)
+        for done in range(_EXCHANGES if len(kinds) <= _KINDS else 0):
+            pairs = [
+                (self._gain_of_exchange(first, second), i, j)
+                for (i, first), (j, second) in combinations(enumerate(kinds), 2)
+                if first[0] != second[0] and kinds[first] and kinds[second]
+            ]
+            gain, i, j = max(pairs, default=(0, 0, 0))
+            if gain <= _LEAST_GAIN:
+                return done
+            first, second = list(kinds)[i], list(kinds)[j]
+            for kind, other in ((first, second), (second, first)):
+                number = kinds[kind].pop()
+                self._put(number, other[0])
+                kinds[other[0], kind[1]].insert(0, number)
+        return _EXCHANGES
+
+    def _gain_of_exchange(
+        self, first: tuple[int, frozenset[str]], second: tuple[int, frozenset[str]]
+    ) -> float:
+        """By how much the sum of the squared errors decreases if images of two kinds are exchanged."""
+        gain = 0.0
+        for (source, classes), (target, others) in ((first, second), (second, first)):
+            for name in (name for name in classes if name not in others):
+                if source == TRAIN and self.counts[name][TRAIN] == 1:
+                    return 0
+                gain += 2 * (self._excess(name, source) - self._excess(name, target) - 1)
+        return gain
 
     def fill(self) -> None:
         """Give every part with a share an image."""

@@ -48,6 +48,13 @@ def test_shares_of_several_classes_are_close(count: int, shares: list[float]) ->
     assert (classes < 2, sizes < 1) == (True, True)
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_shares_of_few_classes_in_all_combinations(seed: int) -> None:
+    kinds = [{'a'}, {'b'}, {'c'}, {'a', 'b'}, {'a', 'c'}, {'b', 'c'}, {'a', 'b', 'c'}]
+    given = {f'{i}.jpg': kinds[i % 7] for i in range(1500)}
+    assert max(largest_errors(given, divide(given, SHARES, seed), SHARES)) <= 1
+
+
 def test_errors_of_many_rare_classes_do_not_add_up() -> None:
     given = {f'{i}.jpg': {f'class {i // 3}'} for i in range(300)}
     assert Counter(divide(given, [0.8, 0.2]).values()) == {0: 240, 1: 60}
