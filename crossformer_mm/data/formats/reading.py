@@ -52,12 +52,12 @@ def child(folder: Path, *names: str) -> Path | None:
 def first_files(folder: Path, suffix: str, most: int = 3) -> list[Path]:
     """The first files with a suffix, in any case of letters, in a folder or else in a subfolder of it."""
     names = [name for name in names_in(folder) if not name.startswith('.')]
-    paths = [folder / name for name in names if name.lower().endswith(suffix)]
-    found = list(islice(filter(Path.is_file, paths), most))
-    if found or not folder.is_dir():
-        return found
     below = (folder / name / inner for name in names for inner in names_in(folder / name))
-    return list(islice((path for path in below if path.name.lower().endswith(suffix)), most))
+    for paths in ((folder / name for name in names), below):
+        found = (path for path in paths if path.name.lower().endswith(suffix) and path.is_file())
+        if first := list(islice(found, most)):
+            return first
+    return []
 
 
 def folder_in(folder: Path, *names: str) -> Path | None:

@@ -331,7 +331,7 @@ def _parse(path: Path, data: bytes) -> _File | None:
 
 
 def _xml(data: bytes) -> ElementTree.Element:
-    if b'<!ENTITY' in data or not data.strip():
+    if b'<!ENTITY' in data.replace(b'\0', b'') or not data.strip():  # in UTF-16 too
         what = 'it is empty' if not data.strip() else 'it defines entities, which are not read'
         raise _Fault('invalid XML files', None, what)
     try:

@@ -52,6 +52,16 @@ def test_folders(tmp_path: Path, images: str, labels: str, path: str, splits: li
         assert (layout.splits[split].images / file) == tmp_path / images.format(split) / 'a.jpg'
 
 
+def test_images_of_other_names_and_of_the_same_name(tmp_path: Path) -> None:
+    for name in ('one/a', 'two/a', 'two/b'):
+        image(tmp_path / 'images' / f'{name}.jpg')
+        path = 'C:\\them\\b.jpg' if name == 'two/b' else 'a.jpg'
+        write(tmp_path / 'labels' / name.replace('b', 'c.json').replace('a', 'a.json'), labelme(path))
+    _, read, problems = contents(reader, tmp_path)
+    assert [i['file_name'] for i in read['train']['images']] == ['one/a.jpg', 'two/a.jpg', 'two/b.jpg']
+    assert not problems
+
+
 def test_polygons_are_exact(tmp_path: Path) -> None:
     content, problems = sample(
         tmp_path, shape('ant', 'polygon', TRIANGLE), shape('bee', 'polygon', TRIANGLE[::-1])

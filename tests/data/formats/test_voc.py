@@ -275,6 +275,15 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     assert [category['name'] for category in read['train']['categories']] == [name]
 
 
+def test_entities_in_utf_16(tmp_path: Path) -> None:
+    image(tmp_path / 'a.jpg')
+    sample(tmp_path, 'b', images='.')
+    text = xml('a.jpg', ('&b;', BOX)).replace('<annotation>', '<!DOCTYPE a [<!ENTITY b "x">]><annotation>')
+    path = write(tmp_path / 'a.xml', f'<?xml version="1.0" encoding="utf-16"?>{text}', 'utf-16')
+    (line,) = fatal(contents(voc, tmp_path)[2])
+    assert line.startswith(f'{path}: it defines entities')
+
+
 def test_other_xml_is_not_vocs(tmp_path: Path) -> None:
     image(tmp_path / 'a.jpg')
     write(tmp_path / 'a.xml', '<project/>')

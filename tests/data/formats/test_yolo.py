@@ -224,11 +224,20 @@ def test_sizes_are_those_of_the_loaded_image(
     assert (found['height'], found['width']) == size
 
 
+def test_all_images_are_not_a_missing_split(tmp_path: Path) -> None:
+    sample(tmp_path, 'images', 'labels')
+    write(tmp_path / 'data.yaml', f'train: images\nval: valid/images\n{NAMES}')
+    with pytest.raises(UserError, match='val is "valid/images", which is neither in'):
+        list(yolo.find(tmp_path))
+
+
 def test_other_folders_are_not_yolos(tmp_path: Path) -> None:
     image(tmp_path / 'a.jpg')
     write(tmp_path / 'a.txt', 'a photograph of a zebra and an ant')
+    image(tmp_path / 'table' / 'a.jpg')
+    write(tmp_path / 'table' / 'numbers.txt', '1 2 3 4 5')
     write(tmp_path / 'mkdocs.yml', 'site_name: x\nnav: [a\n')
     image(tmp_path / 'kitti' / 'images' / 'a.png')
     write(tmp_path / 'kitti' / 'labels' / 'a.txt', 'Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67')
-    assert not list(yolo.find(tmp_path)) and not list(yolo.find(tmp_path / 'kitti'))
-    assert not list(yolo.find(tmp_path / 'nowhere'))
+    for name in ('.', 'kitti', 'table', 'nowhere'):
+        assert not list(yolo.find(tmp_path / name))
