@@ -371,3 +371,11 @@ def test_label_maps_without_class_names(
     (tmp_path / 'voc/ImageSets/Segmentation/val.txt').write_text('gone\n')
     assert check(tmp_path / 'narrow.py', '--data-root', tmp_path / 'voc') == 1
     assert 'val.txt, line 1: ' in capsys.readouterr().out
+
+
+def test_a_dataset_in_a_wrapper_is_found_too(coco_root: Path, cfg: Config, tmp_path: Path) -> None:
+    to_roboflow(coco_root, tmp_path / 'data')
+    plain = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': plain}
+    set_data_paths(cfg, DataOptions(data_root=str(tmp_path / 'data')), LOADERS)
+    assert cfg.train_dataloader.dataset.dataset.ann_file == 'train/_annotations.coco.json'
