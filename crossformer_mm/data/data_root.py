@@ -15,7 +15,6 @@ from .datasets import (
     coco_datasets,
     dataset_class,
     dataset_class_name,
-    datasets_of,
     image_folder,
     join_data_root,
     map_datasets,
@@ -114,7 +113,7 @@ def find_data(
         UserError: There is no such data, or it is ambiguous.
     """
     coco, maps = list(coco_datasets(cfg, *LOADERS)), list(map_datasets(cfg, *LOADERS))
-    several = any(len(list(datasets_of(cfg, loader))) > 1 for loader in LOADERS)
+    several = any(len([*coco_datasets(cfg, loader), *map_datasets(cfg, loader)]) > 1 for loader in LOADERS)
     if several or not (coco or maps) or not Path(root).exists():
         return None
     kind = 'detection' if coco else 'segmentation'
@@ -131,12 +130,11 @@ def find_data(
         place = Path(cfg.get('work_dir') or _WORK_DIR).absolute().parent / FOLDER
         converted = cache_folder(layout, place, ignores_exif(cfg))
     for loader, name in splits.items():
-        for dataset in (*coco_datasets(cfg, loader), *map_datasets(cfg, loader)):
-            dataset.data_root = str(layout.root)
-            if coco:
-                _set_coco(dataset, layout.splits[name], file_of(converted, name) if converted else None)
-            else:
-                _set_maps(dataset, layout.splits[name])
+        for dataset in coco_datasets(cfg, loader):
+            file = file_of(converted, name) if converted else None
+            _set_coco(dataset, layout.root, layout.splits[name], file)
+        for dataset in map_datasets(cfg, loader):
+            _set_maps(dataset, layout.root, layout.splits[name])
     return DataSource(layout, splits, converted, ignores_exif(cfg), warnings, classes)
 
 
@@ -189,8 +187,8 @@ def _missing(layout: Layout, name: str) -> str:
     return f'{what}; draw one with --val-fraction 0.2, or train with --no-val' if name == 'val' else what
 
 
-def _set_coco(dataset: ConfigDict, split: Split, converted: Path | None) -> None:
-    root = Path(dataset.data_root)
+def _set_coco(dataset: ConfigDict, root: Path, split: Split, converted: Path | None) -> None:
+    dataset.data_root = str(root)
     dataset.ann_file = str(converted) if converted else _inside(split.source[0], root)
     dataset.data_prefix = {'img': _inside(split.images, root)}
 
@@ -202,8 +200,8 @@ def _inside(path: Path, root: Path) -> str:
     return '' if path == root else str(path.relative_to(root))
 
 
-def _set_maps(dataset: ConfigDict, split: Split) -> None:
-    root = Path(dataset.data_root)
+def _set_maps(dataset: ConfigDict, root: Path, split: Split) -> None:
+    dataset.data_root = str(root)
     maps, *lists = split.source
     for setting in ('img_suffix', 'seg_map_suffix'):
         dataset.pop(setting, None)

@@ -189,7 +189,7 @@ def test_errors_are_one_line_and_nothing_is_written(
     inside = root / 'JPEGImages' / 'runs' / 'first'
     assert 'contains the data; choose another place' in refusal('--work-dir', inside)
     assert not inside.parent.exists()
-    assert '--format yolo: a config' not in refusal('--format', 'yolo')
+    assert 'no data that this config reads in the format yolo' in refusal('--format', 'yolo')
     assert 'needs --data-root DIR' in refusal('--format', 'voc', '--val-ann', 'x.json')
     (root / 'ImageSets' / 'Main' / 'val.txt').unlink()
     assert 'there is no validation set; draw one with --val-fraction 0.2, or train with --no-val' in refusal()
@@ -202,6 +202,19 @@ def test_masks_are_needed_or_not(
     assert check(flat_config, '--data-root', tmp_path / 'data') == 1
     assert f'{tmp_path / "data"} (Pascal VOC, train): ' in (said := capsys.readouterr().out)
     assert 'objects are boxes without a mask, but this config trains masks' in said
+
+
+def test_the_config_of_a_training_reads_data_that_have_changed_since(
+    coco_root: Path, cfg: Config, tmp_path: Path
+) -> None:
+    to_yolo(coco_root, tmp_path / 'data')
+    options = DataOptions(data_root=str(tmp_path / 'data'))
+    first = set_data_paths(cfg, options)
+    first.convert(LOADERS)
+    (tmp_path / 'data' / 'labels' / 'val' / '000000000001.txt').write_text('')
+    second = set_data_paths(cfg, options)
+    assert second.converted != first.converted
+    assert Path(cfg.val_dataloader.dataset.ann_file).parent == second.converted
 
 
 def test_a_set_that_is_not_split(coco_root: Path, cfg: Config, tmp_path: Path) -> None:
@@ -358,3 +371,11 @@ def test_label_maps_without_class_names(
     (tmp_path / 'voc/ImageSets/Segmentation/val.txt').write_text('gone\n')
     assert check(tmp_path / 'narrow.py', '--data-root', tmp_path / 'voc') == 1
     assert 'val.txt, line 1: ' in capsys.readouterr().out
+
+
+def test_a_dataset_in_a_wrapper_is_found_too(coco_root: Path, cfg: Config, tmp_path: Path) -> None:
+    to_roboflow(coco_root, tmp_path / 'data')
+    plain = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': plain}
+    set_data_paths(cfg, DataOptions(data_root=str(tmp_path / 'data')), LOADERS)
+    assert cfg.train_dataloader.dataset.dataset.ann_file == 'train/_annotations.coco.json'

@@ -50,11 +50,10 @@ def _by_split(root: Path) -> dict[str, Path]:
             found[name] += [inner] if inner else _json_files(place)
             if folder := folder_in(place, *_FOLDERS):
                 found[name] += _json_files(folder)
+    unnamed = []
     for path in files:
-        if (name := _split_of(path)) is not None:
-            found[name].append(path)
-    if not found['train'] and not found['val']:
-        found = {'train': found['test'] or files}
+        found.get(_split_of(path), unnamed).append(path)
+    found['train'] = found['train'] or unnamed
     return {name: _only(paths) for name, paths in found.items() if paths}
 
 
@@ -86,10 +85,10 @@ def _content(path: Path) -> Iterator[bytes | mmap.mmap]:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
 
 
-def _split_of(path: Path) -> str | None:
-    """The split that a file's name has: train for ``instances_train2017.json``."""
+def _split_of(path: Path) -> str:
+    """The split that a file's name has, such as train for ``instances_train2017.json``; or an empty text."""
     words = re.findall(r'[a-z]+', path.stem.lower())
-    return next((name for name, forms in SPLITS.items() if not {*words}.isdisjoint(forms)), None)
+    return next((name for name, forms in SPLITS.items() if not {*words}.isdisjoint(forms)), '')
 
 
 def _only(paths: list[Path]) -> Path:

@@ -93,7 +93,8 @@ def _pairs(root: Path) -> Iterator[Layout]:
     for name, words in SPLITS.items():
         for pair in _split_pairs(root, words):
             kind = '/'.join(part for part in pair[1].relative_to(root).parts if part.lower() not in words)
-            kind = next((kind.replace(word, '') for word in words if word in kind.lower()), kind)
+            for word in sorted(words, key=len, reverse=True):  # as in trainannot
+                kind = kind.replace(word, '')
             candidates.setdefault(kind, {})[name] = Split(pair[0], (pair[1],))
     if not candidates:
         for images, maps in _inner_pairs(root):

@@ -54,7 +54,8 @@ def recognise(root: Path, kind: str, chosen: str | None = None, own: Layout | No
         raise UserError(_ambiguity(root, found))
     raise UserError(
         f'--data-root {root}: no data that this config reads{f" in the format {chosen}" if chosen else ""}.'
-        f' {_content(root)}. It reads {_EXPECTED[kind]}{_hint(root, kind)}'
+        f' {_content(root)}. It reads {_EXPECTED[kind]};'
+        f' or set the paths with --train-images, --train-ann, --val-images, --val-ann{_hint(root, kind)}'
     )
 
 

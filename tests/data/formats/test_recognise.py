@@ -166,6 +166,16 @@ def test_two_annotation_files_of_the_same_images(tmp_path: Path) -> None:
         recognise(tmp_path, 'detection')
 
 
+def test_files_of_several_splits_and_of_none(tmp_path: Path) -> None:
+    for name in ('test.json', 'trainval.json'):
+        coco_file(tmp_path / name, NAMES['train'])
+    splits = recognise(tmp_path, 'detection').splits
+    assert {name: split.source[0].name for name, split in splits.items()} == {
+        'train': 'trainval.json',
+        'test': 'test.json',
+    }
+
+
 def test_a_folder_without_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'The folder is empty. It reads COCO'):
         recognise(tmp_path, 'detection')
@@ -203,6 +213,7 @@ def fill(root: Path, images: str, maps: str, splits: dict[str, str]) -> None:
     ('images', 'maps', 'folders'),
     [
         ('*', '*annot', {'train': 'train', 'val': 'val', 'test': 'test'}),
+        ('*', '*_labels', {'train': 'training', 'val': 'validation'}),
         ('images/*', 'labels/*', {'train': 'train', 'val': 'val'}),
         ('images/*', 'masks/*', {'train': 'training', 'val': 'validation'}),
         ('img_dir/*', 'ann_dir/*', {'train': 'train', 'val': 'val'}),
