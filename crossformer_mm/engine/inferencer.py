@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
-from ..checkpoint.reader import open_checkpoint
+from ..checkpoint.names import classes_in, tensors_of
+from ..checkpoint.reader import Checkpoint, error_context, open_checkpoint
 from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
 from ..data.exif import ignore_exif, trained_without_exif
 from ..plugins import TOOLBOXES
@@ -237,12 +238,13 @@ def _build(cfg: Config, device: str) -> BaseInferencer:
     return inferencer
 
 
-def _dataset_meta(cfg: Config, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _dataset_meta(cfg: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     """Class names and colours from the checkpoint, or else from the config, or else numbered classes."""
     meta = dataset_meta_of(checkpoint)
     classes = meta.get('classes')
     if classes is None:
-        count = _num_classes(cfg.model)
+        with error_context(checkpoint.path):
+            count = classes_in(tensors_of(checkpoint)) or _num_classes(cfg.model)
         named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes') or _imagenet_classes(cfg)
         classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
     colours = meta.get('palette') or []

@@ -23,6 +23,8 @@ from .flops import SHAPES, Part, build_model, count, usual_shape
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTORS = ('fpn', 'upernet')
 VARIANTS = ('', '_3x', '_g14', '_pgs')
+CLASSIFIER = '_in1k'  # in the names of classifiers' configs, before the name of an ablation
+ABLATIONS = ('_single_scale', '_cel_stage1', '_short_distance', '_dpb_residual', '_rpb', '_ape')
 AUTHORS = 'https://github.com/cheerss/CrossFormer'
 PAPERS = {
     'CrossFormer': 'https://arxiv.org/abs/2108.00154',
@@ -36,11 +38,12 @@ class Published:
 
     Attributes:
         score: Detectors: AP of boxes on COCO val2017. Segmentors: mIoU on ADE20K's validation images.
+            Classifiers: top-1 on ImageNet's validation images.
         second: Detectors: AP of masks. Segmentors: mIoU at six scales and flipped.
         parameters: Number of parameters in millions.
         multiply_adds: Multiply-adds in units of 10⁹, for an image of the usual size.
         large_groups: Whether the multiply-adds fit large groups, while the config has standard ones.
-        misprint: Whether the parameters cannot be this model's.
+        misprint: Whether the parameters cannot be this model's; of a classifier, the multiply-adds.
     """
 
     score: float
@@ -73,6 +76,14 @@ PUBLISHED = {
     'upernet_crossformer_l': Published(50.4, 51.4, 125.5, 1257.8),
     'upernet_crossformer_pp_s': Published(49.4, 50.8, 53.1, 963.5),
     'upernet_crossformer_pp_b': Published(50.7, 51.0, 83.7, 1089.8, misprint=True),
+    'crossformer_t_in1k': Published(81.5, None, 27.8, 2.9),
+    'crossformer_s_in1k': Published(82.5, None, 30.7, 4.9),
+    'crossformer_b_in1k': Published(83.4, None, 52.0, 9.2),
+    'crossformer_l_in1k': Published(84.0, None, 92.0, 16.1),
+    'crossformer_pp_s_in1k': Published(83.2, None, 23.3, 4.9, misprint=True),
+    'crossformer_pp_b_in1k': Published(84.2, None, 52.0, 9.5),
+    'crossformer_pp_l_in1k': Published(84.7, None, 92.0, 16.6),
+    'crossformer_pp_h_in1k': Published(84.9, None, 96.0, 21.8, misprint=True),
 }
 
 
@@ -128,7 +139,9 @@ def config_names(configs: Path) -> list[str]:
     stems = {path.stem for path in configs.glob('*.py')}
     # of each kind and arch the plain config first, then its variants
     prefixes = [f'{kind}_crossformer_{arch}' for kind in DETECTORS + SEGMENTORS for arch in ARCHS]
-    names = [prefix + variant for prefix in prefixes for variant in VARIANTS if prefix + variant in stems]
+    names = [prefix + variant for prefix in prefixes for variant in VARIANTS]
+    names += [f'crossformer_{arch}{CLASSIFIER}{variant}' for variant in ('', *ABLATIONS) for arch in ARCHS]
+    names = [name for name in names if name in stems]
     if not names:
         raise UserError(f'{configs}: contains no model configs; give the folder that contains them')
     return names
@@ -149,6 +162,7 @@ class Model:
         cfg = load_config(configs / f'{name}.py')
         self.name = name
         self.is_detector = name.startswith(DETECTORS)
+        self.is_classifier = CLASSIFIER in name
         self.published = PUBLISHED.get(name)
         self.counted = self.comparable = _count_total(cfg)
         if self.published and self.published.large_groups:
@@ -157,8 +171,22 @@ class Model:
 
     def row(self) -> str:
         """The line of the page's table."""
+        if self.is_classifier:
+            return self._classifier_row()
         cells = [f'`{self.name}`', f'{self.counted.parameters / 1e6:.1f}']
         cells += [f'{self.counted.multiply_adds / 1e9:.1f}', *self._published_cells()]
+        return f'| {" | ".join(cells)} |'
+
+    def _classifier_row(self) -> str:
+        parameters, multiply_adds = self.counted.parameters / 1e6, self.counted.multiply_adds / 1e9
+        cells = [f'`{self.name}`', f'{parameters:.2f}', f'{multiply_adds:.2f}']
+        if published := self.published:
+            cells += [
+                f'{published.parameters:.1f}',
+                f'{published.multiply_adds:.1f}',
+                f'{published.score:.1f}',
+            ]
+            cells[-2] += ' (a misprint)' * published.misprint
         return f'| {" | ".join(cells)} |'
 
     def _published_cells(self) -> list[str]:
@@ -183,7 +211,7 @@ class Model:
             'In Collection': 'CrossFormer++' if '_pp_' in self.name else 'CrossFormer',
             'Config': f'configs/{self.name}.py',
             'Metadata': {
-                'Training Data': 'COCO' if self.is_detector else 'ADE20K',
+                'Training Data': self._training_data(),
                 'Parameters': self.counted.parameters,
             },
             **({'Results': self._results(self.published)} if self.published else {}),
@@ -191,8 +219,15 @@ class Model:
             'Weights': f'{AUTHORS}/',
         }
 
+    def _training_data(self) -> str:
+        if self.is_classifier:
+            return 'ImageNet-1K'
+        return 'COCO' if self.is_detector else 'ADE20K'
+
     def _results(self, published: Published) -> list[dict[str, Any]]:
-        if self.is_detector:
+        if self.is_classifier:
+            rows = [('Image Classification', 'ImageNet-1K', {'Top 1 Accuracy': published.score})]
+        elif self.is_detector:
             rows = [('Object Detection', 'COCO', {'box AP': published.score})]
             rows += [('Instance Segmentation', 'COCO', {'mask AP': published.second})]
         else:
@@ -212,9 +247,12 @@ def _count_total(cfg: Config) -> Part:
 
 def page(models: Sequence[Model]) -> str:
     """The text of ``docs/model_zoo.md``."""
-    detectors = '\n'.join(model.row() for model in models if model.is_detector)
-    segmentors = '\n'.join(model.row() for model in models if not model.is_detector)
-    return _PAGE.format(detectors=detectors, segmentors=segmentors)
+    kinds = {'detectors': [], 'segmentors': [], 'classifiers': [], 'ablations': []}
+    for model in models:
+        detection = 'detectors' if model.is_detector else 'segmentors'
+        classification = 'classifiers' if model.published else 'ablations'
+        kinds[classification if model.is_classifier else detection].append(model.row())
+    return _PAGE.format(**{kind: '\n'.join(rows) for kind, rows in kinds.items()})
 
 
 def index(models: Sequence[Model]) -> str:
@@ -230,8 +268,8 @@ def index(models: Sequence[Model]) -> str:
 _WRITTEN_BY = b'tools/model_zoo.py'  # in the headings, so that other files are not replaced
 
 _INDEX_HEADING = """\
-# Written by tools/model_zoo.py. Parameters are counted here; AP and mIoU are published by the authors, and
-# have not been reproduced here. Weights is the page that links the weights, which have no direct links.
+# Written by tools/model_zoo.py. Parameters are counted here; AP, mIoU and top-1 are published by the authors,
+# and have not been reproduced here. Weights is the page that links the weights, which have no direct links.
 """
 
 _PAGE = f"""# Models
@@ -240,7 +278,7 @@ Written by `python tools/model_zoo.py`; a test fails when it is out of date.
 
 **Parameters and multiply-adds are counted here**; `crossformer flops CONFIG` lists them by backbone, neck and
 heads, at any image size, and says what is counted. **The columns called "published" are the authors'
-figures** (from their README), reached from ImageNet weights. AP and mIoU have not been reproduced here.
+figures** (from their README), reached from ImageNet weights but for classifiers; none was reproduced here.
 
 The published multiply-adds exceed the counted ones (column "excess") because the authors' code pads maps to
 multiples of G or I, and because their figures include small terms such as biases and activations.
@@ -275,4 +313,20 @@ head, its multiply-adds do not.
 
 The misprints: RetinaNet with CrossFormer++-S has the count of CrossFormer-S, and 83.7 should be 83.6
 (83.645 M).
+
+## Classification on ImageNet-1K, one image of {SHAPES['mmpretrain'][1]}×{SHAPES['mmpretrain'][0]}
+
+Trained for 300 epochs. Groups are standard for CrossFormer, progressive (layout `window`) for CrossFormer++.
+
+| config | parameters | multiply-adds | published: parameters | multiply-adds | top-1 |
+|---|---|---|---|---|---|
+{{classifiers}}
+
+The multiply-adds of `pp_s` and `pp_h` fit no groups.
+
+The paper's ablations, each one argument of the backbone, are counted but not trained:
+
+| config | parameters | multiply-adds |
+|---|---|---|
+{{ablations}}
 """

@@ -1,8 +1,7 @@
 """Classifiers: files under the published names load whole in MMPretrain's models, and convert both ways."""
 
 import functools
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from checkpoint_files import (
     with_derived_buffers,
 )
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from reference import REFERENCE, assert_record, reference_images
 from safetensors.torch import save_file
@@ -30,6 +28,7 @@ from crossformer_mm.checkpoint.convert import convert_checkpoint, plan_conversio
 from crossformer_mm.checkpoint.meta import implied_layout
 from crossformer_mm.checkpoint.names import classifier_of, released_of
 from crossformer_mm.engine.convert import verify
+from crossformer_mm.engine.inferencer import open_inferencer
 from crossformer_mm.utils.errors import UserError
 
 TOLERANCE = 2e-5  # relative to the largest value, as the reference file asks for
@@ -56,18 +55,6 @@ def tiny_config(config: Callable[[str], Config]) -> Config:
 def untouched(config: Callable[[str], Config]) -> nn.Module:
     """A tiny classifier, which nothing may change."""
     return classifier(tiny_config(config))
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The messages of mmengine's current logger."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope='module')
@@ -194,6 +181,16 @@ def test_mmengines_own_loading_takes_released_files(released: Path, tiny: Config
     assert_loaded(inferencer.model)
     (result,) = inferencer(np.full((64, 80, 3), 127, np.uint8))
     assert result['pred_scores'].shape == (CLASSES,)
+
+
+def test_a_released_files_number_of_classes_counts_for_prediction(
+    released: Path, tiny: Config, tmp_path: Path
+) -> None:
+    tiny.model.head.num_classes = 1000
+    tiny.dump(tmp_path / 'tiny.py')
+    inferencer = open_inferencer(tmp_path / 'tiny.py', released, device='cpu')
+    assert_loaded(inferencer.model)
+    assert inferencer.classes == tuple(f'class {i}' for i in range(CLASSES))
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], object]:
