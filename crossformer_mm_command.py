@@ -24,6 +24,12 @@ COMMANDS = {
     'test': ('evaluate a checkpoint', 'test', 'evaluation_parser', 'evaluate'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
+    'convert-dataset': (
+        'write a dataset in another format, and divide it',
+        'convert_dataset',
+        'dataset_parser',
+        'convert_dataset',
+    ),
     'check': ('list all problems of a dataset', 'check', 'check_parser', 'check_dataset'),
     'flops': ('count parameters and multiply-adds', 'flops', 'flops_parser', 'print_flops'),
     'configs': ('list the configs, or copy one', 'configs', 'configs_parser', 'show_configs'),
@@ -100,7 +106,7 @@ def _drop_unwritten() -> None:
 def _main(words: Sequence[str]) -> int:
     name, *options = words or ['--help']
     if name in ('-h', '--help'):
-        lines = [f'  {command:<9} {about}' for command, (about, *_) in COMMANDS.items()]
+        lines = [f'  {command:<15} {about}' for command, (about, *_) in COMMANDS.items()]
         print('\n'.join(['usage: crossformer COMMAND ..., with --help for the options', '', *lines]))
         return 0
     if name not in COMMANDS:

@@ -56,6 +56,7 @@ setup(
         'packaging',
         'pillow',
         'pycocotools',
+        'pyyaml',
         'rich',
         'safetensors',
         'terminaltables',

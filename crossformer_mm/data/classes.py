@@ -159,7 +159,7 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
         file = read_coco(path, masks, objects, refusing(path, findings.add), folder, ignore_exif=exif)
         check_images(file, folder, exif)
         files[path, folder] = file
-        warnings += [f'{path}: {line}' for line in findings.summary()]
+        warnings += [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
     chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
     for file in files.values() if chosen else ():
         _check_chosen(file, chosen, objects)
@@ -223,7 +223,10 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
 
 
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
-    return f'{elsewhere}; without a validation set: --no-val' if 'val_dataloader' in loaders else elsewhere
+    if 'val_dataloader' not in loaders:
+        return elsewhere
+    draw = '--val-fraction 0.2 to draw one in training, or ' if elsewhere == COCO_ELSEWHERE else ''
+    return f'{elsewhere}; without a validation set: {draw}--no-val'
 
 
 def _check_use(
@@ -272,17 +275,17 @@ def _check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> Non
     for name in chosen:
         if name not in file.classes:
             raise UserError(
-                f'{file.path} has no category "{name}", which metainfo.classes of the config selects;'
+                f'{file.name} has no category "{name}", which metainfo.classes of the config selects;'
                 ' name categories of the file, or omit metainfo to use all of them'
             )
     in_order = tuple(name for name in file.classes if name in chosen)
     if in_order != chosen:  # MMDetection would confuse the classes
         raise UserError(
-            f'metainfo.classes={chosen}: MMDetection numbers classes in the order of {file.path};'
+            f'metainfo.classes={chosen}: MMDetection numbers classes in the order of {file.name};'
             f' write {in_order}'
         )
     if objects and not file.labelled & set(chosen):
-        raise UserError(f'{file.path} has no objects of the classes in metainfo.classes: {chosen}')
+        raise UserError(f'{file.name} has no objects of the classes in metainfo.classes: {chosen}')
 
 
 def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
@@ -293,7 +296,7 @@ def _common_classes(files: list[CocoFile]) -> tuple[str, ...]:
             different = sorted(set(first.classes) ^ set(other.classes))
             how = f'only one of them has "{different[0]}"' if different else 'their order differs'
             raise UserError(
-                f'{first.path} and {other.path} do not list the same categories: {how};'
+                f'{first.name} and {other.name} do not list the same categories: {how};'
                 ' write the same "categories" into both'
             )
     return first.classes

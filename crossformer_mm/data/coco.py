@@ -5,13 +5,14 @@ an obscure traceback, or as an mAP of 0. Training stops at the first fatal probl
 lists all problems, found by the same checks. What can be meant in one way only is read in this way.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import UserError
 from ..utils.text import shorten
-from .coco_boxes import convention_problem
+from .coco_boxes import LEFT_OUT, convention_problem
 from .coco_ids import repair_ids
 from .coco_images import (
     SIZES_READ,
@@ -22,7 +23,7 @@ from .coco_images import (
     similar_files,
     size_fault,
 )
-from .coco_json import load_json, uncollected
+from .coco_json import CONVERTED_FROM, load_json, uncollected
 from .coco_records import (
     annotation_problems,
     category_problems,
@@ -44,6 +45,8 @@ class CocoFile:
 
     Attributes:
         repaired: Whether they differ from those in the file.
+        source: What the file was converted from, for messages; empty if a user wrote it.
+        notes: Lines about this conversion.
     """
 
     path: Path
@@ -51,6 +54,13 @@ class CocoFile:
     categories: list[Record]
     annotations: list[Record]
     repaired: bool = False
+    source: str = ''
+    notes: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """What the file is called in messages."""
+        return self.source or str(self.path)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,6 +115,11 @@ def read_coco(
     """
     path, report = Path(path), report or refusing(path)
     content, plain = load_json(path)
+    source, notes = _origin(content)
+    if source:
+        report = _naming_images(content, report)
+        if masks:
+            _check_masks(content, source)
     note = Repairs(report)
     if not plain:
         note('another encoding than pycocotools reads', 'UTF-16, UTF-32, or with a byte order mark')
@@ -130,7 +145,44 @@ def read_coco(
             content, 'annotations', lambda a: annotation_problems(a, *known, masks), report
         )
         check_unused(categories, annotations, report)
-    return CocoFile(path, images, categories, annotations, note.made > 0)
+    return CocoFile(path, images, categories, annotations, note.made > 0, source, notes)
+
+
+def _origin(content: Record) -> tuple[str, Sequence[str]]:
+    """What a file was converted from, and notes on that, if this project has converted it."""
+    origin = content.get(CONVERTED_FROM)
+    origin = origin if isinstance(origin, dict) else {}
+    notes = origin.get('notes')
+    return str(origin.get('source') or ''), [str(note) for note in notes] if isinstance(notes, list) else []
+
+
+def _naming_images(content: Record, report: Report) -> Report:
+    """A report that names the images of annotations, whose numbers the user has never seen.
+
+    The readers of other formats have named the lines of objects that training leaves out.
+    """
+    names = {image['id']: image['file_name'] for image in content['images']}
+    images = {f'annotation {a["id"]}': names[a['image_id']] for a in content['annotations']}
+
+    def report_image(problem: Problem) -> None:
+        start = re.match(r'annotation \d+', problem.what)
+        if start and problem.kind != LEFT_OUT:
+            problem = problem._replace(what=f'{images[start[0]]}: {problem.what}')
+        if problem.kind != LEFT_OUT:
+            report(problem)
+
+    return report_image
+
+
+def _check_masks(content: Record, source: str) -> None:
+    """Check that all objects of converted annotations have masks: not all formats have them."""
+    annotations = records_of(content, 'annotations')
+    boxes = [annotation for annotation in annotations if not annotation.get('segmentation')]
+    if boxes:
+        raise UserError(
+            f'{source}: {len(boxes)} of {len(annotations)} objects are boxes without a mask, but this config'
+            ' trains masks; take a config without, such as retinanet_crossformer_s.py'
+        )
 
 
 def refusing(path: str | Path, others: Report | None = None) -> Report:
@@ -170,9 +222,9 @@ def check_images(file: CocoFile, folder: str | Path, ignore_exif: bool = False) 
         similar = similar_files(missing[:1], folder)[missing[0]]
         hint = f'; similar: {shorten(similar)}' if similar else ''
         raise UserError(
-            f'{Path(folder, missing[0])} is listed in {file.path} but does not exist'
+            f'{Path(folder, missing[0])} is listed in {file.name} but does not exist'
             f' ({len(missing)} of {len(file.images)} images are missing){hint}; check the image folder'
         )
     for image, header in headers_of(spread(file.images, SIZES_READ), folder, ignore_exif):
         if fault := size_fault(image, folder, header):
-            raise UserError(f'{fault} ({file.path})')
+            raise UserError(f'{fault} ({file.name})')

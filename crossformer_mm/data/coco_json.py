@@ -12,6 +12,7 @@ from ..utils.errors import UserError
 from ..utils.files import write_atomically
 
 Content = dict[str, Any]
+CONVERTED_FROM = 'converted_from'  # key of what converted annotation files are made from, and of notes
 
 
 def load_json(path: Path) -> tuple[Content, bool]:

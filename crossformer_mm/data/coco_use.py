@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .coco import CocoFile
@@ -16,14 +15,14 @@ class ImagesUsed:
     """The images of a training set, as the dataset's ``filter_cfg`` selects them.
 
     Attributes:
-        path: The annotation file.
+        name: What the annotation file is called.
         used: Those that are trained on.
         empty: How many are left out because they have no objects of the classes.
         small: How many are left out because their shorter side has less than ``min_size`` pixels.
         min_size: The setting.
     """
 
-    path: Path
+    name: str
     used: list[Record]
     empty: int
     small: int
@@ -42,7 +41,7 @@ class ImagesUsed:
             reasons.append(f'{self.small} smaller than {self.min_size} pixels (filter_cfg.min_size)')
         left_out = f'; left out: {", ".join(reasons)}' if reasons else ''
         count = len(self.used)
-        return f'{self.path}: training on {count} of {count + self.left_out} images{left_out}'
+        return f'{self.name}: training on {count} of {count + self.left_out} images{left_out}'
 
 
 def images_used(file: CocoFile, filter_cfg: Mapping[str, Any] | None, classes: Collection[str]) -> ImagesUsed:
@@ -60,7 +59,7 @@ def images_used(file: CocoFile, filter_cfg: Mapping[str, Any] | None, classes: C
     ]
     min_size = rule.get('min_size', 0)
     used = [image for image in filled if min(image['height'], image['width']) >= min_size]
-    return ImagesUsed(file.path, used, len(file.images) - len(filled), len(filled) - len(used), min_size)
+    return ImagesUsed(file.name, used, len(file.images) - len(filled), len(filled) - len(used), min_size)
 
 
 def use_problems(file: CocoFile, classes: Collection[str], used: ImagesUsed | None) -> Iterator[Problem]:
@@ -78,7 +77,7 @@ def use_problems(file: CocoFile, classes: Collection[str], used: ImagesUsed | No
     if objects and not any(_counts(a, images[a['image_id']], used is not None) for a in objects):
         reasons = 'a crowd (iscrowd), ignored (ignore)' if used else 'a crowd (iscrowd)'
         what = (
-            f'{file.path}: each of the {len(objects)} objects is {reasons}, outside its image, or'
+            f'{file.name}: each of the {len(objects)} objects is {reasons}, outside its image, or'
             ' smaller than a pixel'
         )
         yield Problem('nothing to learn' if used else 'nothing to evaluate', what)

@@ -15,6 +15,7 @@ from ..utils.errors import UserError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 OWN_FOLDERS = 'ClassFolderDataset'
+OWN_MAPS = 'LabelMapDataset'
 
 
 def build_network(cfg: Config, part: ConfigDict) -> nn.Module:

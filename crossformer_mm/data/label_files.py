@@ -28,7 +28,14 @@ Pair = tuple[Path, Path]
 """An image and its label map."""
 
 
-def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
+def map_suffixes(ending: str) -> str | tuple[str, ...]:
+    """The suffixes of label maps, as :func:`image_files` takes them: all, or what their names end with."""
+    return ending.lower() or SUFFIXES
+
+
+def find_pairs(
+    images: str | Path, maps: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES
+) -> list[Pair]:
     """List images with the label maps of the same names, of any file types.
 
     Names may differ in case and in the Unicode form of accents where only one file can be meant. If no name
@@ -37,18 +44,45 @@ def find_pairs(images: str | Path, maps: str | Path) -> list[Pair]:
     Args:
         images: The folder of images, including its subfolders.
         maps: The folder of label maps, with the same subfolders.
+        suffixes: The suffixes of label maps; other files in their folder are ignored.
 
     Returns:
         The pairs, sorted. For a missing map, the path of a PNG file.
     """
     names = {path: _name(path, images) for path in image_files(images)}
-    known = {_name(path, maps): path for path in reversed(image_files(maps))}
+    known = {_name(path, maps): path for path in reversed(image_files(maps, suffixes))}
     missing = [name for name in names.values() if name not in known]
     others = _alike(missing, known.keys() - names.values())
     if missing and not others and len(missing) == len(names):
         others = _with_addition(missing, known)
     needed = {image: others.get(name, name) for image, name in names.items()}
     return [(image, known.get(name, Path(maps, f'{name}.png'))) for image, name in needed.items()]
+
+
+def listed_pairs(pairs: Sequence[Pair], images: str | Path, file: str | Path) -> list[Pair]:
+    """The pairs whose images are in a list, in its order.
+
+    Args:
+        pairs: From :func:`find_pairs`.
+        images: The folder of the images.
+        file: A text file with the name of an image per line, relative to the folder, without suffix.
+
+    Raises:
+        UserError: The list cannot be read, or an image in it does not exist.
+    """
+    try:
+        lines = Path(file).read_text('utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{file} cannot be read as a list of images ({error})') from error
+    known = {_name(image, images): (image, label_map) for image, label_map in pairs}
+    chosen = {}
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if name and name not in known:
+            raise UserError(f'{file}, line {number}: {images} has no image {name:.200}; correct the list')
+        if name:
+            chosen[name] = known[name]
+    return list(chosen.values())
 
 
 def _name(path: Path, folder: str | Path) -> str:
@@ -94,7 +128,10 @@ def _with_addition(missing: Sequence[str], known: Iterable[str]) -> dict[str, st
 
 
 def unpaired(
-    pairs: Sequence[Pair], maps: str | Path, suffixes: str | tuple[str, ...] = SUFFIXES
+    pairs: Sequence[Pair],
+    maps: str | Path,
+    suffixes: str | tuple[str, ...] = SUFFIXES,
+    listed: bool = False,
 ) -> list[Problem]:
     """Find images and label maps without a counterpart, and images that share one.
 
@@ -102,6 +139,7 @@ def unpaired(
         pairs: Images and the maps that they need.
         maps: The folder of label maps.
         suffixes: The suffixes of label maps; other files in the folder are ignored.
+        listed: Whether a list has only some of the images, so that the other maps need none.
 
     Returns:
         The problems.
@@ -119,7 +157,7 @@ def unpaired(
             what = f'{image} and {images[label_map]} have the same label map, {label_map}'
             problems.append(Problem('images that share a label map', what))
         images.setdefault(label_map, image)
-    for path in stray:
+    for path in [] if listed else stray:
         problems.append(Problem('label maps without an image', f'{path} has no image of the same name'))
     return problems
 

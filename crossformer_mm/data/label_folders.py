@@ -9,13 +9,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from ..utils.errors import UserError
-from .datasets import dataset_class_name, map_datasets, palette
+from .datasets import OWN_MAPS, dataset_class_name, map_datasets, palette
 from .exif import ignores_exif
-from .images import SUFFIXES
 from .label_check import LabelReport, LabelRule, inspect_labels
-from .label_files import Pair, unpaired
-from .options import OWN_MAPS
-from .problems import refuse
+from .label_files import Pair, map_suffixes, unpaired
+from .problems import Problem, refuse
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class LabelFolder:
         colours: RGB of each class, 0 to 255.
         suffixes: The suffixes of label maps.
         ignore_exif: Whether images are loaded without being turned as their EXIF data says.
+        listed: Whether a list has only some of the images in their folder.
     """
 
     maps: Path
@@ -37,6 +36,11 @@ class LabelFolder:
     colours: Sequence[Sequence[int]]
     suffixes: str | tuple[str, ...]
     ignore_exif: bool = False
+    listed: bool = False
+
+    def unpaired(self) -> list[Problem]:
+        """Images without a label map and label maps without an image."""
+        return unpaired(self.pairs, self.maps, self.suffixes, self.listed)
 
 
 def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
@@ -55,7 +59,7 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     reports = []
     for dataset in map_datasets(cfg, *loaders):
         folder = label_folder(cfg, dataset)
-        refuse(unpaired(folder.pairs, folder.maps, folder.suffixes))
+        refuse(folder.unpaired())
         report = inspect_labels(folder.pairs, folder.maps, folder.rule, ignore_exif=folder.ignore_exif)
         refuse(report.problems)
         reports.append(report)
@@ -91,8 +95,9 @@ def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
         pairs,
         LabelRule(classes, built.reduce_zero_label, built.label_map or {}),
         built.metainfo.get('palette') or palette(len(classes)),
-        SUFFIXES if kind == OWN_MAPS else built.seg_map_suffix,
+        map_suffixes(built.maps_ending) if kind == OWN_MAPS else built.seg_map_suffix,
         ignores_exif(dataset),
+        kind == OWN_MAPS and bool(built.ann_file),
     )
 
 

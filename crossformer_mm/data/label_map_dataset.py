@@ -6,7 +6,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 
 from .label_check import IGNORED
-from .label_files import find_pairs
+from .label_files import find_pairs, listed_pairs, map_suffixes
 
 
 class LabelMapDataset(BaseSegDataset):
@@ -18,11 +18,14 @@ class LabelMapDataset(BaseSegDataset):
 
     Args:
         ignore_label: A value in the files for unlabelled pixels, besides 255.
-        **options: Arguments of ``BaseSegDataset``; ``metainfo`` has ``classes`` and ``palette``.
+        maps_ending: What the names of label maps end with, if other files are in their folders.
+        **options: Arguments of ``BaseSegDataset``; ``metainfo`` has ``classes`` and ``palette``, and
+            ``ann_file`` is a list of the images to read, a name without suffix per line.
     """
 
-    def __init__(self, ignore_label: int | None = None, **options: Any) -> None:
+    def __init__(self, ignore_label: int | None = None, maps_ending: str = '', **options: Any) -> None:
         self.ignore_label = ignore_label
+        self.maps_ending = maps_ending
         super().__init__(**options)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
@@ -44,8 +47,14 @@ class LabelMapDataset(BaseSegDataset):
 
         Returns:
             The input of the pipeline for each image.
+
+        Raises:
+            UserError: A listed image does not exist.
         """
-        pairs = find_pairs(self.data_prefix['img_path'], self.data_prefix['seg_map_path'])
+        images, maps = self.data_prefix['img_path'], self.data_prefix['seg_map_path']
+        pairs = find_pairs(images, maps, map_suffixes(self.maps_ending))
+        if self.ann_file:
+            pairs = listed_pairs(pairs, images, self.ann_file)
         common = {'label_map': self.label_map, 'reduce_zero_label': self.reduce_zero_label}
         return [
             {'img_path': str(image), 'seg_map_path': str(label_map), 'seg_fields': [], **common}

@@ -1,14 +1,17 @@
 """The data options: their definitions, and how they change a config."""
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
+from .data_root import DataSource, find_data
 from .datasets import (
     LOADERS,
+    OWN_MAPS,
     annotation_path,
     class_datasets,
     coco_datasets,
@@ -20,9 +23,9 @@ from .datasets import (
     palette,
 )
 from .exif import ignore_exif
+from .formats.recognise import FORMATS
 from .label_check import IGNORED
 
-OWN_MAPS = 'LabelMapDataset'
 # Datasets without a fixed layout or numbering.
 _TWO_FOLDERS = ('ADE20KDataset', 'BaseSegDataset', OWN_MAPS)
 COCO_ELSEWHERE = (
@@ -59,6 +62,7 @@ class DataOptions:
     ignore_label: int | None = None
     reduce_zero_label: bool | None = None
     ignore_exif: bool = False
+    format: str | None = None
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +79,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         '--data-root',
         metavar='DIR',
-        help='the folder of the data, laid out like COCO or ADE20K, or with train/CLASS/ and val/CLASS/',
+        help='the folder of the data, whose layout is recognised: COCO and its exports, YOLO, Pascal VOC,'
+        ' LabelMe; ADE20K, Cityscapes, folders of images and label maps; train/CLASS/ and val/CLASS/',
+    )
+    data.add_argument(
+        '--format', choices=FORMATS, help='what to read if the folder of the data has several formats'
     )
     data.add_argument(
         '--train-ann',
@@ -112,17 +120,27 @@ def data_options(options: argparse.Namespace) -> DataOptions:
     return DataOptions(**{field.name: getattr(options, field.name) for field in fields(DataOptions)})
 
 
-def set_data_paths(cfg: Config, options: DataOptions) -> None:
+def set_data_paths(
+    cfg: Config, options: DataOptions, wanted: Collection[str] = (), test_split: str | None = None
+) -> DataSource | None:
     """Set the paths of the config's datasets, and the meaning of the values in label maps.
 
     Args:
         cfg: The config, changed in place.
         options: The settings; the paths for validation are also used for testing.
+        wanted: The data loaders that the folder of the data must have a split for.
+        test_split: What to test on; by default, the validation set.
+
+    Returns:
+        What was recognised in the folder of the data; None without it, or with options for the paths in it.
 
     Raises:
-        UserError: An option is not for the kind of data that the config reads, or has an invalid value.
+        UserError: An option is not for the kind of data that the config reads, or has an invalid value; or
+            the data are not recognised.
     """
     _check_kind(cfg, options)
+    if options.ignore_exif:
+        ignore_exif(cfg)
     for loader in LOADERS:
         train = loader.startswith('train')
         annotations = options.train_ann if train else options.val_ann
@@ -153,9 +171,20 @@ def set_data_paths(cfg: Config, options: DataOptions) -> None:
                 ' several of them the same paths; set the paths of each in the config, or with'
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
-    _set_labels(cfg, options)
-    if options.ignore_exif:
-        ignore_exif(cfg)
+    names = None if options.classes is None else parse_classes(options.classes)
+    source = None
+    if options.data_root is not None and _paths(options) == (None,) * 4:
+        source = find_data(cfg, options.data_root, options.format, wanted, test_split, bool(names))
+    option = f'--format {options.format}' if options.format else test_split and f'--split {test_split}'
+    if source is None and option:
+        raise UserError(f'{option}: needs --data-root DIR with a dataset, and no option for the paths in it')
+    _set_labels(cfg, options, names or (source and source.classes))
+    return source
+
+
+def _paths(options: DataOptions) -> tuple[str | None, ...]:
+    """The options for paths in the folder of the data."""
+    return options.train_ann, options.val_ann, options.train_images, options.val_images
 
 
 def _check_kind(cfg: Config, options: DataOptions) -> None:
@@ -189,19 +218,19 @@ def _sources(datasets: list[ConfigDict]) -> set[tuple[str, ...]]:
     return {(annotation_path(dataset), *folders_of(dataset)) for dataset in datasets}
 
 
-def _set_labels(cfg: Config, options: DataOptions) -> None:
+def _set_labels(cfg: Config, options: DataOptions, names: tuple[str, ...] | None) -> None:
     """Set the meaning of the values in label maps.
 
     Unlabelled pixels are 255 once a file is loaded, whatever their value in the file, so that heads, losses,
     metrics and padding keep their defaults.
     """
-    names, ignore, reduce = options.classes, options.ignore_label, options.reduce_zero_label
+    ignore, reduce = options.ignore_label, options.reduce_zero_label
     if (names, ignore, reduce) == (None, None, None):
         return
     if ignore is not None and not 0 <= ignore <= IGNORED:
         raise UserError(f'--ignore-label {ignore}: label maps hold values from 0 to {IGNORED}')
     if names is not None:
-        names, reduce = parse_classes(names), bool(reduce)
+        reduce = bool(reduce)
     for dataset in map_datasets(cfg, *LOADERS):
         _set_dataset(cfg, dataset, names, ignore, reduce)
     for name in ('model', *LOADERS, 'tta_pipeline', 'val_evaluator', 'test_evaluator'):
@@ -217,7 +246,7 @@ def _set_dataset(
     cfg: Config, dataset: ConfigDict, names: tuple[str, ...] | None, ignore: int | None, reduce: bool | None
 ) -> None:
     kind = dataset_class_name(dataset)
-    if kind not in _TWO_FOLDERS or dataset.get('ann_file'):
+    if kind not in _TWO_FOLDERS or (dataset.get('ann_file') and kind != OWN_MAPS):
         raise UserError(
             '--classes, --ignore-label and --reduce-zero-label are for two folders of images and label maps;'
             f' {kind} has a fixed layout and numbering'

@@ -5,12 +5,14 @@ problem, and the images are decoded too.
 """
 
 import argparse
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ from ..data.classes import class_data, read_data
 from ..data.coco import CocoFile, read_coco
 from ..data.coco_images import missing_images, similar_files
 from ..data.coco_use import images_used, use_problems
+from ..data.data_root import DataSource
 from ..data.datasets import (
     annotation_path,
     chosen_meta,
@@ -34,7 +37,7 @@ from ..data.datasets import (
 from ..data.exif import check_exif, ignores_exif
 from ..data.images import problems_of_images, repeated_images, shared_images
 from ..data.label_check import MAPS_READ, LabelReport, inspect_labels
-from ..data.label_files import Pair, read_label_map, unpaired
+from ..data.label_files import Pair, read_label_map
 from ..data.label_folders import LabelFolder, label_folder
 from ..data.options import COCO_ELSEWHERE, add_data_options, data_options, set_data_paths
 from ..data.problems import Findings, Problem
@@ -90,11 +93,18 @@ def check_dataset(options: argparse.Namespace) -> int:
     for name in ('sample', 'show'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f'--{name} {getattr(options, name)}: must be at least 1')
+    with TemporaryDirectory() as place:  # for converted annotations
+        return _check(options, Path(place))
+
+
+def _check(options: argparse.Namespace, place: Path) -> int:
     cfg = load_config(options.config, options.cfg_options)
-    set_data_paths(cfg, data_options(options))
     loaders = LOADERS[:1] if options.no_val else LOADERS
+    source = set_data_paths(cfg, data_options(options), loaders)
+    if source:
+        print(printable(str(source.layout)))
     if any(coco_datasets(cfg, *loaders)):
-        find, check = coco_datasets, _CocoCheck(cfg, options)
+        find, check = coco_datasets, _CocoCheck(cfg, options, source, place)
     elif any(map_datasets(cfg, *loaders)):
         find, check = map_datasets, _LabelCheck(cfg, options)
         read_data(cfg, loaders)
@@ -154,17 +164,34 @@ def _compare_images(training: Iterable[Path], validation: Iterable[Path], findin
 class _CocoCheck:
     """Checks COCO datasets one after the other, and compares their categories with the first."""
 
-    def __init__(self, cfg: Config, options: argparse.Namespace) -> None:
+    def __init__(
+        self, cfg: Config, options: argparse.Namespace, source: DataSource | None, place: Path
+    ) -> None:
         self.cfg = cfg
         self.masks = 'mask_head' in cfg.model.get('roi_head', {})
         self.options = options
+        self.source, self.place = source, place
         self.first: CocoFile | None = None
 
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
         """Check, print and draw a dataset; returns its images without known faults."""
-        path, folder = Path(annotation_path(dataset)), Path(image_folder(dataset))
-        ignore_exif = ignores_exif(dataset)
-        print('\n' + printable(f'{path} with images in {folder}'))
+        if self.source and self.source.converted:  # read again: the cache has no broken files
+            split = name.partition('_')[0]
+            path = self.place / f'{split}.json'
+            print('\n' + printable(f'{self.source.layout.root}, {split}'))
+            try:
+                content = self.source.read(f'{split}_dataloader', findings.add, self.place)
+            except UserError as error:
+                findings.add(Problem('data that cannot be read', str(error)))
+                return []
+            path.write_text(json.dumps(content))
+        else:
+            path = Path(annotation_path(dataset))
+            print('\n' + printable(f'{path} with images in {image_folder(dataset)}'))
+        return self._check(dataset, path, name, findings)
+
+    def _check(self, dataset: ConfigDict, path: Path, name: str, findings: Findings) -> list[Path]:
+        folder, ignore_exif = Path(image_folder(dataset)), ignores_exif(dataset)
         try:
             file = read_coco(
                 path,
@@ -181,7 +208,7 @@ class _CocoCheck:
         if file.categories:
             self.first = self.first or file
             if file.classes != self.first.classes:
-                what = f'not those of {self.first.path}, or in another order'
+                what = f'not those of {self.first.name}, or in another order'
                 findings.add(Problem('different categories', what))
         classes = chosen_meta(self.cfg, dataset).get('classes') or file.classes
         used = images_used(file, dataset.get('filter_cfg'), classes) if name.startswith('train') else None
@@ -274,7 +301,7 @@ class _LabelCheck:
             print()
             findings.add(Problem('image folder', str(error)))
             return []
-        problems = unpaired(folder.pairs, folder.maps, folder.suffixes)
+        problems = folder.unpaired()
         pairs = [pair for pair in folder.pairs if pair[1].is_file()]
         most = MAPS_READ if self.options.sample else None
         labels = inspect_labels(pairs, folder.maps, folder.rule, most, folder.ignore_exif)

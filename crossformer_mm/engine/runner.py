@@ -19,6 +19,7 @@ from torch import nn
 
 from ..checkpoint.reader import Checkpoint
 from ..data.classes import RunData, classes_of, read_data, set_classes, set_copies
+from ..data.data_root import DataSource
 from ..data.datasets import LOADERS, class_datasets, input_paths, map_datasets
 from ..data.exif import exif_warnings
 from ..data.label_check import LabelReport
@@ -44,6 +45,7 @@ from .shared_memory import (
 
 SEEDS = 2**31  # numpy takes twice as many, but worker processes add their number
 COPIES = 'repaired_annotations'  # folder in the work folder for repaired annotation files
+DRAWN = 'split'  # folder in the work folder for a drawn validation set, which only a training writes
 CLASSES_NAMED = 6  # class names in a message; the others are counted
 
 
@@ -64,7 +66,8 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     """Load the config of a run and apply the options that training and testing share.
 
     Args:
-        options: The parsed options of the command.
+        options: The parsed options of the command; ``source`` is added, what ``--data-root`` has, for
+            :func:`apply_data`.
         loaders: The data loaders that the run uses.
 
     Returns:
@@ -77,10 +80,16 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(options.config).stem}'
     check_folder('--work-dir', cfg.work_dir)
     _check_parts(cfg, [loader.removesuffix('_dataloader') for loader in loaders])
-    set_data_paths(cfg, data_options(options))
+    wanted = {loader for loader in loaders if cfg.get(loader)}
+    if getattr(options, 'no_val', False) or getattr(options, 'val_fraction', None):
+        wanted.discard('val_dataloader')
+    source = set_data_paths(cfg, data_options(options), wanted, getattr(options, 'split', None))
+    options.source = source
     # Images of COCO data are listed, and may be around the work folder; all files of other data are data.
     folders = any(map_datasets(cfg, *LOADERS)) or any(class_datasets(cfg, *LOADERS))
     check_place('--work-dir', cfg.work_dir, input_paths(cfg), around=False, inside=folders)
+    if source and source.converted:
+        check_place('--work-dir', source.converted, source.inputs(), around=False)
     for loader in LOADERS:  # persistent workers are invalid without worker processes
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             cfg[loader].persistent_workers = False
@@ -114,22 +123,37 @@ def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def apply_data(
-    cfg: Config, loaders: Sequence[str], annotated: bool = True, trained: tuple[str, ...] | None = None
+    cfg: Config,
+    loaders: Sequence[str],
+    annotated: bool = True,
+    trained: tuple[str, ...] | None = None,
+    source: DataSource | None = None,
 ) -> RunData:
     """Check the files of a run's data, only in the first process, and apply its classes in all of them.
 
-    Annotation files that had to be repaired are copied into the work folder, and the run reads the copies.
+    Data in other formats than COCO's are converted before, beside the work folder. Annotation files that had
+    to be repaired are copied into the work folder, and the run reads the copies.
 
     Args:
         cfg: The config of the run, changed in place.
         loaders: The data loaders that the run uses.
         annotated: Whether the run needs annotations.
         trained: For a test, the classes of the checkpoint; empty if it has none.
+        source: What was found in the folder of the data.
 
     Raises:
         UserError: The data is missing or invalid.
     """
-    data = on_first_process(lambda: read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES), trained))
+
+    def read() -> RunData:
+        if source:
+            source.convert([loader for loader in loaders if cfg.get(loader)])
+        return read_data(cfg, loaders, annotated, Path(cfg.work_dir, COPIES), trained)
+
+    data = on_first_process(read)
+    if source:
+        data.notes.insert(0, str(source.layout))
+        data.warnings.extend(source.warnings)
     set_copies(cfg, data.copies)
     set_classes(cfg, data.classes)
     return data
@@ -341,10 +365,11 @@ class _WorkFolder:
         self.folder = Path(cfg.work_dir)
         self.existing = {*self.folder.iterdir()} if self.folder.is_dir() else set()
         self.old_copies = {path.absolute() for path in self.folder.glob(f'{COPIES}/*')}
+        self.old_drawn = {*self.folder.glob(f'{DRAWN}/*')}
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
 
     def restore(self, run: Run) -> None:
-        """Remove the log folder, named after the time, and the copies of annotations."""
+        """Remove the log folder, named after the time, and the copies and divisions of annotations."""
         handlers = MMLogger.get_current_instance().handlers  # known even if the runner could not be built
         files = [
             Path(handler.baseFilename) for handler in handlers if isinstance(handler, logging.FileHandler)
@@ -353,7 +378,10 @@ class _WorkFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for path in {Path(copy) for copy in run.data.copies.values()} - self.old_copies if run.data else ():
             path.unlink(missing_ok=True)
-        for path in {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES} - self.existing:
+        for path in {*self.folder.glob(f'{DRAWN}/*')} - self.old_drawn if run.training else ():
+            path.unlink(missing_ok=True)
+        made = {*self.folder.glob('[0-9]*_[0-9]*'), self.folder / COPIES, self.folder / DRAWN}
+        for path in made - self.existing:
             with suppress(OSError):  # not empty: of another run
                 path.rmdir()
         with suppress(OSError):

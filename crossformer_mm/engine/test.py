@@ -55,6 +55,9 @@ def evaluation_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='test with and without flipping; segmentation: at several scales as well',
     )
+    parser.add_argument(
+        '--split', choices=['val', 'test'], help='the split of --data-root to test on (val if there is one)'
+    )
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions next to the ground truth')
     return parser
 
@@ -76,7 +79,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     checkpoint = open_checkpoint(options.checkpoint)
     with running(cfg, training=False) as run:
         trained = dataset_meta_of(checkpoint).get('classes', ())
-        run.data = apply_data(cfg, LOADERS, not options.format_only, trained)
+        run.data = apply_data(cfg, LOADERS, not options.format_only, trained, options.source)
         check_classes(cfg, checkpoint)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
         warnings = [*other_than_in_training(cfg, checkpoint), *sync_bn_warnings(cfg)]

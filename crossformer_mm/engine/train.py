@@ -33,6 +33,7 @@ from .runner import (
     run_config,
     running,
 )
+from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 
@@ -70,6 +71,7 @@ def training_parser() -> argparse.ArgumentParser:
         help='scale the learning rate in proportion to the images per update',
     )
     parser.add_argument('--no-val', action='store_true', help='train without a validation set')
+    add_fraction_options(parser)
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per process and step')
     parser.add_argument(
         '--accumulate',
@@ -114,7 +116,11 @@ def train(options: argparse.Namespace) -> None:
             _check_file('--pretrained', options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
-        run.data = apply_data(cfg, LOADERS)
+        drawn = draw_validation(cfg, options, run.checkpoint) if options.val_fraction else None
+        run.data = apply_data(cfg, LOADERS, source=options.source)
+        if drawn:
+            run.data.notes.extend(drawn.notes)
+            run.data.warnings.extend(drawn.warnings)
         labels = read_labels(cfg, LOADERS)
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         if run.checkpoint:
@@ -159,6 +165,7 @@ def training_config(options: argparse.Namespace) -> Config:
     Raises:
         UserError: The config or an option is invalid.
     """
+    check_fraction(options)
     cfg = run_config(options, LOADERS)
     if options.no_val:
         drop_validation(cfg)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,10 +14,11 @@ from typing import IO
 from .errors import UserError
 
 NAME = '.crossformer_mm.lock'
+_PAUSE = 0.1  # seconds between attempts
 
 
 @contextmanager
-def locked(folder: Path, option: str) -> Iterator[None]:
+def locked(folder: Path, option: str, wait: bool = False) -> Iterator[None]:
     """Create a folder if necessary, and lock it for this process.
 
     The operating system releases the lock when the process ends, even by SIGKILL, and processes forked from
@@ -25,6 +27,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     Args:
         folder: The folder.
         option: The option that chooses another folder, for the message.
+        wait: Whether to wait for another process that has locked it.
 
     Raises:
         UserError: Another process has locked it, or it cannot be written.
@@ -34,7 +37,10 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         while file is None or not _is_at(file, path):  # its last owner may have removed it just now
             file = path.open('a+', errors='replace')
-            if not _lock(file):
+            while not _lock(file):
+                if wait:
+                    time.sleep(_PAUSE)
+                    continue
                 owner = _owner(file)
                 raise UserError(
                     f'{folder} is in use by {owner[0] if owner else "another process"}; use another {option}'

@@ -15,7 +15,7 @@ import setuptools
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml')
-DISTRIBUTIONS = {'cv2': 'opencv-python', 'PIL': 'pillow'}  # where their names differ
+DISTRIBUTIONS = {'cv2': 'opencv-python', 'PIL': 'pillow', 'yaml': 'pyyaml'}  # where their names differ
 FAMILY = {'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain'}  # which an extra brings
 
 
