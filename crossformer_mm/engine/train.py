@@ -46,7 +46,8 @@ def training_parser() -> argparse.ArgumentParser:
     weights.add_argument(
         '--pretrained',
         metavar='FILE',
-        help='initialise the backbone from these weights: a file, or s for arch s in the cache',
+        help='initialise the backbone from this file or folder of save_pretrained; or, given the name of an'
+        ' arch, such as s, from its file in the cache',
     )
     weights.add_argument(
         '--load',

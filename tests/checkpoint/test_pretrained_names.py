@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import (
+    NARROW,
     backbone,
     classifier_state,
     prefixed,
@@ -28,6 +29,7 @@ from crossformer_mm.checkpoint.cache import PAGE, cache_folder
 from crossformer_mm.checkpoint.convert import convert_checkpoint
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.convert import conversion_parser, convert
+from crossformer_mm.engine.train import backbone_file, open_weights
 from crossformer_mm.models.arch import ARCHS, resolve_arch
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import sha256_of
@@ -78,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
         dict(arch='t'),
         dict(arch=TINY, **LARGE),
         dict(arch={**TINY, 'depths': (1, 1, 4, 1), 'acl': True, 'drop_path_rate': 0.3}),
-        dict(arch='t', long_distance='window', adaptive_intervals=True),
+        dict(arch='t', long_distance='window', adaptive_intervals=True, **LARGE),
         dict(arch='t', long_distance='none', out_indices=(0, 2)),
         dict(arch='t', position='dpb_residual', out_indices=[3]),
         dict(arch='t', position='rpb', long_distance='window'),
@@ -122,6 +124,12 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
         model = CrossFormer.from_pretrained(path)
         assert model.settings == saved.settings, kind
         assert kind == 'half' or same_outputs(model, saved), kind
+
+
+def test_the_tensors_show_ablations(tmp_path: Path) -> None:
+    saved = backbone(dataclasses.asdict(resolve_arch(NARROW)), position='ape', cross_scale_stages=2)
+    torch.save(saved.state_dict(), tmp_path / 'a.pth')
+    assert CrossFormer.from_pretrained(tmp_path / 'a.pth').settings == saved.settings
 
 
 def test_the_layout_of_a_released_classifier(tmp_path: Path) -> None:
@@ -270,6 +278,9 @@ def test_a_changed_file_in_the_cache_is_not_used(
         CrossFormer.from_pretrained('t')
     assert put(released, '--to-cache') == 1
     assert 't.safetensors: exists' in capsys.readouterr().err
+    weights.unlink()
+    assert put(released, '--to-cache') == 1
+    assert 't.safetensors.sha256: exists' in capsys.readouterr().err and not weights.exists()
     assert put(released, '--to-cache', '--overwrite') == 0
     CrossFormer.from_pretrained('t')
     for text in ('', '\n'):
@@ -311,6 +322,17 @@ def test_what_does_not_go_into_the_cache(
     assert f'{home}: cannot be created' in capsys.readouterr().err
 
 
+def test_what_trainings_start_from(released: Path, folder: Path, home: Path) -> None:
+    assert put(released, '--to-cache') == 0
+    assert backbone_file('t') == str(home / 't.safetensors')
+    assert backbone_file(str(folder)) == str(folder / 'model.safetensors')
+    with pytest.raises(UserError, match=r'--pretrained gone\.pth: no such file'):
+        backbone_file('gone.pth')
+    init_cfg = dict(type='Pretrained', checkpoint='t')
+    cfg = Config(dict(model=dict(backbone=dict(type='CrossFormer', init_cfg=init_cfg))))
+    assert open_weights(cfg).path == home / 't.safetensors'
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     assert cache_folder() == home
     monkeypatch.setenv('CROSSFORMER_HOME', '~/weights')
@@ -345,7 +367,7 @@ def test_training_starts_from_a_name(
     assert put(tmp_path / 'released.pth', '--to-cache') == 0
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f'Backbone from {tmp_path}/home/t.safetensors: ' in done.stdout
+    assert f'CrossFormer from {tmp_path}/home/t.safetensors: ' in done.stdout
     trained = CrossFormer.from_pretrained(tmp_path / 'work' / 'epoch_1.pth')
     torch.testing.assert_close(trained.state_dict(), start.state_dict(), rtol=0, atol=0)
     assert trained.settings['group_sizes'] == (14, 14, 7, 7) and trained.long_distance == 'window'
