@@ -11,25 +11,19 @@ from pathlib import Path
 
 from ..models.arch import ARCHS
 from ..utils.errors import UserError
-from ..utils.files import check_free, sha256_of, write_atomically
-from .names import HEADS, model_kind, recognise_arch, tensors_of
+from ..utils.files import check_folder, check_free, sha256_of, write_atomically
+from .names import model_kind, recognise_arch, tensors_of
 from .reader import error_context, local_path, open_checkpoint
 
 PAGE = 'https://github.com/cheerss/CrossFormer'
 COMMAND = 'crossformer convert FILE --to-cache'
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'  # in a folder, under Hugging Face's names
-NAME = re.compile(r'[\w+-]+')  # no file has such a name, which would have a suffix or a folder
 
 
 def cache_folder() -> Path:
     """``CROSSFORMER_HOME``; by default ``crossformer_mm`` in the user's folder of caches."""
     caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return local_path(os.environ.get('CROSSFORMER_HOME') or f'{caches}/crossformer_mm')
-
-
-def is_name(source: str | Path) -> bool:
-    """Whether ``source`` is an arch's name, and not a file or folder with weights that is called like one."""
-    return isinstance(source, str) and source in ARCHS and not Path(source).is_file() and not _inside(source)
 
 
 def find_weights(source: str | Path) -> Path:
@@ -46,25 +40,19 @@ def find_weights(source: str | Path) -> Path:
         UserError: It is an address, an unknown name, or a folder without weights; or the file of this name is
             not in the cache, or was changed there.
     """
-    if is_name(source):
-        return _cached(str(source))
     path = local_path(source)
-    if os.path.isdir(path):  # noqa: PTH112 # Path's own fails for long names
-        return _inside(path) or _no_weights(path)
-    if not os.path.exists(path) and NAME.fullmatch(str(source)):  # noqa: PTH110
+    inside, is_folder = path / WEIGHTS, os.path.isdir(path)  # noqa: PTH112 # Path's own fails for long names
+    if is_folder and inside.is_file():
+        return inside
+    if isinstance(source, str) and source in ARCHS and (is_folder or not path.exists()):
+        return _cached(source)
+    if is_folder:
+        raise UserError(f'{path}: is a folder without {WEIGHTS}; give a file, or what save_pretrained wrote')
+    if re.fullmatch(r'[\w+-]+', str(source)) and not os.path.exists(path):  # noqa: PTH110
         close = difflib.get_close_matches(str(source).lower(), ARCHS, n=1)
         hint = f' (did you mean {close[0]}?)' if close else ''
         raise UserError(f'{source}: no such file, folder or name{hint}; the names are {", ".join(ARCHS)}')
     return path
-
-
-def _inside(folder: str | Path) -> Path | None:
-    path = local_path(folder) / WEIGHTS
-    return path if os.path.isfile(path) else None  # noqa: PTH113
-
-
-def _no_weights(folder: Path) -> Path:
-    raise UserError(f'{folder}: is a folder without {WEIGHTS}; give a file, or what save_pretrained wrote')
 
 
 def _place(name: str) -> tuple[Path, Path]:
@@ -82,12 +70,13 @@ def _cached(name: str) -> Path:
             f" {model} from the authors' page, {PAGE}, and run {COMMAND}"
         )
     try:
-        digest = noted.read_text().split()[0]
-    except (OSError, ValueError, IndexError):
-        digest = ''
-    if digest != sha256_of(path):
-        what = f'has another SHA-256 than {noted.name}' if digest else f'has no SHA-256 in {noted.name}'
-        raise UserError(f'{path}: {what}; put it there again with {COMMAND} --overwrite')
+        is_intact = noted.read_text().split()[:1] == [sha256_of(path)]
+    except (OSError, ValueError):
+        is_intact = False
+    if not is_intact:
+        raise UserError(
+            f'{path}: does not have the SHA-256 in {noted.name}; replace it: {COMMAND} --overwrite'
+        )
     return path
 
 
@@ -102,23 +91,21 @@ def place_in_cache(source: str | Path, overwrite: bool) -> tuple[str, Path]:
         The name, and the file to write.
 
     Raises:
-        UserError: The file holds a detector or segmentor, or its arch has no name.
+        UserError: It holds a detector or segmentor, its arch has no name, or the cache cannot be written to.
     """
     checkpoint = open_checkpoint(source)
     with error_context(checkpoint.path):
         state = tensors_of(checkpoint)
         name, kind = recognise_arch(state), model_kind(state)
-        if kind in HEADS and kind != 'classifier':
+        if kind not in ('classifier', 'backbone'):
             raise UserError(f'holds a {kind}, but the names are for ImageNet weights; give OUT')
         if name not in ARCHS:
             raise UserError(f'its arch, {name}, has no name; give OUT')
     path, noted = _place(name)
     check_free(path, overwrite)
     check_free(noted, overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{path.parent}: cannot be created ({error.strerror})') from error
+    check_folder('--to-cache', path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return name, path
 
 

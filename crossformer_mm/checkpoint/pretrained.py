@@ -14,7 +14,7 @@ from ..utils.files import check_folder
 from ..utils.outputs import check_outputs, write_output
 from ..utils.text import shorten
 from ..version import __version__
-from .cache import CONFIG, WEIGHTS, find_weights, is_name
+from .cache import CONFIG, WEIGHTS, find_weights
 from .convert import Conversion, save_conversion, stored
 from .load import load_backbone, not_finite, notes_on
 from .meta import BACKBONE_NOTES, NOTES, implied_layout, notes_of
@@ -35,7 +35,7 @@ def from_pretrained(network: type[Network], source: str | Path, **arguments: Any
     settings_from = path.with_name(CONFIG) if from_folder else path
     with error_context(settings_from):
         settings = _read_config(settings_from) if from_folder else settings_in(checkpoint)
-        if is_name(source):
+        if path.name == f'{source}.safetensors':  # in the cache
             settings['arch'] = source
         try:
             model = network(**{**settings, **arguments})

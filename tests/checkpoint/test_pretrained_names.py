@@ -274,7 +274,7 @@ def test_a_changed_file_in_the_cache_is_not_used(
     weights, noted = home / 't.safetensors', home / 't.safetensors.sha256'
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=r't\.safetensors: has another SHA-256 .*--to-cache --overwrite'):
+    with pytest.raises(UserError, match=r't\.safetensors: does not have the SHA-256 in .*--overwrite'):
         CrossFormer.from_pretrained('t')
     assert put(released, '--to-cache') == 1
     assert 't.safetensors: exists' in capsys.readouterr().err
@@ -283,12 +283,11 @@ def test_a_changed_file_in_the_cache_is_not_used(
     assert 't.safetensors.sha256: exists' in capsys.readouterr().err and not weights.exists()
     assert put(released, '--to-cache', '--overwrite') == 0
     CrossFormer.from_pretrained('t')
-    for text in ('', '\n'):
-        noted.write_text(text)
-        with pytest.raises(UserError, match=r'has no SHA-256 in t\.safetensors\.sha256'):
-            CrossFormer.from_pretrained('t')
+    noted.write_bytes(b'\xff')
+    with pytest.raises(UserError, match=r'the SHA-256 in t\.safetensors\.sha256'):
+        CrossFormer.from_pretrained('t')
     noted.unlink()
-    with pytest.raises(UserError, match='has no SHA-256'):
+    with pytest.raises(UserError, match='does not have the SHA-256'):
         CrossFormer.from_pretrained('t')
 
 
@@ -319,7 +318,7 @@ def test_what_does_not_go_into_the_cache(
     assert not home.exists()
     home.write_text('a file')
     assert put(released, '--to-cache') == 1
-    assert f'{home}: cannot be created' in capsys.readouterr().err
+    assert f'{home} is a file, not a folder' in capsys.readouterr().err
 
 
 def test_what_trainings_start_from(released: Path, folder: Path, home: Path) -> None:
