@@ -1,6 +1,6 @@
 """A narrow CrossFormer as a classifier of generated shapes, from scratch, in minutes on two cores.
 
-3 epochs on 4800 images of 64×64, one shape on each. To generate them, train and evaluate:
+3 epochs on 6400 images of 64×64, one shape on each. To generate them, train and evaluate:
 
     python tools/demo.py classifier
 """

@@ -76,7 +76,7 @@ def write_ade20k(root: str | Path, train: int = 64, val: int = 16, size: int = 1
 
 
 def write_class_folders(
-    root: str | Path, train: int = 4800, val: int = 192, size: int = 64, seed: int = 0
+    root: str | Path, train: int = 6400, val: int = 192, size: int = 64, seed: int = 0
 ) -> None:
     """Write images of one large shape each, in one folder per class.
 

@@ -245,7 +245,7 @@ DEMOS = {
         out='results.json',
         draw=_draw_classes,
         scores={'accuracy/top1': ('top-1', 100)},
-        full=Recipe(images=4800, length=3, val_images=192, least=0.90),
+        full=Recipe(images=6400, length=3, val_images=192, least=0.90),
         short=Recipe(images=1600, length=2, val_images=96, least=0.50),
     ),
 }
