@@ -44,25 +44,49 @@ class Split:
     Attributes:
         folder: The folder of the split.
         images: The images in each class folder and its subfolders, by its name; in order.
+        listed: The list that selects these images; empty if they are all.
     """
 
     folder: Path
     images: Mapping[str, Sequence[Path]]
+    listed: str = ''
+
+    @property
+    def name(self) -> str:
+        """The folder, and the list."""
+        return f'{self.folder} ({self.listed})' if self.listed else str(self.folder)
 
     def summary(self, classes: Sequence[str]) -> str:
         """A line for the log: how many images the split has of some classes."""
         counts = [len(self.images[name]) for name in classes if self.images.get(name)]
-        return f'{self.folder}: {sum(counts)} images of {len(counts)} class{"es" * (len(counts) != 1)}'
+        return f'{self.name}: {sum(counts)} images of {len(counts)} class{"es" * (len(counts) != 1)}'
 
 
-def read_split(folder: str | Path) -> Split:
+def read_split(folder: str | Path, listed: str = '') -> Split:
     """List the images of a split.
 
+    Args:
+        folder: The folder of the split.
+        listed: A text file with the path of an image per line, relative to the folder; by default, the split
+            has all images.
+
     Raises:
-        UserError: A folder cannot be listed.
+        UserError: A folder or the list cannot be read, or a listed image does not exist.
     """
     folder = Path(folder)
-    return Split(folder, {name: image_files(folder / name) for name in class_names(folder)})
+    images = {name: image_files(folder / name) for name in class_names(folder)}
+    if not listed:
+        return Split(folder, images)
+    try:
+        lines = Path(listed).read_text('utf-8', 'surrogateescape').split('\n')
+    except OSError as error:
+        raise UserError(f'{listed} cannot be read as a list of images: {error.strerror}') from error
+    chosen = {folder / line for line in lines if line}
+    if missing := chosen.difference(*images.values()):
+        raise UserError(
+            f'{listed}: {min(missing)} is no image in a class folder; restore it, or correct the list'
+        )
+    return Split(folder, {name: [p for p in paths if p in chosen] for name, paths in images.items()}, listed)
 
 
 @dataclass(frozen=True)
@@ -151,7 +175,7 @@ def _names(splits: Sequence[Split]) -> tuple[str, ...]:
 
 
 def _where(splits: Sequence[Split]) -> str:
-    return ' and '.join(str(split.folder) for split in splits)
+    return ' and '.join(split.name for split in splits)
 
 
 def _imbalance(where: str, counts: Mapping[str, int]) -> Iterator[Problem]:
@@ -171,7 +195,7 @@ def _loose_images(split: Split) -> Iterator[Problem]:
 
 def _empty_folders(split: Split, classes: Collection[str], training: bool) -> Iterator[Problem]:
     for name, images in split.images.items():
-        if name in classes and not images:
+        if name in classes and not images and not split.listed:  # the drawing of the list has warned
             remedy = (
                 f'add images ({", ".join(SUFFIXES)}), or remove the class from all splits' if training else ''
             )

@@ -199,7 +199,10 @@ def class_data(cfg: Config, loaders: Sequence[str], trained: tuple[str, ...] | N
         {'classes': d.get('classes'), **(d.get('metainfo') or {})} for d in class_datasets(cfg, *LOADERS)
     )
     splits = {
-        loader: [read_split(image_folder(dataset)) for dataset in datasets[loader]]
+        loader: [
+            read_split(image_folder(dataset), dataset.get('ann_file') and annotation_path(dataset))
+            for dataset in datasets[loader]
+        ]
         for loader in loaders
         if datasets[loader]
     }
@@ -225,7 +228,7 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
     if 'val_dataloader' not in loaders:
         return elsewhere
-    draw = '--val-fraction 0.2 to draw one in training, or ' if elsewhere == COCO_ELSEWHERE else ''
+    draw = '--val-fraction 0.2 to draw one in training, or ' if elsewhere != MAPS_ELSEWHERE else ''
     return f'{elsewhere}; without a validation set: {draw}--no-val'
 
 

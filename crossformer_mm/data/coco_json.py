@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.errors import UserError
-from ..utils.files import write_atomically
+from ..utils.files import save_text
 
 Content = dict[str, Any]
 CONVERTED_FROM = 'converted_from'  # key of what converted annotation files are made from, and of notes
@@ -78,10 +78,4 @@ def save_copy(content: Content, folder: Path, name: str) -> Path:
     Raises:
         UserError: The file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be written ({error.strerror})') from error
-    text = json.dumps(content)
-    path = folder.absolute() / f'{name[:60]}.json'  # at most 254 bytes with the digest
-    return write_atomically(path, lambda part: part.write_text(text), digest_in_name=True, overwrite=True)
+    return save_text(json.dumps(content), folder / f'{name[:60]}.json')  # at most 254 bytes with the digest

@@ -164,7 +164,7 @@ def set_data_paths(
                 dataset.data_prefix.img_path = images
         for dataset in folders:
             if images is not None:
-                dataset.data_prefix = {'img_path': images}
+                dataset.data_prefix, dataset.ann_file = {'img_path': images}, ''
         if len(_sources(every)) < len(before):
             raise UserError(
                 f'{loader} combines {len(every)} datasets, and --data-root, --train-ann etc. would give'

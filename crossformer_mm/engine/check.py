@@ -401,7 +401,7 @@ def _folders_table(splits: Mapping[str, Sequence[Split]]) -> str:
     names = sorted({name for split in every for name in split.images})
     lines = [[len(split.images[name]) if name in split.images else '-' for split in every] for name in names]
     rows = [*lines, [sum(map(len, split.images.values())) for split in every]]
-    heads = [split.folder.name for split in every]
+    heads = [Path(split.listed).stem if split.listed else split.folder.name for split in every]
     width = max(10, *map(len, heads)) + 1
     texts = [''.join(f'{cell:>{width}}' for cell in row) for row in (heads, *rows)]
     labels = ['', *map(short_name, names), f'all {len(names)} classes']
@@ -414,6 +414,7 @@ def _ignored_files(split: Split) -> list[Path]:
         path
         for name, images in split.images.items()
         for path in sorted({*files_in(split.folder / name)} - {*images})
+        if not split.listed
     ]
 
 

@@ -1,13 +1,15 @@
 """Draw a validation set from the training set, for data that has none."""
 
 import argparse
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
 from ..checkpoint.reader import Checkpoint
-from ..data.coco import CocoFile, check_images, read_coco, refusing
+from ..data.classes import class_data
+from ..data.coco import check_images, read_coco, refusing
 from ..data.coco_json import save_copy
 from ..data.data_root import DataSource
 from ..data.datasets import (
@@ -15,6 +17,7 @@ from ..data.datasets import (
     annotation_path,
     check_present,
     chosen_meta,
+    class_datasets,
     coco_datasets,
     datasets_of,
     image_folder,
@@ -22,9 +25,10 @@ from ..data.datasets import (
 from ..data.exif import ignores_exif
 from ..data.images import repeated_images
 from ..data.options import COCO_ELSEWHERE
-from ..data.problems import Findings
+from ..data.problems import Findings, refuse
 from ..data.split import classes_by_image, divide, select
 from ..utils.errors import UserError
+from ..utils.files import save_text
 from ..utils.text import shorten
 from .distributed import on_first_process
 from .runner import DRAWN
@@ -38,8 +42,8 @@ def add_fraction_options(parser: argparse.ArgumentParser) -> None:
         '--val-fraction',
         type=float,
         metavar='SHARE',
-        help='draw this share of the images as the validation set, with the classes in proportion, for COCO'
-        f' annotations without one; it is written to {DRAWN}/ in the work folder',
+        help='draw this share of the images as the validation set, with the classes in proportion, for data'
+        f' without one; it is written to {DRAWN}/ in the work folder',
     )
     parser.add_argument(
         '--val-seed',
@@ -72,11 +76,32 @@ def check_fraction(options: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
+class _Images:
+    """The images that are divided.
+
+    Attributes:
+        place: Where they are from, for messages.
+        folder: The folder that their names are relative to.
+        classes: The classes in each, by its name.
+        wanted: The classes that the validation set should have.
+        save: Writes the part with some names to the file of a split.
+        warnings: Lines for the log.
+    """
+
+    place: str
+    folder: str
+    classes: Mapping[str, Collection[str]]
+    wanted: Sequence[str]
+    save: Callable[[Collection[str], str], Path]
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class DrawnSet:
     """A division into training and validation set.
 
     Attributes:
-        train: The annotation file of the training set.
+        train: The annotation file, or list of images, of the training set.
         val: That of the validation set.
         notes: Lines for the log.
         warnings: The same, for what is easily overlooked.
@@ -91,8 +116,9 @@ class DrawnSet:
 def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoint | None) -> DrawnSet:
     """Draw the validation set, only in the first process, and let the config read it in all of them.
 
-    The annotations are repaired, divided, and written to the work folder. The names of the files end with a
-    digest of their content, by which the checkpoint of a training that resumes is known to have the same.
+    COCO annotations are repaired, divided, and written to the work folder; of other data, lists of images.
+    The names of the files end with a digest of their content, by which the checkpoint of a training that
+    resumes is known to have the same.
 
     Args:
         cfg: The config of the run, changed in place; a test set that does not exist is the same.
@@ -105,12 +131,13 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
     """
     share, source = options.val_fraction, options.source
     option = f'--val-fraction {share}'
-    training = _check_config(cfg, option, source)
+    find, read = _kind(cfg)
+    training = _check_config(cfg, option, source, find)
 
     def draw() -> DrawnSet:
         if source:
             source.convert(LOADERS[:1])
-        return _draw(cfg, training, share, options.val_seed or 0)
+        return _draw(read(cfg, training), share, options.val_seed or 0)
 
     drawn = on_first_process(draw)
     if resumed and not _is_noted(drawn, resumed):
@@ -119,8 +146,8 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
             ' or the seed have changed; resume with the config in its work folder and without'
             ' --val-fraction, or start a new training'
         )
-    for dataset in list(coco_datasets(cfg, *LOADERS[1:])):
-        if (source and source.splits) or not Path(annotation_path(dataset)).exists():
+    for dataset in list(find(cfg, *LOADERS[1:])):
+        if (source and source.splits) or not Path(_place(dataset)).exists():
             dataset.update(
                 data_root=training.get('data_root'), data_prefix=training.get('data_prefix', {'img': ''})
             )
@@ -129,20 +156,36 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
     return drawn
 
 
-def _check_config(cfg: Config, option: str, source: DataSource | None) -> ConfigDict:
+def _kind(cfg: Config) -> tuple[Callable[..., Iterator[ConfigDict]], Callable[..., _Images]]:
+    """What finds and what reads the datasets of a config."""
+    kinds = ((class_datasets, _read_folders), (coco_datasets, _read_coco))
+    return next((kind for kind in kinds if any(kind[0](cfg, LOADERS[0]))), kinds[-1])
+
+
+def _place(dataset: ConfigDict) -> str:
+    """The file or folder that says what a dataset has."""
+    return annotation_path(dataset) if dataset.get('ann_file') else image_folder(dataset)
+
+
+def _check_config(
+    cfg: Config,
+    option: str,
+    source: DataSource | None,
+    find: Callable[..., Iterator[ConfigDict]],
+) -> ConfigDict:
     """The training set of a config that needs a validation set."""
-    training, validation = (list(coco_datasets(cfg, loader)) for loader in LOADERS[:2])
+    training, validation = (list(find(cfg, loader)) for loader in LOADERS[:2])
     if not training and any(True for _ in datasets_of(cfg, LOADERS[0])):
         raise UserError(
-            f'{option}: is for COCO annotations, which this config does not read; move some images and their'
-            ' label maps into a validation folder, or train with --no-val'
+            f'{option}: is for COCO annotations and class folders, which this config does not read; move some'
+            ' images and their label maps into a validation folder, or train with --no-val'
         )
     if len(training) != 1 or len(validation) != 1:
         raise UserError(
             f'{option}: needs a config with one training set and one validation set; {cfg.filename} has'
             f' {len(training)} and {len(validation)}'
         )
-    path = annotation_path(validation[0])
+    path = _place(validation[0])
     if Path(path).exists() or (source and LOADERS[1] in source.splits):
         place = source.layout if source else path
         raise UserError(f'{option}: there is a validation set ({place}); omit --val-fraction to use it')
@@ -154,35 +197,29 @@ def _is_noted(drawn: DrawnSet, checkpoint: Checkpoint) -> bool:
     return not isinstance(text, str) or all(path.name in text for path in (drawn.train, drawn.val))
 
 
-def _draw(cfg: Config, dataset: ConfigDict, share: float, seed: int) -> DrawnSet:
-    folder = image_folder(dataset)
-    file, findings = _read(cfg, dataset)
-    wanted = chosen_meta(cfg, dataset).get('classes') or file.classes
-    classes = {name: found & {*wanted} for name, found in classes_by_image(file.content).items()}
-    names = {Path(folder, name): name for name in classes}
+def _draw(images: _Images, share: float, seed: int) -> DrawnSet:
+    place, classes = images.place, images.classes
+    names = {Path(images.folder, name): name for name in classes}
     same = {names[other]: names[first] for first, other in repeated_images(list(names))}
     try:
         parts = divide(classes, [1 - share, share], seed, same)
     except ValueError:
         raise UserError(
-            f'--val-fraction {share}: {file.name} has {len(classes)} image{"s" * (len(classes) != 1)}, of'
+            f'--val-fraction {share}: {place} has {len(classes)} image{"s" * (len(classes) != 1)}, of'
             f' which {len(classes) - len(same)} differ; at least 2 are needed'
         ) from None
     chosen = [{name for name in classes if parts[name] == part} for part in (0, 1)]
     validated = {label for name in chosen[1] for label in classes[name]}
     if not validated:
         raise UserError(
-            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {file.name} have no objects;'
+            f'--val-fraction {share}: the {len(chosen[1])} images drawn from {place} have no objects;'
             ' give a larger share'
         )
-    paths = [
-        save_copy(select(file.content, names), Path(cfg.work_dir, DRAWN), name)
-        for names, name in zip(chosen, ('train', 'val'), strict=True)
-    ]
-    counts = f'{len(chosen[1])} of {len(classes)} images of {file.name}'
+    paths = [images.save(names, split) for names, split in zip(chosen, ('train', 'val'), strict=True)]
+    counts = f'{len(chosen[1])} of {len(classes)} images of {place}'
     notes = [f'validation set: {counts}, drawn with seed {seed}: {paths[1]}']
-    warnings = [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
-    if missing := [name for name in wanted if name not in validated]:
+    warnings = [*images.warnings]
+    if missing := [name for name in images.wanted if name not in validated]:
         warnings.append(
             f'{len(missing)} classes have too few images for the validation set, which has none of them:'
             f' {shorten(missing, _CLASSES_NAMED)}'
@@ -190,11 +227,35 @@ def _draw(cfg: Config, dataset: ConfigDict, share: float, seed: int) -> DrawnSet
     return DrawnSet(*paths, notes, warnings)
 
 
-def _read(cfg: Config, dataset: ConfigDict) -> tuple[CocoFile, Findings]:
-    """The repaired annotations, and what was repaired."""
+def _read_coco(cfg: Config, dataset: ConfigDict) -> _Images:
+    """The repaired annotations, with what was repaired as warnings."""
     path, folder, findings = annotation_path(dataset), image_folder(dataset), Findings(1)
     check_present([path, folder], COCO_ELSEWHERE, Path.exists)
     masks, exif = 'mask_head' in cfg.model.get('roi_head', {}), ignores_exif(dataset)
     file = read_coco(path, masks, True, refusing(path, findings.add), folder, ignore_exif=exif)
     check_images(file, folder, exif)
-    return file, findings
+    wanted = chosen_meta(cfg, dataset).get('classes') or file.classes
+    classes = {name: found & {*wanted} for name, found in classes_by_image(file.content).items()}
+
+    def save(names: Collection[str], split: str) -> Path:
+        return save_copy(select(file.content, names), Path(cfg.work_dir, DRAWN), split)
+
+    warnings = [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
+    return _Images(file.name, folder, classes, wanted, save, warnings)
+
+
+def _read_folders(cfg: Config, dataset: ConfigDict) -> _Images:
+    data = class_data(cfg, LOADERS[:1])
+    refuse([problem for problem in data.problems(LOADERS[0]) if problem.fatal])
+    [split] = data.splits[LOADERS[0]]
+    classes = {
+        str(path.relative_to(split.folder)): {name} for name in data.classes for path in split.images[name]
+    }
+    return _Images(split.name, image_folder(dataset), classes, data.classes, _list_saver(cfg))
+
+
+def _list_saver(cfg: Config) -> Callable[[Collection[str], str], Path]:
+    """What writes a list of images, one per line."""
+    return lambda names, split: save_text(
+        ''.join(f'{name}\n' for name in sorted(names)), Path(cfg.work_dir, DRAWN, f'{split}.txt')
+    )

@@ -164,3 +164,26 @@ def check_folder(option: str, folder: str | Path) -> None:
         raise UserError(
             f'{option} {folder}: cannot write in {existing} ({error.strerror}); choose another folder'
         ) from error
+
+
+def save_text(text: str, path: Path) -> Path:
+    """Write a text file whose name ends with a digest of its content, so that it replaces no other file.
+
+    Args:
+        text: The text; names of files that are not UTF-8 may be in it as Python decodes them.
+        path: The file's name without the digest; its folder is made if it is missing.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{path.parent}: cannot be written ({error.strerror})') from error
+    data = text.encode('utf-8', 'surrogateescape')
+    return write_atomically(
+        path.absolute(), lambda part: part.write_bytes(data), digest_in_name=True, overwrite=True
+    )

@@ -84,6 +84,25 @@ def test_only_images_count(root: Path, cfg: Config) -> None:
     assert read(cfg, root).notes[0] == f'{root}/train: 8 images of 3 classes'
 
 
+def test_a_list_selects_images(cfg: Config, root: Path, tmp_path: Path) -> None:
+    listed = tmp_path / 'list.txt'
+    listed.write_text('dog/1.png\nbird/n0/0.png\n')
+    assert labels(root, 'train', ann_file=str(listed)) == {
+        'bird': ['bird/n0/0.png'],
+        'cat': [],
+        'dog': ['dog/1.png'],
+    }
+    for loader in LOADERS[1:]:
+        cfg[loader].dataset.update(data_prefix={'img_path': 'train'}, ann_file=str(listed))
+    data = read(cfg, root)
+    assert data.notes[1] == f'{root}/train ({listed}): 2 images of 2 classes'
+    listed.write_text('dog/9.png\n')
+    with pytest.raises(UserError, match=r'list.txt: .*/train/dog/9.png is no image in a class folder'):
+        read(cfg, root)
+    set_data_paths(cfg, DataOptions(val_images='val'))
+    assert read_data(cfg, TRAINING).notes[1] == f'{root}/val: 4 images of 3 classes'
+
+
 def test_classes_are_set_everywhere(cfg: Config, root: Path) -> None:
     cfg.model.head.update(topk=[1, 5], cal_acc=True)
     cfg.model.head.loss.num_classes = 1000
@@ -193,7 +212,7 @@ WRONG = {
     'no val': (
         remove,
         ['val'],
-        r'no data at .*/val; .* contains train/; .* without a validation set: --no-val',
+        r'no data at .*/val; .* contains train/; .* a validation set: --val-fraction 0.2 .*, or --no-val',
     ),
     'other name': (move, [('val', 'Valid')], r'contains Valid/, train/: give --val-images Valid;'),
     'both names': (

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from crossformer_mm.data.classes import read_data
-from crossformer_mm.data.shapes import write_ade20k, write_coco
+from crossformer_mm.data.shapes import write_ade20k, write_class_folders, write_coco
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
@@ -190,6 +190,78 @@ def test_data_that_cannot_be_divided(
     words = ['--data-root', root, '--work-dir', tmp_path / 'work', '--val-fraction', 0.2]
     assert train(narrow, *words) == 1
     assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / 'work').exists()
+
+
+def listed(folder: Path, name: str) -> list[str]:
+    """The images in the only list of a split."""
+    (path,) = folder.glob(f'split/{name}-????????.txt')
+    return path.read_text().splitlines()
+
+
+@pytest.fixture
+def folders(narrow_classifier: Callable[[str], Config], tmp_path: Path) -> list[object]:
+    """The words for a training on 12 images in folders of three classes, of which one has a single image."""
+    write_class_folders(tmp_path / 'data', train=15, val=1, size=32)
+    shutil.rmtree(tmp_path / 'data' / 'val')
+    for path in sorted((tmp_path / 'data' / 'train' / 'circle').iterdir())[1:]:
+        path.unlink()
+    (tmp_path / 'data' / 'train' / 'circle' / 'a folder ü').mkdir()
+    for path in (tmp_path / 'data' / 'train' / 'circle').glob('*.jpg'):
+        path.rename(path.parent / 'a folder ü' / path.name)
+    cfg = narrow_classifier('crossformer_s_in1k')
+    cfg.train_cfg.max_epochs = 1
+    cfg.dump(tmp_path / 'folders.py')
+    words = ['--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work', '--val-fraction', 0.2]
+    return [tmp_path / 'folders.py', *words]
+
+
+@pytest.mark.slow
+def test_class_folders(folders: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = tmp_path / 'data' / 'train', tmp_path / 'work'
+    every = {str(path.relative_to(root)) for path in root.rglob('*.jpg')}
+    assert train(*folders) == 0
+    chosen = listed(work, 'val')
+    assert {*listed(work, 'train'), *chosen} == every
+    assert sorted(name.split('/')[0] for name in chosen) == ['rectangle', 'triangle']
+    log = max(work.glob('*/*.log')).read_text()
+    assert f'validation set: 2 of 11 images of {root}, drawn with seed 0: {work}/split/val-' in log
+    assert '1 classes have too few images for the validation set, which has none of them: circle' in log
+
+    words = [work / 'folders.py', work / 'epoch_1.pth', '--out', tmp_path / 'r.json']
+    words += ['--work-dir', tmp_path / 'tested']
+    test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
+    text = (tmp_path / 'r.json').read_text()
+    assert {name for name in every if name in text} == {*chosen}
+
+    longer = ['--resume', '--cfg-options', 'train_cfg.max_epochs=2']
+    files = sorted((work / 'split').iterdir())
+    assert train(*folders, *longer) == 0
+    assert (work / 'epoch_2.pth').is_file()
+    assert sorted((work / 'split').iterdir()) == files
+    longer = ['--resume', '--cfg-options', 'train_cfg.max_epochs=3']
+    (root / 'triangle' / 'new.jpg').write_bytes((root / chosen[0]).read_bytes())
+    capsys.readouterr()
+    assert train(*folders, *longer) == 1
+    assert 'trained with another validation set, or none' in capsys.readouterr().err
+    assert sorted((work / 'split').iterdir()) == files
+    assert train(work / 'folders.py', '--work-dir', work, *longer) == 0, 'the lists in the work folder'
+    (root / chosen[0]).unlink()
+    assert train(work / 'folders.py', '--work-dir', work, '--resume', *longer[1:2], 'train_cfg.max_epochs=4')
+    assert f'{chosen[0]} is no image in a class folder; restore it' in capsys.readouterr().err
+
+
+def test_class_folders_that_cannot_be_divided(
+    folders: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / 'data'
+    (root / 'val').mkdir()
+    assert train(*folders) == 1
+    assert f'there is a validation set ({root}/val); omit --val-fraction' in capsys.readouterr().err
+    (root / 'val').rmdir()
+    shutil.copy(next(root.glob('train/triangle/*')), root / 'train')
+    assert train(*folders) == 1
+    assert 'is in no class folder; move it' in capsys.readouterr().err
     assert not (tmp_path / 'work').exists()
 
 
