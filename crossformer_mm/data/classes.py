@@ -228,8 +228,7 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:
     if 'val_dataloader' not in loaders:
         return elsewhere
-    draw = '--val-fraction 0.2 to draw one in training, or ' if elsewhere != MAPS_ELSEWHERE else ''
-    return f'{elsewhere}; without a validation set: {draw}--no-val'
+    return f'{elsewhere}; without a validation set: --val-fraction 0.2 to draw one in training, or --no-val'
 
 
 def _check_use(

@@ -27,7 +27,7 @@ class LabelFolder:
         colours: RGB of each class, 0 to 255.
         suffixes: The suffixes of label maps.
         ignore_exif: Whether images are loaded without being turned as their EXIF data says.
-        listed: Whether a list has only some of the images in their folder.
+        listed: The list of the images, which may be some of those in their folder; empty without one.
     """
 
     maps: Path
@@ -36,11 +36,11 @@ class LabelFolder:
     colours: Sequence[Sequence[int]]
     suffixes: str | tuple[str, ...]
     ignore_exif: bool = False
-    listed: bool = False
+    listed: str = ''
 
     def unpaired(self) -> list[Problem]:
         """Images without a label map and label maps without an image."""
-        return unpaired(self.pairs, self.maps, self.suffixes, self.listed)
+        return unpaired(self.pairs, self.maps, self.suffixes, bool(self.listed))
 
 
 def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
@@ -60,7 +60,8 @@ def check_labels(cfg: Config, loaders: Sequence[str]) -> list[LabelReport]:
     for dataset in map_datasets(cfg, *loaders):
         folder = label_folder(cfg, dataset)
         refuse(folder.unpaired())
-        report = inspect_labels(folder.pairs, folder.maps, folder.rule, ignore_exif=folder.ignore_exif)
+        place = f'{folder.maps} ({folder.listed})' if folder.listed else folder.maps
+        report = inspect_labels(folder.pairs, place, folder.rule, ignore_exif=folder.ignore_exif)
         refuse(report.problems)
         reports.append(report)
     return reports
@@ -97,7 +98,7 @@ def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
         built.metainfo.get('palette') or palette(len(classes)),
         map_suffixes(built.maps_ending) if kind == OWN_MAPS else built.seg_map_suffix,
         ignores_exif(dataset),
-        kind == OWN_MAPS and bool(built.ann_file),
+        built.ann_file if kind == OWN_MAPS else '',
     )
 
 

@@ -162,6 +162,8 @@ def set_data_paths(
                 dataset.data_prefix.seg_map_path = annotations
             if images is not None:
                 dataset.data_prefix.img_path = images
+                if dataset_class_name(dataset) == OWN_MAPS:  # its list is of the images in another folder
+                    dataset.ann_file = ''
         for dataset in folders:
             if images is not None:
                 dataset.data_prefix, dataset.ann_file = {'img_path': images}, ''
@@ -245,20 +247,34 @@ def _set_labels(cfg: Config, options: DataOptions, names: tuple[str, ...] | None
 def _set_dataset(
     cfg: Config, dataset: ConfigDict, names: tuple[str, ...] | None, ignore: int | None, reduce: bool | None
 ) -> None:
+    use_own_maps(cfg, dataset, '--classes, --ignore-label and --reduce-zero-label', reduce)
+    if names is not None:
+        dataset.metainfo = {'classes': names, 'palette': palette(len(names))}
+    if ignore is not None:
+        dataset.ignore_label = ignore
+
+
+def use_own_maps(cfg: Config, dataset: ConfigDict, option: str, reduce: bool | None = None) -> None:
+    """Let ``LabelMapDataset`` read two folders of images and label maps.
+
+    Args:
+        cfg: The config.
+        dataset: One of its :func:`map_datasets`, changed in place.
+        option: The option that needs it, for the message.
+        reduce: Another ``reduce_zero_label``.
+
+    Raises:
+        UserError: The dataset is of another kind.
+    """
     kind = dataset_class_name(dataset)
     if kind not in _TWO_FOLDERS or (dataset.get('ann_file') and kind != OWN_MAPS):
         raise UserError(
-            '--classes, --ignore-label and --reduce-zero-label are for two folders of images and label maps;'
-            f' {kind} has a fixed layout and numbering'
+            f'{option}: for two folders of images and label maps; {kind} has a fixed layout and numbering'
         )
     for suffix in ('img_suffix', 'seg_map_suffix'):
         dataset.pop(suffix, None)
     meta = dataset_meta(cfg, dataset)
     dataset.metainfo = {key: meta[key] for key in ('classes', 'palette') if key in meta}
-    if names is not None:
-        dataset.metainfo = {'classes': names, 'palette': palette(len(names))}
-    if ignore is not None:
-        dataset.ignore_label = ignore
     if reduce is None:
         reduce = dataset.get('reduce_zero_label', kind == 'ADE20KDataset')
     dataset.reduce_zero_label = reduce

@@ -20,11 +20,14 @@ from ..data.datasets import (
     class_datasets,
     coco_datasets,
     datasets_of,
+    folders_of,
     image_folder,
+    map_datasets,
 )
 from ..data.exif import ignores_exif
 from ..data.images import repeated_images
-from ..data.options import COCO_ELSEWHERE
+from ..data.label_folders import label_folder
+from ..data.options import COCO_ELSEWHERE, MAPS_ELSEWHERE, use_own_maps
 from ..data.problems import Findings, refuse
 from ..data.split import classes_by_image, divide, select
 from ..utils.errors import UserError
@@ -34,6 +37,8 @@ from .distributed import on_first_process
 from .runner import DRAWN
 
 _CLASSES_NAMED = 10  # in a warning
+_PLACE = ('data_root', 'data_prefix')  # what the validation set has from the training set
+_MAPS = ('type', 'metainfo', 'maps_ending', 'reduce_zero_label', 'ignore_label')  # the same, for label maps
 
 
 def add_fraction_options(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +88,7 @@ class _Images:
         place: Where they are from, for messages.
         folder: The folder that their names are relative to.
         classes: The classes in each, by its name.
-        wanted: The classes that the validation set should have.
+        wanted: The classes that the validation set should have; empty if they are not known.
         save: Writes the part with some names to the file of a split.
         warnings: Lines for the log.
     """
@@ -139,6 +144,8 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
             source.convert(LOADERS[:1])
         return _draw(read(cfg, training), share, options.val_seed or 0)
 
+    if find is map_datasets:
+        use_own_maps(cfg, training, option)
     drawn = on_first_process(draw)
     if resumed and not _is_noted(drawn, resumed):
         raise UserError(
@@ -148,9 +155,9 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
         )
     for dataset in list(find(cfg, *LOADERS[1:])):
         if (source and source.splits) or not Path(_place(dataset)).exists():
-            dataset.update(
-                data_root=training.get('data_root'), data_prefix=training.get('data_prefix', {'img': ''})
-            )
+            for setting in _PLACE if find is not map_datasets else (*_PLACE, *_MAPS):
+                dataset.pop(setting, None)
+                dataset.update({setting: training[setting]} if setting in training else {})
             dataset.ann_file = str(drawn.val)
     training.ann_file = str(drawn.train)
     return drawn
@@ -158,7 +165,7 @@ def draw_validation(cfg: Config, options: argparse.Namespace, resumed: Checkpoin
 
 def _kind(cfg: Config) -> tuple[Callable[..., Iterator[ConfigDict]], Callable[..., _Images]]:
     """What finds and what reads the datasets of a config."""
-    kinds = ((class_datasets, _read_folders), (coco_datasets, _read_coco))
+    kinds = ((class_datasets, _read_folders), (map_datasets, _read_maps), (coco_datasets, _read_coco))
     return next((kind for kind in kinds if any(kind[0](cfg, LOADERS[0]))), kinds[-1])
 
 
@@ -177,8 +184,7 @@ def _check_config(
     training, validation = (list(find(cfg, loader)) for loader in LOADERS[:2])
     if not training and any(True for _ in datasets_of(cfg, LOADERS[0])):
         raise UserError(
-            f'{option}: is for COCO annotations and class folders, which this config does not read; move some'
-            ' images and their label maps into a validation folder, or train with --no-val'
+            f'{option}: is for COCO annotations, class folders and label maps; this config reads none of these'
         )
     if len(training) != 1 or len(validation) != 1:
         raise UserError(
@@ -210,14 +216,15 @@ def _draw(images: _Images, share: float, seed: int) -> DrawnSet:
         ) from None
     chosen = [{name for name in classes if parts[name] == part} for part in (0, 1)]
     validated = {label for name in chosen[1] for label in classes[name]}
-    if not validated:
+    if images.wanted and not validated:
         raise UserError(
             f'--val-fraction {share}: the {len(chosen[1])} images drawn from {place} have no objects;'
             ' give a larger share'
         )
     paths = [images.save(names, split) for names, split in zip(chosen, ('train', 'val'), strict=True)]
     counts = f'{len(chosen[1])} of {len(classes)} images of {place}'
-    notes = [f'validation set: {counts}, drawn with seed {seed}: {paths[1]}']
+    how = '' if images.wanted else ', without regard to their classes'
+    notes = [f'validation set: {counts}, drawn with seed {seed}{how}: {paths[1]}']
     warnings = [*images.warnings]
     if missing := [name for name in images.wanted if name not in validated]:
         warnings.append(
@@ -252,6 +259,22 @@ def _read_folders(cfg: Config, dataset: ConfigDict) -> _Images:
         str(path.relative_to(split.folder)): {name} for name in data.classes for path in split.images[name]
     }
     return _Images(split.name, image_folder(dataset), classes, data.classes, _list_saver(cfg))
+
+
+def _read_maps(cfg: Config, dataset: ConfigDict) -> _Images:
+    """The images that have a label map; the maps are not read, since the run does that later."""
+    check_present(folders_of(dataset), MAPS_ELSEWHERE)
+    found = label_folder(cfg, dataset)
+    refuse(found.unpaired())
+    folder, save = image_folder(dataset), _list_saver(cfg)
+    classes = {str(image.relative_to(folder)): () for image, _ in found.pairs}
+    return _Images(
+        folder,
+        folder,
+        classes,
+        (),
+        lambda names, split: save([str(Path(name).with_suffix('')) for name in names], split),
+    )
 
 
 def _list_saver(cfg: Config) -> Callable[[Collection[str], str], Path]:

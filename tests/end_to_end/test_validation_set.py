@@ -265,15 +265,83 @@ def test_class_folders_that_cannot_be_divided(
     assert not (tmp_path / 'work').exists()
 
 
+@pytest.fixture
+def maps(narrow_segmentor: Callable[[str], Config], tmp_path: Path) -> list[object]:
+    """The words for a training on 5 images with label maps."""
+    write_ade20k(tmp_path / 'data', train=5, val=1, size=64)
+    for kind in ('images', 'annotations'):
+        shutil.rmtree(tmp_path / 'data' / kind / 'validation')
+    cfg = narrow_segmentor('fpn_crossformer_s')
+    cfg.train_cfg.update(max_iters=1, val_interval=1)
+    cfg.default_hooks.checkpoint.interval = 1
+    cfg.dump(tmp_path / 'maps.py')
+    words = ['--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work', '--val-fraction', 0.4]
+    return [
+        tmp_path / 'maps.py',
+        *words,
+        '--classes',
+        tmp_path / 'data' / 'classes.txt',
+        '--reduce-zero-label',
+    ]
+
+
 @pytest.mark.slow
-def test_label_maps_say_what_to_do(
-    narrow_segmentor: Callable[[str], Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize('moved', [False, True])
+def test_label_maps(
+    maps: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str], moved: bool
 ) -> None:
-    write_ade20k(tmp_path / 'data', train=2, val=1, size=64)
-    narrow_segmentor('fpn_crossformer_s').dump(tmp_path / 'maps.py')
-    words = ['--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work', '--val-fraction', 0.2]
-    assert train(tmp_path / 'maps.py', *words) == 1
-    assert 'move some images and their label maps into a validation folder' in capsys.readouterr().err
+    """In ADE20K's layout, and in two folders of a layout that is recognised."""
+    images, labels, work = (
+        *(tmp_path / 'data' / kind for kind in ('images', 'annotations')),
+        tmp_path / 'work',
+    )
+    for folder in (images, labels) if moved else ():
+        for path in [*(folder / 'training').iterdir()]:
+            path.rename(folder / path.name)
+        (folder / 'training').rmdir()
+    images, labels = (folder if moved else folder / 'training' for folder in (images, labels))
+    maps = maps if moved else maps[:-3]  # with ADE20K's classes
+    assert train(*maps) == 0
+    chosen = listed(work, 'val')
+    assert len(chosen) == 2
+    assert {*listed(work, 'train'), *chosen} == {path.stem for path in images.iterdir()}
+    log = max(work.glob('*/*.log')).read_text()
+    how = 'drawn with seed 0, without regard to their classes'
+    assert f'validation set: 2 of 5 images of {images}, {how}: {work}/split/val-' in log
+    assert re.search(rf'{labels} \({work}/split/val-.{{8}}.txt\): 2 label maps, read', log)
+
+    words = [work / 'maps.py', next(work.glob('iter_1.pth')), '--out', tmp_path / 'maps']
+    words += ['--work-dir', tmp_path / 'tested']
+    test_command.evaluate(test_command.evaluation_parser().parse_args(list(map(str, words))))
+    assert {path.stem for path in (tmp_path / 'maps').rglob('*.png')} == {*chosen}
+
+    longer = ['--resume', '--cfg-options', 'train_cfg.max_iters=2']
+    files = sorted((work / 'split').iterdir())
+    assert train(*maps, *longer) == 0
+    assert (work / 'iter_2.pth').is_file()
+    assert sorted((work / 'split').iterdir()) == files
+    longer = ['--resume', '--cfg-options', 'train_cfg.max_iters=3']
+    for folder in (images, labels):
+        (last,) = folder.glob(f'{chosen[0]}.*')
+        shutil.copy(last, last.with_stem('new'))
+    capsys.readouterr()
+    assert train(*maps, *longer) == 1
+    assert 'trained with another validation set, or none' in capsys.readouterr().err
+    assert train(work / 'maps.py', '--work-dir', work, *longer) == 0, 'the lists in the work folder'
+
+
+def test_label_maps_that_cannot_be_divided(
+    maps: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / 'data'
+    next(root.glob('annotations/training/*')).unlink()
+    assert train(*maps) == 1
+    assert 'has no label map' in capsys.readouterr().err
+    for kind in ('images', 'annotations'):
+        (root / kind / 'validation').mkdir()
+    assert train(*maps) == 1
+    assert 'there is a validation set (' in capsys.readouterr().err
+    assert not (tmp_path / 'work').exists()
 
 
 def test_a_training_that_cannot_start_leaves_nothing(
