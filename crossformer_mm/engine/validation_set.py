@@ -184,7 +184,7 @@ def _check_config(
     training, validation = (list(find(cfg, loader)) for loader in LOADERS[:2])
     if not training and any(True for _ in datasets_of(cfg, LOADERS[0])):
         raise UserError(
-            f'{option}: is for COCO annotations, class folders and label maps; this config reads none of these'
+            f'{option}: is for COCO annotations, class folders and label maps; this config has none of these'
         )
     if len(training) != 1 or len(validation) != 1:
         raise UserError(

@@ -10,6 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from crossformer_mm.data.classes import read_data
+from crossformer_mm.data.label_folders import check_labels
 from crossformer_mm.data.shapes import write_ade20k, write_class_folders, write_coco
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
@@ -300,7 +301,6 @@ def test_label_maps(
             path.rename(folder / path.name)
         (folder / 'training').rmdir()
     images, labels = (folder if moved else folder / 'training' for folder in (images, labels))
-    maps = maps if moved else maps[:-3]  # with ADE20K's classes
     assert train(*maps) == 0
     chosen = listed(work, 'val')
     assert len(chosen) == 2
@@ -328,6 +328,19 @@ def test_label_maps(
     assert train(*maps, *longer) == 1
     assert 'trained with another validation set, or none' in capsys.readouterr().err
     assert train(work / 'maps.py', '--work-dir', work, *longer) == 0, 'the lists in the work folder'
+
+
+def test_label_maps_of_a_dataset_with_classes(maps: list[object], tmp_path: Path) -> None:
+    """ADE20KDataset, which reads no lists of this kind, becomes LabelMapDataset with the same classes."""
+    options = train_command.training_parser().parse_args([str(word) for word in maps[:-3]])
+    cfg = train_command.training_config(options)
+    draw_validation(cfg, options, None)
+    parts = [cfg[f'{name}_dataloader'].dataset for name in ('train', 'val', 'test')]
+    assert [(part.type, part.reduce_zero_label, len(part.metainfo.classes)) for part in parts] == [
+        ('LabelMapDataset', True, 150)
+    ] * 3
+    assert [report.maps for report in check_labels(cfg, train_command.LOADERS)] == [3, 2]
+    assert read_data(cfg, train_command.LOADERS).classes[0] == 'wall'
 
 
 def test_label_maps_that_cannot_be_divided(
