@@ -201,7 +201,7 @@ def test_label_maps_say_what_to_do(
     narrow_segmentor('fpn_crossformer_s').dump(tmp_path / 'maps.py')
     words = ['--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work', '--val-fraction', 0.2]
     assert train(tmp_path / 'maps.py', *words) == 1
-    assert 'move some images and their label maps into a validation folder' in capsys.readouterr().err
+    assert 'move some images, with their label maps or into folders' in capsys.readouterr().err
 
 
 def test_a_training_that_cannot_start_leaves_nothing(
