@@ -135,7 +135,8 @@ def _check_config(cfg: Config, option: str, source: DataSource | None) -> Config
     if not training and any(True for _ in datasets_of(cfg, LOADERS[0])):
         raise UserError(
             f'{option}: is for COCO annotations, which this config does not read; move some images, with'
-            ' their label maps or into folders of the same classes, to a validation set, or train with --no-val'
+            ' their label maps or into folders of the same classes, to a validation set, or train with'
+            ' --no-val'
         )
     if len(training) != 1 or len(validation) != 1:
         raise UserError(
