@@ -73,8 +73,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """
     data = parser.add_argument_group(
         'data',
-        'COCO-format data for detection, folders of images and of label maps for segmentation, a folder of'
-        ' images per class for classification',
+        'COCO, YOLO, Pascal VOC or LabelMe data for detection, folders of images and of label maps for'
+        ' segmentation, a folder of images per class for classification',
     )
     data.add_argument(
         '--data-root',

@@ -217,7 +217,8 @@ class _CocoCheck:
         images = _existing_images(file, folder, findings)
         sizes = {path: (image['height'], image['width']) for path, image in images.items()}
         usable = _decode(sizes, ignore_exif, findings, self.options)
-        print(_objects_table(file))
+        if file.categories:  # none if it cannot be read
+            print(_objects_table(file))
         if self.options.out and file.annotations:
             drawn = {path: images[path] for path, is_usable in usable.items() if is_usable}
             draw_objects(self.options.out, name, file, drawn, self.options.seed, ignore_exif)

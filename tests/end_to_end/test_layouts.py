@@ -202,6 +202,7 @@ def test_masks_are_needed_or_not(
     assert check(flat_config, '--data-root', tmp_path / 'data') == 1
     assert f'{tmp_path / "data"} (Pascal VOC, train): ' in (said := capsys.readouterr().out)
     assert 'objects are boxes without a mask, but this config trains masks' in said
+    assert '0 images' not in said
 
 
 def test_the_config_of_a_training_reads_data_that_have_changed_since(
