@@ -18,6 +18,7 @@ from ..data.datasets import (
     coco_datasets,
     datasets_of,
     image_folder,
+    trains_masks,
 )
 from ..data.exif import ignores_exif
 from ..data.images import repeated_images
@@ -194,7 +195,7 @@ def _read(cfg: Config, dataset: ConfigDict) -> tuple[CocoFile, Findings]:
     """The repaired annotations, and what was repaired."""
     path, folder, findings = annotation_path(dataset), image_folder(dataset), Findings(1)
     check_present([path, folder], COCO_ELSEWHERE, Path.exists)
-    masks, exif = 'mask_head' in cfg.model.get('roi_head', {}), ignores_exif(dataset)
+    masks, exif = trains_masks(cfg), ignores_exif(dataset)
     file = read_coco(path, masks, True, refusing(path, findings.add), folder, ignore_exif=exif)
     check_images(file, folder, exif)
     return file, findings
