@@ -475,7 +475,7 @@ def _lines(
             what = f'annotation {annotation["id"]} in {image["file_name"]}'
             report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
         if polygon and max(map(_distance, box_around(polygon), annotation['bbox'])) > _VISIBLE:
-            kind = 'boxes that are not those around their polygons, left out'
+            kind = 'boxes that are not those around their polygons, which replace them'
             report(Problem(kind, f'annotation {annotation["id"]} in {image["file_name"]}', fatal=False))
         fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
         yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])
