@@ -309,10 +309,19 @@ def _pairs(split: Split, report: Report) -> list[tuple[Path, Path]]:
     for source in split.source:
         for path in image_files(source) if source.is_dir() else _listed(source, split.images, report):
             images[path] = None
-    labels = cache(labels_of)
-    pairs = [(path, labels(path.parent) / f'{path.stem}.txt') for path in images]
+    labels, forms = cache(labels_of), cache(_name_forms)
+    pairs = []
+    for path in images:
+        folder, name = labels(path.parent), f'{path.stem}.txt'
+        pairs.append((path, folder / (forms(folder).get(name) or forms(folder).get(clean(name), name))))
     _report_orphans(split, {file for _, file in pairs}, report)
     return pairs
+
+
+def _name_forms(folder: Path) -> dict[str, str]:
+    """The names in a folder, by themselves, and with each accent as one character: systems differ."""
+    names = names_in(folder)
+    return {clean(name): name for name in names} | {name: name for name in names}
 
 
 def _report_orphans(split: Split, known: set[Path], report: Report) -> None:
