@@ -1,7 +1,8 @@
 """Checkpoints: read safely, identify, load strictly, convert.
 
 Modules, lowest level first: ``inert`` (plain data in place of a pickle's objects), ``reader`` (files),
-``names`` (tensor names and archs), ``meta`` (class names and layout), ``load`` (into models), ``convert``,
+``names`` (tensor names and archs), ``cache`` (weights by name), ``meta`` (class names, layout, settings),
+``load`` (into models), ``convert``, ``pretrained`` (build a backbone from a file, save it as a folder),
 ``resume`` (mmengine's own loading).
 """
 

@@ -23,7 +23,7 @@ from ..utils.outputs import check_place
 from ..utils.text import shorten
 from ..version import __version__
 from .load import check_values, describe, mismatches, not_finite
-from .meta import NOTES, dataset_meta_of, implied_layout
+from .meta import BACKBONE_NOTES, NOTES, dataset_meta_of, implied_layout, notes_of
 from .names import (
     BACKBONE,
     ablation_of,
@@ -89,7 +89,7 @@ def plan_conversion(
         raise UserError(f'holds a {kind}, which cannot become a {becomes}: it has no such heads')
     arch = arch_of(state)
     kept, dropped = _fit(state, arch, becomes, strict)
-    kept = _stored(released_of(kept) if to == RELEASED else kept, half)
+    kept = stored(released_of(kept) if to == RELEASED else kept, half)
     if too_large := not_finite(kept):
         raise UserError(
             f'values too large for float16 in {shorten(too_large)}; store them in their own dtype'
@@ -105,6 +105,8 @@ def plan_conversion(
     if layout.layouts:
         several = len(layout.layouts) > 1
         meta[NOTES]['long_distance'] = list(layout.layouts) if several else layout.layouts[0]
+    if settings := notes_of(checkpoint).get(BACKBONE_NOTES):
+        meta[NOTES][BACKBONE_NOTES] = settings
     numbers = sum(t.numel() for n, t in kept.items() if not n.endswith(STATISTICS))
     dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in kept.values()})
     report = [
@@ -262,7 +264,7 @@ def _fit_classifier_head(state: Mapping[str, Tensor], arch: Arch, released: bool
     return wanted
 
 
-def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
+def stored(state: Mapping[str, Tensor], half: bool = False) -> dict[str, Tensor]:
     """The tensors, each with its own storage.
 
     For a view, torch would save the complete storage; safetensors refuses two tensors in one.

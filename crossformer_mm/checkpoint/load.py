@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from ..utils.text import shorten
-from .meta import ImpliedLayout, implied_layout
+from .cache import find_weights
+from .meta import BACKBONE_NOTES, ImpliedLayout, implied_layout
 from .names import (
     BACKBONE,
     NECK,
@@ -101,14 +102,14 @@ class CrossFormerPretrained(PretrainedInit):
     """mmengine's initialiser ``Pretrained``, which ``init_cfg`` uses, through the safe and strict reader.
 
     Args:
-        checkpoint: The file.
+        checkpoint: The file, or a name for :func:`~.cache.find_weights`.
         prefix: The prefix of the part's tensors in the file.
         map_location: Not used; tensors are copied to where the part's are.
     """
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights."""
-        load_part(module, self.checkpoint, self.prefix)
+        load_part(module, find_weights(self.checkpoint), self.prefix)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
 
@@ -335,7 +336,15 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Non
 
 def layout_of(model: nn.Module) -> str | None:
     """The ``long_distance`` of a model's backbone, None if that is not a CrossFormer."""
-    return next((module.long_distance for module in model.modules() if isinstance(module, CrossFormer)), None)
+    return notes_on(model).get('long_distance')
+
+
+def notes_on(model: nn.Module) -> dict[str, Any]:
+    """What files with a model note about its backbone; nothing if that is not a CrossFormer."""
+    for module in model.modules():
+        if isinstance(module, CrossFormer):
+            return {'long_distance': module.long_distance, BACKBONE_NOTES: module.settings}
+    return {}
 
 
 def compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> None:

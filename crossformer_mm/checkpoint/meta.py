@@ -12,6 +12,7 @@ from ..models.grouping import LAYOUTS, LONG_DISTANCE
 from .names import is_released_classifier, tensors_of
 
 NOTES = 'crossformer_mm'  # the entry of `meta` with the notes of the converter, or of a training
+BACKBONE_NOTES = 'backbone'  # the notes' entry with `CrossFormer.settings`
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
 SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
 CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")

@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..checkpoint import load_backbone, load_model
+from ..checkpoint.cache import note_digest, place_in_cache
 from ..checkpoint.convert import DENSE, TARGETS, convert_checkpoint
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.names import classes_in, tensors_of
@@ -29,7 +30,13 @@ def conversion_parser() -> argparse.ArgumentParser:
         'The input is never changed; the output is written atomically.'
     )
     options.add_argument('source', metavar='IN', help='the checkpoint, .pth or .safetensors')
-    options.add_argument('out', metavar='OUT', help='the new file, .pth or .safetensors')
+    options.add_argument('out', metavar='OUT', nargs='?', help='the new file, .pth or .safetensors')
+    options.add_argument(
+        '--to-cache',
+        action='store_true',
+        help='instead of OUT: write the backbone to the cache folder, for --pretrained and from_pretrained by'
+        ' the name of its arch, such as s',
+    )
     options.add_argument(
         '--to',
         choices=TARGETS,
@@ -70,10 +77,11 @@ def convert(options: argparse.Namespace) -> None:
     Raises:
         UserError: A file or the config is invalid.
     """
+    name = _name_in_cache(options)
     report = convert_checkpoint(
         options.source,
         options.out,
-        to=options.to,
+        to='backbone' if name else options.to,
         strict=options.strict,
         half=options.half,
         digest_in_name=options.hash_name,
@@ -81,7 +89,23 @@ def convert(options: argparse.Namespace) -> None:
         verify=partial(verify, options.verify) if options.verify else None,
         dry_run=options.dry_run,
     )
+    if name:
+        note_digest(name)
+        report.append(f"name      {name}: --pretrained {name}, CrossFormer.from_pretrained('{name}')")
     print('\n'.join(map(printable, report)))
+
+
+def _name_in_cache(options: argparse.Namespace) -> str | None:
+    """The name under which ``--to-cache`` stores a file; sets ``out`` to its place."""
+    others = [options.out, options.to, options.hash_name, options.dry_run]
+    if not options.to_cache and not options.out:
+        raise UserError('give OUT, or --to-cache')
+    if options.to_cache and any(others):
+        raise UserError('--to-cache goes without OUT, --to, --hash-name and --dry-run')
+    if not options.to_cache:
+        return None
+    name, options.out = place_in_cache(options.source, options.overwrite)
+    return name
 
 
 def verify(config: str | Path, path: Path, kind: str) -> str:

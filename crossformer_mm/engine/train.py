@@ -12,9 +12,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..checkpoint.cache import find_weights
 from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
-from ..checkpoint.reader import Checkpoint, local_path, open_checkpoint
+from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..data.datasets import class_datasets
 from ..models.crossformer import loads_file
@@ -44,7 +45,12 @@ def training_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Train a model with MMEngine.')
     add_run_options(parser)
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument('--pretrained', metavar='FILE', help='initialise the backbone from these weights')
+    weights.add_argument(
+        '--pretrained',
+        metavar='FILE',
+        help='initialise the backbone from this file or folder of save_pretrained; or, given the name of an'
+        ' arch, such as s, from its file in the cache',
+    )
     weights.add_argument(
         '--load',
         '--finetune',
@@ -114,7 +120,7 @@ def train(options: argparse.Namespace) -> None:
                 print(done)
             return
         if options.pretrained and not run.checkpoint:
-            _check_file('--pretrained', options.pretrained)
+            backbone_file(options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
         drawn = draw_validation(cfg, options, run.checkpoint) if options.val_fraction else None
@@ -184,9 +190,7 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.auto_scale_lr:
         set_auto_scale_lr(cfg)
     if options.pretrained:
-        if not options.resume:
-            _check_file('--pretrained', options.pretrained)
-        set_backbone_file(cfg, options.pretrained)
+        set_backbone_file(cfg, options.pretrained if options.resume else backbone_file(options.pretrained))
     if options.load:
         cfg.load_from, cfg.resume = options.load, False
     if options.resume:
@@ -227,7 +231,8 @@ def open_weights(cfg: Config) -> Checkpoint | None:
         set_backbone_file(cfg, None)
         return open_checkpoint(cfg.load_from)
     init = cfg.model.backbone.get('init_cfg')
-    return open_checkpoint(init['checkpoint']) if isinstance(init, dict) and 'checkpoint' in init else None
+    named = isinstance(init, dict) and 'checkpoint' in init
+    return open_checkpoint(find_weights(init['checkpoint'])) if named else None
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
@@ -315,9 +320,12 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
-def _check_file(option: str, path: str) -> None:
-    if not local_path(path).is_file():
-        raise UserError(f'{option} {path}: no such file')
+def backbone_file(given: str) -> str:
+    """The file that ``--pretrained`` means, see :func:`~crossformer_mm.checkpoint.cache.find_weights`."""
+    path = find_weights(given)
+    if not path.is_file():
+        raise UserError(f'--pretrained {given}: no such file')
+    return str(path)
 
 
 def find_resume(cfg: Config, source: str | None = None) -> tuple[Checkpoint | None, list[str]]:

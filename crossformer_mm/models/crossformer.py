@@ -12,7 +12,9 @@ This module contains the complete network, for any device and any transform, exc
 embedding and the two branches of a block faster, with the same results.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -372,7 +374,8 @@ class CrossFormer(BaseModule):
         pretrained: A checkpoint file, which older configs of the toolboxes give instead of ``init_cfg``.
         init_cfg: None initialises as published. ``dict(type='Pretrained', checkpoint=FILE)`` loads a
             classification, backbone, detector or segmentor checkpoint, and raises if it does not fit;
-            ``prefix`` selects one of several models in it.
+            ``prefix`` selects one of several models in it. FILE may be an arch's name, for its file in the
+            cache, if no file is called so.
         position: How attention learns positions, one of the paper's ablations. ``'dpb'``: dynamic position
             bias. ``'dpb_residual'``: the same with residual connections around its hidden layers.
             ``'rpb'``: a learned table of biases per block and head, which covers the groups of 224×224
@@ -383,6 +386,7 @@ class CrossFormer(BaseModule):
 
     Attributes:
         out_channels: Channels of each output.
+        settings: The arguments on which outputs depend besides the weights, as plain values.
 
     Raises:
         ValueError: An argument is invalid; the message names it and the valid values.
@@ -409,7 +413,7 @@ class CrossFormer(BaseModule):
         if pretrained and init_cfg:
             raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg}: give one of them')
         super().__init__(dict(type='Pretrained', checkpoint=pretrained) if pretrained else init_cfg)
-        arch = resolve_arch(arch)
+        named, arch = arch if isinstance(arch, str) else None, resolve_arch(arch)
         group_sizes = check_stages(
             'group_sizes', STANDARD_GROUP_SIZES if group_sizes is None else group_sizes
         )
@@ -422,6 +426,16 @@ class CrossFormer(BaseModule):
         self.out_indices = check_out_indices(out_indices)
         self.frozen_stages = check_frozen_stages(frozen_stages)
         self.long_distance = long_distance
+        self.settings = dict(
+            arch=named or dataclasses.asdict(arch),
+            group_sizes=group_sizes,
+            intervals=intervals,
+            long_distance=long_distance,
+            adaptive_intervals=bool(adaptive_intervals),
+            out_indices=self.out_indices,
+            position=position,
+            cross_scale_stages=cross_scale_stages,
+        )
         self.out_channels = tuple(arch.dims(s) for s in self.out_indices)
 
         self.patch_embed = PatchEmbed(arch.embed_dims, cross_scale_stages > 0, position == 'ape')
@@ -451,6 +465,37 @@ class CrossFormer(BaseModule):
             )
         self.apply(init_as_published)
         self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **arguments: Any) -> 'CrossFormer':
+        """Build a network with the weights of a file, in evaluation mode.
+
+        Args:
+            source: A checkpoint of any kind that ``init_cfg`` loads; a folder that :meth:`save_pretrained`
+                wrote; or the name of a published arch, for its file in the cache.
+            arguments: Of the constructor, instead of those that a folder's ``config.json``, or the file,
+                states. Files of other programs show arch, position and kernels, but not groups nor, often,
+                ``long_distance``; what is not known has the constructor's default.
+
+        Raises:
+            UserError: There are no such weights, or they do not fit the arguments, or these are invalid.
+        """
+        from ..checkpoint.pretrained import from_pretrained  # above this package, see docs/architecture.md
+
+        return from_pretrained(cls, source, **arguments)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors``, and ``config.json`` with :attr:`settings`.
+
+        Args:
+            folder: The folder, created if missing. Files that this project did not write are not replaced.
+
+        Raises:
+            UserError: The files cannot be written, or weights are NaN or infinite.
+        """
+        from ..checkpoint.pretrained import save_pretrained
+
+        save_pretrained(self, folder)
 
     def init_weights(self) -> None:
         """Load the weights that ``init_cfg`` names, if any; otherwise the constructor's stay.

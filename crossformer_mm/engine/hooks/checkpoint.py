@@ -11,7 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ...checkpoint.load import layout_of, not_finite
+from ...checkpoint.load import not_finite, notes_on
 from ...checkpoint.meta import NOTES, notes_of
 from ...checkpoint.resume import LAST, NONE_YET, RUNS, missing_parts, runs_of
 from ...utils.errors import UserError
@@ -161,9 +161,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'iteration {runner.iter + 1}: weights have become NaN or infinite: {shorten(bad)}; stopped'
                 f' without changing the checkpoints: {RESTART_HINT}'
             )
-        layout = layout_of(network_of(runner))
-        notes = {'long_distance': layout} if layout else {}
-        checkpoint['meta'][NOTES] = {**notes, **run_facts(runner)}
+        checkpoint['meta'][NOTES] = {**notes_on(network_of(runner)), **run_facts(runner)}
         if 'optimizer' in checkpoint:
             gradients = {
                 name: parameter.grad.cpu()
