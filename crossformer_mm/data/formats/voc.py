@@ -2,7 +2,7 @@
 
 Coordinates are numbers of pixels in VOC's definition, from 1, and the last pixel belongs to the box: a box
 from 1 to the width covers the whole image. Many tools write the positions of edges instead, from 0 to the
-width. :func:`convention` finds which of both a dataset has.
+width. :func:`_convention` finds which of both a dataset has.
 """
 
 import math
@@ -170,11 +170,6 @@ def _has_annotations(folder: Path, levels: int = 2) -> bool:
     return any(re.search(r'<annotation[\s>]', start) for start in starts)
 
 
-def class_names(layout: Layout) -> tuple[str, ...]:
-    """The classes of all splits; without a list of names, those of all objects, sorted."""
-    return layout.classes or _names(_files(_parse_all(layout)))
-
-
 def _names(files: Sequence[_File]) -> tuple[str, ...]:
     return tuple(sorted({item.name for file in files for item in file.objects}))
 
@@ -195,12 +190,8 @@ def _files(parsed: Mapping[Path, _File | _Fault | None]) -> list[_File]:
     return [file for file in parsed.values() if isinstance(file, _File)]
 
 
-def convention(layout: Layout) -> Convention:
-    """Find what the coordinates of a dataset's boxes mean, from all splits together."""
-    return _convention(_files(_parse_all(layout)))
-
-
 def _convention(files: Sequence[_File]) -> Convention:
+    """Find what the coordinates of a dataset's boxes mean, from all splits together."""
     corners = [item.corners for file in files for item in file.objects]
     low = next((c for c in corners if min(c) < 1), None)
     broken = sum(any(not side.is_integer() for side in c) for c in corners)
