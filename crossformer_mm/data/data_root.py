@@ -200,9 +200,8 @@ def _splits(
 
 def _missing(layout: Layout, name: str) -> str:
     what = f'{layout}: there is no {_SETS[name]}'
-    coco = layout.format in ('coco', *CONVERTED)
-    draw = 'draw one with --val-fraction 0.2' if coco else 'move images and their label maps to one'
-    return f'{what}; {draw}, or train with --no-val' if name == 'val' else what
+    remedy = 'draw one in training with --val-fraction 0.2, or train with --no-val'
+    return f'{what}; {remedy}' if name == 'val' else what
 
 
 def _set_coco(dataset: ConfigDict, root: Path, split: Split, converted: Path | None) -> None:
