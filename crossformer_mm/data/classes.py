@@ -34,6 +34,7 @@ from .datasets import (
     map_datasets,
     palette,
     set_num_classes,
+    trains_masks,
 )
 from .exif import ignores_exif
 from .options import COCO_ELSEWHERE, FOLDERS_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
@@ -151,7 +152,7 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     datasets = {(annotation_path(d), image_folder(d)): d for d in coco_datasets(cfg, *loaders)}
     wanted = [path for paths in datasets for path in paths]
     check_present(wanted, _remedy(COCO_ELSEWHERE, loaders), Path.exists)
-    masks = 'mask_head' in cfg.model.get('roi_head', {})
+    masks = trains_masks(cfg)
     files: dict[tuple[str, str], CocoFile] = {}
     warnings = []
     for (path, folder), dataset in datasets.items():

@@ -118,8 +118,8 @@ def read_coco(
     source, notes = _origin(content)
     if source:
         report = _naming_images(content, report)
-        if masks:
-            _check_masks(content, source)
+    if masks:
+        _check_masks(content, source or str(path))
     note = Repairs(report)
     if not plain:
         note('another encoding than pycocotools reads', 'UTF-16, UTF-32, or with a byte order mark')
@@ -175,10 +175,13 @@ def _naming_images(content: Record, report: Report) -> Report:
 
 
 def _check_masks(content: Record, source: str) -> None:
-    """Check that all objects of converted annotations have masks: not all formats have them."""
+    """Check that objects have masks: not all formats and exports have them.
+
+    Single ones without, in a file that was not converted, are found one by one.
+    """
     annotations = records_of(content, 'annotations')
     boxes = [annotation for annotation in annotations if not annotation.get('segmentation')]
-    if boxes:
+    if boxes and (CONVERTED_FROM in content or len(boxes) == len(annotations)):
         raise UserError(
             f'{source}: {len(boxes)} of {len(annotations)} objects are boxes without a mask, but this config'
             ' trains masks; take a config without, such as retinanet_crossformer_s.py'

@@ -21,7 +21,7 @@ from .datasets import (
     prefixes_of,
 )
 from .exif import ignores_exif
-from .formats.cache import CONVERTED, FOLDER, cache_folder, convert, file_of, read
+from .formats.cache import CONVERTED, FOLDER, cache_folder, convert, file_of, format_of, read
 from .formats.coco import title
 from .formats.label_maps import TRAIN_IDS
 from .formats.layout import Layout, Split
@@ -138,6 +138,22 @@ def find_data(
     return DataSource(layout, splits, converted, ignores_exif(cfg), warnings, classes)
 
 
+def converted_data(cfg: Config) -> tuple[str | None, str | None]:
+    """The folder and the format of the data that the config of a training reads converted.
+
+    The data may have changed since, and the conversion may be gone.
+
+    Returns:
+        The folder, or None for other configs; and the format, or None if the conversion is gone.
+    """
+    places = {
+        (dataset.get('data_root'), Path(annotation_path(dataset)).parent)
+        for dataset in coco_datasets(cfg, *LOADERS)
+    }
+    root, folder = places.pop() if len(places) == 1 else (None, Path())
+    return (root, format_of(folder)) if folder.parent.name == FOLDER else (None, None)
+
+
 def _own_coco(datasets: Sequence[ConfigDict], root: Path) -> Layout | None:
     """The dataset at the paths of the config, if they lead to a complete split."""
     splits = {}
@@ -184,7 +200,9 @@ def _splits(
 
 def _missing(layout: Layout, name: str) -> str:
     what = f'{layout}: there is no {_SETS[name]}'
-    return f'{what}; draw one with --val-fraction 0.2, or train with --no-val' if name == 'val' else what
+    coco = layout.format in ('coco', *CONVERTED)
+    draw = 'draw one with --val-fraction 0.2' if coco else 'move images and their label maps to one'
+    return f'{what}; {draw}, or train with --no-val' if name == 'val' else what
 
 
 def _set_coco(dataset: ConfigDict, root: Path, split: Split, converted: Path | None) -> None:

@@ -167,6 +167,11 @@ def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
     return [evaluator for evaluator in evaluators if 'ann_file' in evaluator]
 
 
+def trains_masks(cfg: Config) -> bool:
+    """Whether a detector has a mask head, so that all objects need masks."""
+    return bool(cfg.model.get('roi_head', {}).get('mask_head'))
+
+
 def check_present(
     paths: Iterable[str],
     remedy: str,

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
-from .data_root import DataSource, find_data
+from .data_root import DataSource, converted_data, find_data
 from .datasets import (
     LOADERS,
     OWN_MAPS,
@@ -29,7 +29,7 @@ from .label_check import IGNORED
 # Datasets without a fixed layout or numbering.
 _TWO_FOLDERS = ('ADE20KDataset', 'BaseSegDataset', OWN_MAPS)
 COCO_ELSEWHERE = (
-    'set other paths with --data-root DIR (laid out like COCO:'
+    'set other paths with --data-root DIR (whose layout is recognised, such as COCO:'
     ' annotations/instances_train2017.json, instances_val2017.json, train2017/, val2017/),'
     ' --train-ann FILE, --val-ann FILE, --train-images DIR, --val-images DIR'
 )
@@ -132,7 +132,8 @@ def set_data_paths(
         test_split: What to test on; by default, the validation set.
 
     Returns:
-        What was recognised in the folder of the data; None without it, or with options for the paths in it.
+        What was recognised in the folder of the data, which the config of a training on converted data has
+        too; None without it, or with options for the paths in it.
 
     Raises:
         UserError: An option is not for the kind of data that the config reads, or has an invalid value; or
@@ -174,9 +175,11 @@ def set_data_paths(
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
     names = None if options.classes is None else parse_classes(options.classes)
-    source = None
-    if options.data_root is not None and _paths(options) == (None,) * 4:
-        source = find_data(cfg, options.data_root, options.format, wanted, test_split, bool(names))
+    source, root, known = None, options.data_root, None
+    if root is None:
+        root, known = converted_data(cfg)
+    if root is not None and _paths(options) == (None,) * 4:
+        source = find_data(cfg, root, options.format or known, wanted, test_split, bool(names))
     option = f'--format {options.format}' if options.format else test_split and f'--split {test_split}'
     if source is None and option:
         raise UserError(f'{option}: needs --data-root DIR with a dataset, and no option for the paths in it')

@@ -33,6 +33,7 @@ from ..data.datasets import (
     image_folder,
     input_paths,
     map_datasets,
+    trains_masks,
 )
 from ..data.exif import check_exif, ignores_exif
 from ..data.images import problems_of_images, repeated_images, shared_images
@@ -168,7 +169,7 @@ class _CocoCheck:
         self, cfg: Config, options: argparse.Namespace, source: DataSource | None, place: Path
     ) -> None:
         self.cfg = cfg
-        self.masks = 'mask_head' in cfg.model.get('roi_head', {})
+        self.masks = trains_masks(cfg)
         self.options = options
         self.source, self.place = source, place
         self.first: CocoFile | None = None

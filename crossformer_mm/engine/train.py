@@ -1,6 +1,7 @@
 """``crossformer train``: train a model."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,9 +138,8 @@ def train(options: argparse.Namespace) -> None:
         set_start(runner, run)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
-            runner.logger.info(
-                f'Last checkpoint: {last}; evaluate it: crossformer test {config_to_test(cfg)} {last}'
-            )
+            command = shlex.join(['crossformer', 'test', str(config_to_test(cfg)), last])
+            runner.logger.info(f'Last checkpoint: {last}; evaluate it: {command}')
 
 
 def set_start(runner: Runner, run: Run) -> None:

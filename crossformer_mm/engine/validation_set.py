@@ -23,6 +23,7 @@ from ..data.datasets import (
     folders_of,
     image_folder,
     map_datasets,
+    trains_masks,
 )
 from ..data.exif import ignores_exif
 from ..data.images import repeated_images
@@ -238,7 +239,7 @@ def _read_coco(cfg: Config, dataset: ConfigDict) -> _Images:
     """The repaired annotations, with what was repaired as warnings."""
     path, folder, findings = annotation_path(dataset), image_folder(dataset), Findings(1)
     check_present([path, folder], COCO_ELSEWHERE, Path.exists)
-    masks, exif = 'mask_head' in cfg.model.get('roi_head', {}), ignores_exif(dataset)
+    masks, exif = trains_masks(cfg), ignores_exif(dataset)
     file = read_coco(path, masks, True, refusing(path, findings.add), folder, ignore_exif=exif)
     check_images(file, folder, exif)
     wanted = chosen_meta(cfg, dataset).get('classes') or file.classes

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from crossformer_mm.data.coco import check_images, read_coco
+from crossformer_mm.data.datasets import trains_masks
 from crossformer_mm.utils.errors import UserError
 
 SQUARE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]]
@@ -151,3 +153,23 @@ def test_images_are_looked_up_in_their_folders(tmp_path: Path) -> None:
     check_images(file, tmp_path)
     with pytest.raises(UserError, match='2 of 2 images are missing'):
         check_images(file, tmp_path / 'nowhere')
+
+
+def test_a_file_of_boxes_alone_names_a_config_without_masks(tmp_path: Path) -> None:
+    data = content()
+    for annotation in data['annotations']:
+        annotation['segmentation'] = []  # as in Roboflow's exports of boxes
+    path = write(tmp_path, data)
+    with pytest.raises(
+        UserError, match=r'2 of 2 objects are boxes without a mask.*retinanet_crossformer_s\.py'
+    ):
+        read_coco(path)
+    assert len(read_coco(path, masks=False).annotations) == 2
+
+
+def test_masks_are_needed_if_there_is_a_mask_head(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    assert trains_masks(cfg)
+    cfg.model.roi_head.mask_head = None
+    assert not trains_masks(cfg)
+    assert not trains_masks(config('retinanet_crossformer_s'))

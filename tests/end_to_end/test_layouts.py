@@ -20,6 +20,7 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.check import check_dataset, check_parser
+from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import files_in
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -213,9 +214,25 @@ def test_the_config_of_a_training_reads_data_that_have_changed_since(
     first = set_data_paths(cfg, options)
     first.convert(LOADERS)
     (tmp_path / 'data' / 'labels' / 'val' / '000000000001.txt').write_text('')
-    second = set_data_paths(cfg, options)
-    assert second.converted != first.converted
-    assert Path(cfg.val_dataloader.dataset.ann_file).parent == second.converted
+    for again in (DataOptions(), options):
+        second = set_data_paths(cfg, again)
+        assert second.converted != first.converted
+        assert Path(cfg.val_dataloader.dataset.ann_file).parent == second.converted
+
+
+def test_the_config_of_a_training_reads_data_whose_conversion_is_gone(
+    coco_root: Path, cfg: Config, tmp_path: Path
+) -> None:
+    to_yolo(coco_root, tmp_path / 'data')
+    shutil.copytree(coco_root / 'annotations', tmp_path / 'data' / 'annotations')
+    first = set_data_paths(cfg, DataOptions(data_root=str(tmp_path / 'data'), format='yolo'))
+    first.convert(LOADERS)
+    assert set_data_paths(cfg, DataOptions()) == first
+    shutil.rmtree(first.converted)
+    assert set_data_paths(cfg, DataOptions(format='yolo')) == first
+    with pytest.raises(UserError, match='choose with --format coco or --format yolo'):
+        set_data_paths(cfg, DataOptions())
+    assert set_data_paths(cfg, DataOptions(val_ann='val.json')) is None
 
 
 def test_a_set_that_is_not_split(coco_root: Path, cfg: Config, tmp_path: Path) -> None:
@@ -232,6 +249,15 @@ def test_a_set_that_is_not_split(coco_root: Path, cfg: Config, tmp_path: Path) -
     assert source.warnings == [
         f'{tmp_path / "data"} is not split: testing on all images, those that were trained on too'
     ]
+
+
+def test_label_maps_without_a_validation_set(config: Callable[[str], Config], tmp_path: Path) -> None:
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+        Image.new('L', (8, 8)).save(tmp_path / folder / 'a.png')
+    options = DataOptions(data_root=str(tmp_path), classes='2')
+    with pytest.raises(UserError, match='no validation set; move images and their label maps to one, or'):
+        set_data_paths(config('fpn_crossformer_s'), options, LOADERS)
 
 
 def test_the_split_to_test_on_is_chosen(coco_root: Path, cfg: Config, tmp_path: Path) -> None:

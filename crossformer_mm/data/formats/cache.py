@@ -127,6 +127,12 @@ def file_of(folder: Path, split: str) -> Path:
     return folder / f'{split}.json'
 
 
+def format_of(folder: Path) -> str | None:
+    """The format that a folder of converted files was made from; None if there is no such folder."""
+    file = folder / _ABOUT
+    return json.loads(file.read_text())[1] if is_output(file) else None
+
+
 def _missing(splits: Collection[str], folder: Path) -> list[str]:
     return [split for split in dict.fromkeys(splits) if not is_output(file_of(folder, split))]
 

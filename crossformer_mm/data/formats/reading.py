@@ -49,14 +49,15 @@ def child(folder: Path, *names: str) -> Path | None:
     return next((folder / present[name.lower()] for name in names if name.lower() in present), None)
 
 
-def first_files(folder: Path, suffix: str, most: int = 3) -> list[Path]:
-    """The first files with a suffix, in any case of letters, in a folder or else in a subfolder of it."""
-    names = [name for name in names_in(folder) if not name.startswith('.')]
-    below = (folder / name / inner for name in names for inner in names_in(folder / name))
-    for paths in ((folder / name for name in names), below):
+def first_files(folder: Path, suffix: str, levels: int = 2, most: int = 3) -> list[Path]:
+    """The first files with a suffix, in any case of letters, in a folder or else in the folders below it."""
+    places = [folder]
+    for _ in range(levels):
+        paths = [p / name for p in places for name in names_in(p) if not name.startswith('.')]
         found = (path for path in paths if path.name.lower().endswith(suffix) and path.is_file())
         if first := list(islice(found, most)):
             return first
+        places = [path for path in paths if path.is_dir()]
     return []
 
 

@@ -76,6 +76,8 @@ def _ambiguity(root: Path, found: Sequence[Layout]) -> str:
         return (
             f'--data-root {root}: {both}; choose with --format {" or --format ".join(dict.fromkeys(names))}'
         )
+    if {*names} == {'yolo'}:
+        return f'--data-root {root}: {both}; give one of these files as --data-root'
     if len({layout.root for layout in found}) > 1:
         return f'--data-root {root}: {both}; give one of these folders as --data-root'
     return f'--data-root {root}: {both}; choose with --train-images, --train-ann, --val-images and --val-ann'

@@ -138,16 +138,19 @@ def _listed_splits(root: Path) -> dict[str, Split]:
 
 
 def _split_folders(root: Path) -> dict[str, Split]:
-    """Splits in folders: train, train/Annotations and train/JPEGImages, or Annotations/train."""
+    """Splits in folders: train, train/Annotations and train/JPEGImages, Annotations/train, images/train."""
     splits = {}
     labels, images = folder_in(root, *_ANNOTATIONS), folder_in(root, *_IMAGES)
     for name, words in SPLITS.items():
         own = folder_in(root, *words)
         inner = labels and folder_in(labels, *words)
+        beside = images and folder_in(images, *words)
         if own and (whole := _whole(own)):
             splits[name] = whole['train']
         elif inner and _has_annotations(inner):
-            splits[name] = Split((images and folder_in(images, *words)) or images or root, (inner,))
+            splits[name] = Split(beside or images or root, (inner,))
+        elif beside and _has_annotations(beside):
+            splits[name] = Split(beside, (beside,))
     return splits
 
 
@@ -156,14 +159,15 @@ def _whole(root: Path) -> dict[str, Split]:
     labels, images = folder_in(root, *_ANNOTATIONS), folder_in(root, *_IMAGES)
     candidates = [(labels, images or root), (images, images), (root, images or root)]
     for folder, place in candidates:
-        if folder and _has_annotations(folder):
+        if folder and _has_annotations(folder, 4 if folder == labels else 2):
             return {'train': Split(place, (folder,))}
     return {}
 
 
-def _has_annotations(folder: Path) -> bool:
-    """Whether a folder or its subfolders have annotation files, as far as the first of them show."""
-    return any('<annotation' in decode(read_bytes(path)[:2000]) for path in first_files(folder, '.xml'))
+def _has_annotations(folder: Path, levels: int = 2) -> bool:
+    """Whether a folder or the folders below have annotation files, as far as the first of them show."""
+    starts = (decode(read_bytes(path)[:2000]) for path in first_files(folder, '.xml', levels))
+    return any(re.search(r'<annotation[\s>]', start) for start in starts)
 
 
 def class_names(layout: Layout) -> tuple[str, ...]:

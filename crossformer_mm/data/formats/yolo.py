@@ -43,6 +43,7 @@ from .writing import copy_images, object_parts, write_text
 
 _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'class.names', 'labels.txt', 'names.txt')
 _NO_LABELS = {*_NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt'}
+_ROBOFLOW = '../valid/images'  # which its files name even if there is none
 _VISIBLE = 1e-3  # pixels by which boxes may differ
 _FLAGS = ('difficult', 'truncated', 'occluded', 'ignore')
 _ROUNDING = 0.01  # by how much a fraction may exceed 0 to 1, as in Ultralytics' reader
@@ -97,7 +98,7 @@ def _from_yaml(path: Path) -> Layout | None:
         value = content.get(name) or content.get('valid' if name == 'val' else name)
         parts = [part for part in (value if isinstance(value, list) else [value]) if part]
         sources = [_locate(str(part), (root, folder)) for part in parts]
-        if None in sources and name != 'test':  # Roboflow names a test set that may not exist
+        if None in sources and name != 'test' and parts[0] != _ROBOFLOW:
             missing = parts[sources.index(None)]
             raise UserError(f'{path}: {name} is "{missing}", which is neither in {root} nor in {folder}')
         if sources and None not in sources:
@@ -167,7 +168,8 @@ def _from_folders(root: Path) -> Layout | None:
     """The layout of folders without a file that describes them."""
     images = folder_in(root, 'images')
     splits = {}
-    for name, words in SPLITS.items():
+    for name in SPLITS:
+        words = (*SPLITS[name], f'{name}2017')  # as in Ultralytics' copies of COCO
         own = folder_in(root, *words)
         candidates = (
             images and folder_in(images, *words),
@@ -307,10 +309,19 @@ def _pairs(split: Split, report: Report) -> list[tuple[Path, Path]]:
     for source in split.source:
         for path in image_files(source) if source.is_dir() else _listed(source, split.images, report):
             images[path] = None
-    labels = cache(labels_of)
-    pairs = [(path, labels(path.parent) / f'{path.stem}.txt') for path in images]
+    labels, forms = cache(labels_of), cache(_name_forms)
+    pairs = []
+    for path in images:
+        folder, name = labels(path.parent), f'{path.stem}.txt'
+        pairs.append((path, folder / (forms(folder).get(name) or forms(folder).get(clean(name), name))))
     _report_orphans(split, {file for _, file in pairs}, report)
     return pairs
+
+
+def _name_forms(folder: Path) -> dict[str, str]:
+    """The names in a folder, by themselves, and with each accent as one character: systems differ."""
+    names = names_in(folder)
+    return {clean(name): name for name in names} | {name: name for name in names}
 
 
 def _report_orphans(split: Split, known: set[Path], report: Report) -> None:
@@ -473,7 +484,7 @@ def _lines(
             what = f'annotation {annotation["id"]} in {image["file_name"]}'
             report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
         if polygon and max(map(_distance, box_around(polygon), annotation['bbox'])) > _VISIBLE:
-            kind = 'boxes that are not those around their polygons, left out'
+            kind = 'boxes that are not those around their polygons, which replace them'
             report(Problem(kind, f'annotation {annotation["id"]} in {image["file_name"]}', fatal=False))
         fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
         yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])

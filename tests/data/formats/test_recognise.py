@@ -278,3 +278,59 @@ def test_the_paths_of_a_config_come_first(tmp_path: Path) -> None:
     two_files(tmp_path)
     own = Layout('coco', 'COCO 2017', tmp_path, {})
     assert recognise(tmp_path, 'detection', None, own) is own
+
+
+def test_yolo_folders_with_coco_s_year(tmp_path: Path) -> None:
+    for split in ('train2017', 'val2017'):
+        image(tmp_path / f'images/{split}/a.jpg')
+        write(tmp_path / f'labels/{split}/a.txt', '0 0.5 0.5 0.1 0.1\n')
+    splits = recognise(tmp_path, 'detection').splits
+    assert {name: split.images.name for name, split in splits.items()} == {
+        'train': 'train2017',
+        'val': 'val2017',
+    }
+
+
+def test_voc_files_beside_the_images_of_each_split(tmp_path: Path) -> None:
+    for split in ('train', 'test'):
+        image(tmp_path / f'images/{split}/a.jpg')
+        write(tmp_path / f'images/{split}/a.xml', xml('a.jpg', ('cell', (1, 1, 9, 9))))
+    splits = recognise(tmp_path, 'detection').splits
+    assert {name: split.images.name for name, split in splits.items()} == {'train': 'train', 'test': 'test'}
+
+
+def test_a_file_of_cvat_for_images_is_not_taken_for_voc(tmp_path: Path) -> None:
+    image(tmp_path / 'images/a.jpg')
+    write(
+        tmp_path / 'annotations.xml',
+        '<?xml version="1.0"?>\n<annotations><image name="a.jpg"/></annotations>',
+    )
+    with pytest.raises(UserError, match='no data that this config reads'):
+        recognise(tmp_path, 'detection')
+
+
+def test_voc_files_in_folders_of_folders(tmp_path: Path) -> None:
+    image(tmp_path / 'JPEGImages/images/train/a.jpg')
+    write(tmp_path / 'Annotations/images/train/a.xml', xml('a.jpg', ('cell', (1, 1, 9, 9))))
+    assert recognise(tmp_path, 'detection').format == 'voc'
+
+
+def test_roboflow_names_a_validation_set_that_is_not_there(tmp_path: Path) -> None:
+    image(tmp_path / 'train/images/a.jpg')
+    write(tmp_path / 'train/labels/a.txt', '0 0.5 0.5 0.1 0.1\n')
+    text = 'train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cell]\n'
+    write(tmp_path / 'data.yaml', text)
+    assert list(recognise(tmp_path, 'detection').splits) == ['train']
+    write(tmp_path / 'data.yaml', text.replace('../valid/images', 'other'))
+    with pytest.raises(UserError, match='val is "other"'):
+        recognise(tmp_path, 'detection')
+
+
+def test_one_of_two_yaml_files_is_chosen_as_the_root(tmp_path: Path) -> None:
+    image(tmp_path / 'images/train/a.jpg')
+    write(tmp_path / 'labels/train/a.txt', '0 0.5 0.5 0.1 0.1\n')
+    for name in ('a.yaml', 'b.yaml'):
+        write(tmp_path / name, 'train: images/train\nnames: [cell]\n')
+    with pytest.raises(UserError, match=r'give one of these files as --data-root'):
+        recognise(tmp_path, 'detection')
+    assert recognise(tmp_path / 'b.yaml', 'detection').title == 'YOLO (b.yaml)'

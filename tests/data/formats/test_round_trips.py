@@ -147,7 +147,7 @@ def test_polygons_in_yolo(tmp_path: Path, coco: dict) -> None:
         'masks of run lengths, written as the polygons around their pixels: annotation 13 in a.jpg',
         'crowds, which YOLO cannot mark, left out: annotation 14 in a.jpg',
         *(
-            f'boxes that are not those around their polygons, left out: annotation {i} in a.jpg'
+            f'boxes that are not those around their polygons, which replace them: annotation {i} in a.jpg'
             for i in range(10, 14)
         ),
         'boxes beside polygons, written as rectangles: annotation 15 in a.jpg',

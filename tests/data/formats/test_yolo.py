@@ -241,3 +241,14 @@ def test_other_folders_are_not_yolos(tmp_path: Path) -> None:
     write(tmp_path / 'kitti' / 'labels' / 'a.txt', 'Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67')
     for name in ('.', 'kitti', 'table', 'nowhere'):
         assert not list(yolo.find(tmp_path / name))
+
+
+def test_accents_in_names_are_written_in_two_ways(tmp_path: Path) -> None:
+    image(tmp_path / 'images' / 'fu\u0308nf.jpg')
+    write(tmp_path / 'labels' / 'f\u00fcnf.txt', BOX)
+    image(tmp_path / 'images' / 'A.jpg')
+    write(tmp_path / 'labels' / 'a.txt', BOX)
+    write(tmp_path / 'classes.txt', 'zebra\nant\n')
+    _, read, problems = contents(yolo, tmp_path)
+    assert list(objects(read['train'])) == [('fu\u0308nf.jpg', *READ)]
+    assert len(problems) == 2 and 'a.txt' in str(problems) and 'A.jpg' in str(problems)
