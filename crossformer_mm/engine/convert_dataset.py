@@ -61,12 +61,10 @@ def dataset_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--boxes', action='store_true', help='for yolo: write boxes, not the polygons of objects with masks'
     )
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument('--copy', action='store_true', help='copy the images (default)')
-    images.add_argument(
+    parser.add_argument(
         '--link',
         action='store_true',
-        help='make hard links of the images, which take no space; a change to one changes the other',
+        help='make hard links instead of copies of the images; a change to one changes the other',
     )
     return parser
 
