@@ -200,7 +200,7 @@ def _splits(
 
 def _missing(layout: Layout, name: str) -> str:
     what = f'{layout}: there is no {_SETS[name]}'
-    remedy = 'draw one in training with --val-fraction 0.2, or train with --no-val'
+    remedy = 'draw one with --val-fraction 0.2, or train with --no-val'
     return f'{what}; {remedy}' if name == 'val' else what
 
 

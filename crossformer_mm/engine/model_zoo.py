@@ -322,8 +322,8 @@ Trained for 300 epochs. Groups are standard for CrossFormer, progressive (layout
 |---|---|---|---|---|---|
 {{classifiers}}
 
-The misprints fit none of the papers' groups: standard, large and progressive ones give 4.16 to 4.39 for `pp_s`, and
-21.29 to 21.69 for `pp_h`.
+The misprints fit none of the papers' groups: standard, large and progressive ones give 4.16 to 4.39 for
+`pp_s`, and 21.29 to 21.69 for `pp_h`.
 
 The paper's ablations, each one argument of the backbone, are counted but not trained:
 

@@ -256,7 +256,7 @@ def test_label_maps_without_a_validation_set(config: Callable[[str], Config], tm
         (tmp_path / folder).mkdir()
         Image.new('L', (8, 8)).save(tmp_path / folder / 'a.png')
     options = DataOptions(data_root=str(tmp_path), classes='2')
-    with pytest.raises(UserError, match='no validation set; draw one in training with --val-fraction'):
+    with pytest.raises(UserError, match='no validation set; draw one with --val-fraction'):
         set_data_paths(config('fpn_crossformer_s'), options, LOADERS)
 
 
