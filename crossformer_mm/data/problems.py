@@ -39,6 +39,16 @@ def refuse(problems: Sequence[Problem]) -> None:
 Report = Callable[[Problem], None]
 
 
+def fatal_apart(fatal: list[Problem], others: Report) -> Report:
+    """A report that collects fatal problems in a list, and passes the others on.
+
+    Args:
+        fatal: The list.
+        others: Called with each problem that is not fatal.
+    """
+    return lambda problem: (fatal.append if problem.fatal else others)(problem)
+
+
 @dataclass
 class Repairs:
     """Reports what is repaired in a file as warnings.

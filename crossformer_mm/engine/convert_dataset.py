@@ -18,7 +18,7 @@ from ..data.formats.reading import SPLITS
 from ..data.formats.recognise import recognise
 from ..data.formats.writing import write_coco
 from ..data.images import repeated_images
-from ..data.problems import Findings, Problem, Report, refuse
+from ..data.problems import Findings, Problem, Report, fatal_apart, refuse
 from ..data.split import classes_by_image, divide, select
 from ..utils.errors import UserError
 from ..utils.files import check_folder, write_error
@@ -144,13 +144,7 @@ def _recognise(root: Path, chosen: str | None) -> Layout:
 def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Dataset:
     """Read all splits; the first broken file stops the conversion."""
     fatal: list[Problem] = []
-
-    def report(problem: Problem) -> None:
-        if problem.fatal:
-            fatal.append(problem)
-        else:
-            findings.add(problem)
-
+    report = fatal_apart(fatal, findings.add)
     splits = {}
     for name, split in layout.splits.items():
         content = _read_split(layout, name, target, place, report)

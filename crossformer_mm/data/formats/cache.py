@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...utils.errors import UserError
@@ -19,7 +18,7 @@ from ...utils.locks import locked
 from ...utils.outputs import LIST, is_output, write_output
 from ..coco_json import CONVERTED_FROM, Content
 from ..images import SUFFIXES
-from ..problems import Findings, Problem, Report, refuse
+from ..problems import Findings, Problem, Report, fatal_apart, refuse
 from . import labelme, voc, yolo
 from .layout import Layout
 
@@ -116,7 +115,7 @@ def _checked(layout: Layout, split: str, place: Path, ignore_exif: bool) -> Cont
     """A split without fatal problems, and with notes on the others."""
     fatal: list[Problem] = []
     findings = Findings(1)
-    content = read(layout, split, _Report(findings, fatal), place, ignore_exif)
+    content = read(layout, split, fatal_apart(fatal, findings.add), place, ignore_exif)
     refuse(fatal)
     content[CONVERTED_FROM]['notes'] = list(findings.summary())
     return content
@@ -139,17 +138,6 @@ def _missing(splits: Collection[str], folder: Path) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     write_output(path, lambda part: part.write_text(text))
-
-
-@dataclass(frozen=True)
-class _Report:
-    """Reports fatal problems and others to different collections."""
-
-    findings: Findings
-    fatal: list[Problem]
-
-    def __call__(self, problem: Problem) -> None:
-        (self.fatal.append if problem.fatal else self.findings.add)(problem)
 
 
 def read(layout: Layout, split: str, report: Report, place: Path, ignore_exif: bool = False) -> Content:
