@@ -152,15 +152,11 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     datasets = {(annotation_path(d), image_folder(d)): d for d in coco_datasets(cfg, *loaders)}
     wanted = [path for paths in datasets for path in paths]
     check_present(wanted, _remedy(COCO_ELSEWHERE, loaders), Path.exists)
-    masks = trains_masks(cfg)
     files: dict[tuple[str, str], CocoFile] = {}
     warnings = []
-    for (path, folder), dataset in datasets.items():
-        findings, exif = Findings(1), ignores_exif(dataset)
-        file = read_coco(path, masks, objects, refusing(path, findings.add), folder, ignore_exif=exif)
-        check_images(file, folder, exif)
-        files[path, folder] = file
-        warnings += [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
+    for paths, dataset in datasets.items():
+        files[paths], found = read_coco_dataset(cfg, dataset, objects)
+        warnings += found
     chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
     for file in files.values() if chosen else ():
         _check_chosen(file, chosen, objects)
@@ -224,6 +220,27 @@ def _read_class_folders(cfg: Config, loaders: Sequence[str], trained: tuple[str,
         )
     _check_class_weights(cfg.model, len(data.classes))
     return RunData(data.classes, notes=notes, warnings=list(findings.summary()))
+
+
+def read_coco_dataset(cfg: Config, dataset: ConfigDict, objects: bool = True) -> tuple[CocoFile, list[str]]:
+    """Read and check the annotation file and the image names of a COCO dataset.
+
+    Args:
+        cfg: The config of the run.
+        dataset: The dataset; its files exist.
+        objects: As for :func:`read_data`.
+
+    Returns:
+        The repaired annotations; and warnings, among them what was repaired, as lines for the log.
+
+    Raises:
+        UserError: The file is invalid, or images are missing.
+    """
+    path, folder, findings = annotation_path(dataset), image_folder(dataset), Findings(1)
+    report, exif = refusing(path, findings.add), ignores_exif(dataset)
+    file = read_coco(path, trains_masks(cfg), objects, report, folder, ignore_exif=exif)
+    check_images(file, folder, exif)
+    return file, [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
 
 
 def _remedy(elsewhere: str, loaders: Sequence[str]) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..checkpoint.reader import Checkpoint
-from ..data.classes import class_data
-from ..data.coco import check_images, read_coco, refusing
+from ..data.classes import class_data, read_coco_dataset
 from ..data.coco_json import save_copy
 from ..data.data_root import DataSource
 from ..data.datasets import (
@@ -23,13 +22,11 @@ from ..data.datasets import (
     folders_of,
     image_folder,
     map_datasets,
-    trains_masks,
 )
-from ..data.exif import ignores_exif
 from ..data.images import repeated_images
 from ..data.label_folders import label_folder
 from ..data.options import COCO_ELSEWHERE, MAPS_ELSEWHERE, use_own_maps
-from ..data.problems import Findings, refuse
+from ..data.problems import refuse
 from ..data.split import classes_by_image, divide, select
 from ..utils.errors import UserError
 from ..utils.files import save_text
@@ -237,18 +234,15 @@ def _draw(images: _Images, share: float, seed: int) -> DrawnSet:
 
 def _read_coco(cfg: Config, dataset: ConfigDict) -> _Images:
     """The repaired annotations, with what was repaired as warnings."""
-    path, folder, findings = annotation_path(dataset), image_folder(dataset), Findings(1)
-    check_present([path, folder], COCO_ELSEWHERE, Path.exists)
-    masks, exif = trains_masks(cfg), ignores_exif(dataset)
-    file = read_coco(path, masks, True, refusing(path, findings.add), folder, ignore_exif=exif)
-    check_images(file, folder, exif)
+    folder = image_folder(dataset)
+    check_present([annotation_path(dataset), folder], COCO_ELSEWHERE, Path.exists)
+    file, warnings = read_coco_dataset(cfg, dataset)
     wanted = chosen_meta(cfg, dataset).get('classes') or file.classes
     classes = {name: found & {*wanted} for name, found in classes_by_image(file.content).items()}
 
     def save(names: Collection[str], split: str) -> Path:
         return save_copy(select(file.content, names), Path(cfg.work_dir, DRAWN), split)
 
-    warnings = [f'{file.name}: {line}' for line in (*file.notes, *findings.summary())]
     return _Images(file.name, folder, classes, wanted, save, warnings)
 
 
