@@ -23,6 +23,7 @@ from .datasets import (
     palette,
 )
 from .exif import ignore_exif
+from .formats.reading import check_names
 from .formats.recognise import FORMATS
 from .label_check import IGNORED
 
@@ -316,12 +317,7 @@ def parse_classes(word: str) -> tuple[str, ...]:
                 f'--classes {word}: neither a text file with one class name per line nor a number'
             ) from error
         names = [line.strip() for line in lines]
-    for number, name in enumerate(names, start=1):
-        if not name or name in names[: number - 1]:
-            what = f'repeats "{name}"' if name else 'is empty'
-            raise UserError(
-                f'--classes {word}: line {number} {what}; each line must be the name of one class'
-            )
+    check_names(names, f'--classes {word}:')
     if not 2 <= len(names) <= IGNORED:
         raise UserError(f'--classes {word}: give 2 to {IGNORED} classes, including the background')
     return tuple(names)

@@ -20,13 +20,16 @@ from pycocotools import mask as coco_mask
 from ...utils.files import files_in, write_atomically
 from ..coco_json import Content, uncollected
 from ..coco_values import Record, as_int, as_number
-from ..images import PILLOW_ERRORS, ImageHeader, NoImageError, image_files
+from ..images import PILLOW_ERRORS, ImageHeader, NoImageError
 from ..label_files import name_form
 from ..problems import Problem, Report
 from .layout import Layout, Split
 from .reading import (
+    CORRECT,
+    FLAGS,
     SPLITS,
     Collection,
+    ImageNames,
     Points,
     box_around,
     box_end,
@@ -40,17 +43,16 @@ from .reading import (
     read_bytes,
     read_headers,
     read_names,
+    report_unlabelled,
 )
 
 _LABELS = ('annotations', 'labels', 'json', 'jsons', 'labelme')
 _IMAGES = ('images', 'JPEGImages', 'imgs', 'image', 'img')
 _NO_CLASSES = ('__ignore__', '_background_')  # in the files of LabelMe's examples
-_FLAGS = ('difficult', 'truncated', 'occluded', 'iscrowd')
 _FLAT = ('line', 'linestrip', 'point', 'points')
 _POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 _LARGEST = 1 << 27  # bytes of a label file, which may contain its image
 _CIRCLE = 64  # corners of a circle's polygon
-_REMEDY = 'correct the file, or remove it'
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,8 @@ def read(
                 paths.append(image)
         except _Fault as fault:
             kind, what = fault.args
-            report(Problem(kind, f'{path}{what}', remedy=_REMEDY))
-    if sum(other.images == source.images for other in layout.splits.values()) == 1:
-        known = set(paths)
-        for path in image_files(source.images):
-            if path not in known:
-                report(Problem('images without a label file, left out', str(path), fatal=False))
+            report(Problem(kind, f'{path}{what}', remedy=CORRECT))
+    report_unlabelled(layout, split, {*paths}, 'images without a label file, left out', report)
     headers = read_headers(paths, ignore_exif)
     collection = Collection(source.images, class_names(layout), report)
     for file, path, header in zip(files, paths, headers, strict=True):
@@ -216,19 +214,15 @@ def _parse(path: Path) -> _File | None:
 
 def _image_finder(folder: Path) -> Callable[[_File], Path | None]:
     """A function that finds the image of a label file, or returns None."""
-    images = image_files(folder)
-    by_name: dict[str, list[Path]] = {}
-    by_stem: dict[str, list[Path]] = {}
-    for path in images:
-        by_name.setdefault(name_form(path.name), []).append(path)
-        by_stem.setdefault(name_form(path.stem), []).append(path)
+    images = ImageNames(folder)
 
     def find_image(file: _File) -> Path | None:
         name = PurePosixPath(file.image).name
         own = Path(os.path.normpath(file.path.parent / file.image))
         if file.image and own.is_file():
             return own
-        for candidates in (by_name.get(name_form(name), []), by_stem.get(name_form(file.path.stem), [])):
+        named = images.by_name.get(name_form(name), []), images.by_stem.get(name_form(file.path.stem), [])
+        for candidates in named:
             near = [path for path in candidates if path.parent.name == file.path.parent.name] or candidates
             if near:
                 return near[0]
@@ -300,7 +294,7 @@ def _objects(file: _File, collection: Collection) -> list[list[_Shape]]:
             shape = _Shape(name, *_outline(record), _flags(record), where)
         except _Fault as fault:
             kind, what = fault.args
-            collection.report(Problem(kind, f'{where()}: "{name}" {what}', remedy=_REMEDY))
+            collection.report(Problem(kind, f'{where()}: "{name}" {what}', remedy=CORRECT))
             continue
         if name in _NO_CLASSES or not shape.points:
             kind = name if name in _NO_CLASSES else record.get('shape_type')
@@ -370,7 +364,7 @@ def _flags(record: Record) -> dict[str, int]:
     """The flags of a shape that are set."""
     given = record.get('flags')
     given = {**given, **record} if isinstance(given, dict) else record
-    return {flag: 1 for flag in _FLAGS if given.get(flag) in (True, 1)}
+    return {flag: 1 for flag in FLAGS if given.get(flag) in (True, 1)}
 
 
 def _add_object(shapes: Sequence[_Shape], image: Record, collection: Collection) -> None:

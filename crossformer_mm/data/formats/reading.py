@@ -14,14 +14,18 @@ from ..coco_boxes import LEFT_OUT, leaves_out
 from ..coco_images import size_fault
 from ..coco_json import Content
 from ..coco_values import Record
-from ..images import REPLACE, ImageHeader, NoImageError, image_header, quiet_decoders
+from ..images import REPLACE, ImageHeader, NoImageError, image_files, image_header, quiet_decoders
+from ..label_files import name_form
 from ..problems import Problem, Report
+from .layout import Layout
 
 SPLITS = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation'),
     'test': ('test', 'testing'),
 }
+FLAGS = ('difficult', 'truncated', 'occluded', 'iscrowd')  # of objects, in label files
+CORRECT = 'correct the file, or remove it'  # a remedy
 # two bytes that are no accents in a word, or two characters
 _CHINESE = re.compile(rb'(?<![A-Za-z])[\xa1-\xfe]{2}|[\xa1-\xfe]{4}')
 
@@ -108,13 +112,26 @@ def read_names(path: Path) -> tuple[str, ...]:
         UserError: The file cannot be read, has no name, or an empty or repeated one.
     """
     names = [clean(line) for line in read_text(path).rstrip().splitlines()]
-    for number, name in enumerate(names, start=1):
-        if not name or name in names[: number - 1]:
-            what = f'repeats "{name}"' if name else 'is empty'
-            raise UserError(f'{path}, line {number} {what}; each line must be the name of one class')
+    check_names(names, f'{path},')
     if not names:
         raise UserError(f'{path} is empty; each line must be the name of one class')
     return tuple(names)
+
+
+def check_names(names: Sequence[str], source: str) -> None:
+    """Check class names from the lines of a text file.
+
+    Args:
+        names: The names.
+        source: The file, for the start of the message.
+
+    Raises:
+        UserError: One of them is empty, or repeats another.
+    """
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            what = f'repeats "{name}"' if name else 'is empty'
+            raise UserError(f'{source} line {number} {what}; each line must be the name of one class')
 
 
 def clean(name: Any) -> str:
@@ -140,6 +157,42 @@ def _header(path: Path, ignore_exif: bool) -> ImageHeader | NoImageError:
         return image_header(path, ignore_exif)
     except NoImageError as error:
         return error
+
+
+class ImageNames:
+    """The images in a folder and its subfolders, by their names in any case of letters.
+
+    Args:
+        folder: The folder.
+
+    Attributes:
+        by_name: The images of each name, without folders.
+        by_stem: The same without suffixes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.by_name: dict[str, list[Path]] = {}
+        self.by_stem: dict[str, list[Path]] = {}
+        for path in image_files(folder):
+            self.by_name.setdefault(name_form(path.name), []).append(path)
+            self.by_stem.setdefault(name_form(path.stem), []).append(path)
+
+
+def report_unlabelled(layout: Layout, split: str, labelled: set[Path], kind: str, report: Report) -> None:
+    """Report the images of a split without labels, unless other splits have images in the same folder.
+
+    Args:
+        layout: The dataset.
+        split: The name of the split.
+        labelled: Its images with labels.
+        kind: What to call the problem.
+        report: Called with each image.
+    """
+    folder = layout.splits[split].images
+    if sum(other.images == folder for other in layout.splits.values()) == 1:
+        for path in image_files(folder):
+            if path not in labelled:
+                report(Problem(kind, str(path), fatal=False))
 
 
 class Collection:

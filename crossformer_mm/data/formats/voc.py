@@ -18,13 +18,15 @@ from xml.sax.saxutils import escape
 from ...utils.files import files_in
 from ..coco_json import Content, uncollected
 from ..coco_values import Record, as_int, as_number
-from ..images import image_files
 from ..label_files import name_form
 from ..problems import Problem, Report
 from .layout import Layout, Split
 from .reading import (
+    CORRECT,
+    FLAGS,
     SPLITS,
     Collection,
+    ImageNames,
     Points,
     child,
     clean,
@@ -38,16 +40,15 @@ from .reading import (
     read_headers,
     read_names,
     read_text,
+    report_unlabelled,
 )
-from .writing import copy_images, write_text
+from .writing import copy_images, objects_by_image, write_text
 
 _NAME_FILES = ('classes.txt', 'labels.txt', 'predefined_classes.txt')
 _ANNOTATIONS = ('Annotations', 'Annotation', 'annotations_voc', 'xml', 'xmls', 'labels')
 _IMAGES = ('JPEGImages', 'images', 'image', 'imgs', 'img')
-_FLAGS = ('difficult', 'truncated', 'occluded', 'iscrowd')
 _OWN = 'crossformer_mm'  # the database in files that :func:`write` wrote
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
-_REMEDY = 'correct the file, or remove it'
 Corners = tuple[float, float, float, float]
 
 
@@ -227,8 +228,8 @@ def read(layout: Layout, split: str, report: Report, ignore_exif: bool = False) 
     paths = [path for path in parsed if path.is_relative_to(source.source[0])]
     files = list(_readable(_listed(paths, source, report) if source.source[1:] else paths, parsed, report))
     pairs = _with_images(files, source.images, report)
-    if sum(other.images == source.images for other in layout.splits.values()) == 1:
-        _report_unlabelled(source.images, {path for _, path in pairs}, report)
+    kind = 'images without an annotation file, left out'
+    report_unlabelled(layout, split, {path for _, path in pairs}, kind, report)
     headers = read_headers([path for _, path in pairs], ignore_exif)
     collection = Collection(source.images, layout.classes or _names(everything), report)
     for (file, path), header in zip(pairs, headers, strict=True):
@@ -263,20 +264,15 @@ def _listed(files: Sequence[Path], split: Split, report: Report) -> list[Path]:
 
 def _with_images(files: Sequence[_File], folder: Path, report: Report) -> list[tuple[_File, Path]]:
     """The annotation files with their images: those of the same name, or else those that they name."""
-    by_stem: dict[str, list[Path]] = {}
-    by_name: dict[str, list[Path]] = {}
-    images = image_files(folder)
-    for path in images:
-        by_stem.setdefault(name_form(path.stem), []).append(path)
-        by_name.setdefault(name_form(path.name), []).append(path)
+    images = ImageNames(folder)
     pairs = []
     for file in files:
         own = name_form(PurePosixPath(file.image.replace('\\', '/')).name)
-        found = by_stem.get(name_form(file.path.stem), [])
+        found = images.by_stem.get(name_form(file.path.stem), [])
         best = [path for path in found if name_form(path.name) == own] or found
         best = [path for path in best if path.parent.name == file.path.parent.name] or best
-        if not found and len(by_name.get(own, ())) == 1:
-            best = by_name[own]
+        if not found and len(images.by_name.get(own, ())) == 1:
+            best = images.by_name[own]
         if not best:
             what = f'{file.path} (its filename is "{file.image:.80}")'
             report(Problem('annotation files without an image, ignored', what, fatal=False))
@@ -286,12 +282,6 @@ def _with_images(files: Sequence[_File], folder: Path, report: Report) -> list[t
             report(Problem('annotation files that name another image', what, fatal=False))
         pairs.append((file, best[0]))
     return pairs
-
-
-def _report_unlabelled(folder: Path, known: set[Path], report: Report) -> None:
-    for path in image_files(folder):
-        if path not in known:
-            report(Problem('images without an annotation file, left out', str(path), fatal=False))
 
 
 def _readable(
@@ -307,7 +297,7 @@ def _readable(
         else:
             kind, line, what = file.args
             where = f'{path}, line {line}' if line else str(path)
-            report(Problem(kind, f'{where}: {what}', remedy=_REMEDY))
+            report(Problem(kind, f'{where}: {what}', remedy=CORRECT))
 
 
 def _parse(path: Path, data: bytes) -> _File | None:
@@ -369,7 +359,7 @@ def _object(item: ElementTree.Element, index: int, data: bytes) -> _Object:
         what = f'{_CORNERS[i]} of "{name}" is "{texts[i]:.60}"'
         raise _Fault('coordinates that are no numbers', _line(data, index), what)
     left, top, right, bottom = corners
-    flags = {flag: as_int(item.findtext(flag).strip()) for flag in _FLAGS if item.findtext(flag)}
+    flags = {flag: as_int(item.findtext(flag).strip()) for flag in FLAGS if item.findtext(flag)}
     flags = {flag: value for flag, value in flags.items() if value is not None}
     outline = item.find('polygon')
     polygon = _polygon(outline) if outline is not None else []
@@ -424,9 +414,8 @@ def write(content: Content, images: Path, out: Path, split: str, report: Report,
         UserError: Files cannot be written.
     """
     classes = {category['id']: category['name'] for category in content['categories']}
-    objects: dict[Any, list[Record]] = {image['id']: [] for image in content['images']}
+    objects = objects_by_image(content)
     for annotation in content['annotations']:
-        objects[annotation['image_id']].append(annotation)
         if annotation.get('segmentation'):
             what = f'annotation {annotation["id"]}'
             report(Problem("masks, which VOC's format does not have, left out", what, fatal=False))
@@ -451,7 +440,7 @@ def _file_text(image: Record, name: str, objects: Sequence[Record], classes: Map
     for annotation in objects:
         left, top, width, height = annotation['bbox']
         corners = left + 1, top + 1, left + width, top + height
-        flags = {flag: int(annotation.get(flag) or 0) for flag in _FLAGS if flag in annotation}
+        flags = {flag: int(annotation.get(flag) or 0) for flag in FLAGS if flag in annotation}
         flags = {'truncated': 0, 'difficult': 0, **flags}
         if not flags.get('iscrowd'):
             flags.pop('iscrowd', None)

@@ -15,6 +15,7 @@ from ...utils.files import files_in, write_error
 from ...utils.outputs import unique_names
 from ...utils.progress import MANY, progress_bar
 from ..coco_json import Content
+from ..coco_values import Record
 from ..problems import Problem, Report
 from .reading import Points
 
@@ -74,6 +75,14 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, 'utf-8')
     except OSError as error:
         raise UserError(write_error(error, path)) from error
+
+
+def objects_by_image(content: Content) -> dict[Any, list[Record]]:
+    """The annotations of each image of COCO content, by its id."""
+    objects: dict[Any, list[Record]] = {image['id']: [] for image in content['images']}
+    for annotation in content['annotations']:
+        objects[annotation['image_id']].append(annotation)
+    return objects
 
 
 def object_parts(annotation: Mapping[str, Any], size: tuple[int, int]) -> list[Points] | np.ndarray | None:

@@ -39,7 +39,7 @@ from .reading import (
 )
 from .seams import join, outlines
 from .seams import split as split_polygon
-from .writing import copy_images, object_parts, write_text
+from .writing import copy_images, object_parts, objects_by_image, write_text
 
 _NAME_FILES = ('classes.txt', 'obj.names', '_darknet.labels', 'class.names', 'labels.txt', 'names.txt')
 _NO_LABELS = {*_NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt'}
@@ -452,9 +452,7 @@ def write(
     Raises:
         UserError: Files cannot be written.
     """
-    objects: dict[Any, list[Record]] = {image['id']: [] for image in content['images']}
-    for annotation in content['annotations']:
-        objects[annotation['image_id']].append(annotation)
+    objects = objects_by_image(content)
     names = copy_images(content, images, out / 'images' / split, report, link)
     labels = {category['id']: i for i, category in enumerate(content['categories'])}
     for image in content['images']:
