@@ -143,6 +143,22 @@ def set_data_paths(
     _check_kind(cfg, options)
     if options.ignore_exif:
         ignore_exif(cfg)
+    _set_paths(cfg, options)
+    names = None if options.classes is None else parse_classes(options.classes)
+    source, root, known = None, options.data_root, None
+    if root is None:
+        root, known = converted_data(cfg)
+    if root is not None and _paths(options) == (None,) * 4:
+        source = find_data(cfg, root, options.format or known, wanted, test_split, bool(names))
+    option = f'--format {options.format}' if options.format else test_split and f'--split {test_split}'
+    if source is None and option:
+        raise UserError(f'{option}: needs --data-root DIR with a dataset, and no option for the paths in it')
+    _set_labels(cfg, options, names or (source and source.classes))
+    return source
+
+
+def _set_paths(cfg: Config, options: DataOptions) -> None:
+    """Set the folders and files that options name, and the folder of all data."""
     for loader in LOADERS:
         train = loader.startswith('train')
         annotations = options.train_ann if train else options.val_ann
@@ -175,17 +191,6 @@ def set_data_paths(
                 ' several of them the same paths; set the paths of each in the config, or with'
                 f' --cfg-options {loader}.dataset.datasets.0.data_root=DIR'
             )
-    names = None if options.classes is None else parse_classes(options.classes)
-    source, root, known = None, options.data_root, None
-    if root is None:
-        root, known = converted_data(cfg)
-    if root is not None and _paths(options) == (None,) * 4:
-        source = find_data(cfg, root, options.format or known, wanted, test_split, bool(names))
-    option = f'--format {options.format}' if options.format else test_split and f'--split {test_split}'
-    if source is None and option:
-        raise UserError(f'{option}: needs --data-root DIR with a dataset, and no option for the paths in it')
-    _set_labels(cfg, options, names or (source and source.classes))
-    return source
 
 
 def _paths(options: DataOptions) -> tuple[str | None, ...]:
