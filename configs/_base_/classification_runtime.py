@@ -1,16 +1,10 @@
-"""Runtime settings of all classification configs: imports, logging, which checkpoints are kept."""
+"""Runtime settings of all classification configs: logging by epochs, which checkpoints are kept."""
+
+_base_ = './runtime.py'
 
 default_scope = 'mmpretrain'
-custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
-    param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='CheckpointHook',
         interval=1,
@@ -18,13 +12,7 @@ default_hooks = dict(
         save_best='accuracy/top1',
         rule='greater',
     ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook'),
 )
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+visualizer = dict(type='UniversalVisualizer', vis_backends=_base_.vis_backends)
 log_processor = dict(by_epoch=True)
-log_level = 'INFO'
-load_from = None
-resume = False
-custom_hooks = [dict(type='CurvesHook')]
