@@ -115,7 +115,9 @@ def test_files_that_cannot_be_read_are_skipped(images: Path, tmp_path: Path) -> 
     assert [Path(record['file']).stem for record in content['skipped']] == ['gone', 'b']
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_done_one_by_one(images: Path, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_done_one_by_one(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = write_glutton(tmp_path / 'model.onnx', (H, W), 'batch')
     assert command(images, '--onnx', file, '--out', tmp_path / 'out', '--batch-size', 3) == 0
     assert len(results(tmp_path / 'out')['images']) == 3
@@ -123,6 +125,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_done_one_by_one(images: Path, 
     assert command(images, '--onnx', file, '--out', tmp_path / 'two') == 1
     skipped = results(tmp_path / 'two')['skipped']
     assert [record['reason'] for record in skipped] == ['there is not enough memory to predict on it'] * 3
+    assert 'onnxruntime' not in capfd.readouterr().err
 
 
 BAD = {
