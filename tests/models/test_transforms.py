@@ -16,7 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crossformer_mm import CrossFormer
 
 LAYOUTS = ['map', 'window']
-ONE_FAST = ['map', pytest.param('window', marks=pytest.mark.slow)]  # where a compiler takes its time
+SETTINGS = [
+    dict(long_distance='map'),
+    dict(long_distance='window'),
+    dict(long_distance='window', adaptive_intervals=True),
+]
 SHALLOW = dict(embed_dims=32, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8))
 
 
@@ -41,21 +45,39 @@ def test_a_trace_is_saved_and_loaded(model: CrossFormer) -> None:
     assert_outputs_close(loaded(other), outputs_without_grad(model, other))
 
 
+def export_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Write a file for batches of any size, from a trace."""
+    names = ['images', *(f'stage{i}' for i in model.out_indices)]
+    axes = {name: {0: 'batch'} for name in names}
+    options = dict(input_names=names[:1], output_names=names[1:], dynamic_axes=axes)
+    torch.onnx.export(model, (images,), path, opset_version=17, dynamo=False, **options)
+
+
+def run_onnx(path: Path, images: Tensor) -> tuple[Tensor, ...]:
+    session = onnxruntime.InferenceSession(path)
+    return tuple(map(torch.from_numpy, session.run(None, {session.get_inputs()[0].name: images.numpy()})))
+
+
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize(
-    'dynamo',
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=['from a trace', 'from an exported program'],
-)
-@pytest.mark.parametrize('layout', ONE_FAST)
-def test_onnx(layout: str, dynamo: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize('settings', SETTINGS, ids=str)
+def test_onnx_with_batches_of_any_size(settings: dict, tmp_path: Path) -> None:
+    model = CrossFormer(SHALLOW, out_indices=(0, 1), **settings).eval()
+    path = tmp_path / 'model.onnx'
+    export_onnx(model, torch.randn(2, 3, 100, 130), path)
+    for batch in (1, 2, 3):
+        images = torch.randn(batch, 3, 100, 130)
+        assert_outputs_close(run_onnx(path, images), outputs_without_grad(model, images))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_onnx_from_an_exported_program(layout: str, tmp_path: Path) -> None:
     model = narrow_network(long_distance=layout, out_indices=(0, 1)).eval()
     images = torch.randn(1, 3, 100, 130)
     path = tmp_path / 'model.onnx'
-    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=dynamo)
-    session = onnxruntime.InferenceSession(path)
-    ours = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    assert_outputs_close(tuple(map(torch.from_numpy, ours)), outputs_without_grad(model, images))
+    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=True)
+    assert_outputs_close(run_onnx(path, images), outputs_without_grad(model, images))
 
 
 def test_checkpointing_gives_way_to_transforms() -> None:
