@@ -533,6 +533,10 @@ class CrossFormer(BaseModule):
                 f'images of shape {tuple(images.shape)}: expected (B, {IMAGE_CHANNELS}, height, width)'
                 ' with at least one image of 1×1 pixels'
             )
+        if torch.jit.is_tracing() and not torch.onnx.is_in_onnx_export():
+            # A trace is for one size of images, and this part of it is an error for others.
+            H, W = sizes(images)[2:]
+            images = images.unflatten(3, (W,)).unflatten(2, (H,))
         x = self.pos_drop(self.patch_embed(images))
         outputs = []
         for s, stage in enumerate(self.layers):
