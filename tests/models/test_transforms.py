@@ -196,10 +196,14 @@ def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> No
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('layout', ['map', pytest.param('window', marks=pytest.mark.slow)])
-def test_export_keeps_height_and_width_symbolic(layout: str) -> None:
+@pytest.mark.parametrize(
+    'settings',
+    [SETTINGS[0], *(pytest.param(settings, marks=pytest.mark.slow) for settings in SETTINGS[1:])],
+    ids=str,
+)
+def test_export_keeps_height_and_width_symbolic(settings: dict) -> None:
     torch.manual_seed(0)
-    model = CrossFormer(SHALLOW, long_distance=layout).eval()
+    model = CrossFormer(COOLED, **settings).eval()
     sides = {
         2: torch.export.Dim('height', min=225, max=2048),
         3: torch.export.Dim('width', min=225, max=2048),
