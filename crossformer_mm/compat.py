@@ -56,9 +56,9 @@ def is_transformed() -> bool:
     )
 
 
-def has_any_batch() -> bool:
-    """Whether the current call is traced or exported to ONNX, for batches of any size."""
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+def is_traced_for_onnx() -> bool:
+    """Whether the current call is exported to ONNX by ``torch.onnx.export(dynamo=False)``."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def is_batched(x: Tensor) -> bool:
