@@ -61,6 +61,23 @@ def is_traced_for_onnx() -> bool:
     return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
+class NotFolded(torch.autograd.Function):
+    """A constant in an ONNX file, while what is computed from it is computed when the file is loaded.
+
+    Otherwise the exporter computes it and stores the results, which may be much larger.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: object, x: torch.Value) -> torch.Value:
+        """To its own shape: an operator that the exporter does not fold, but onnxruntime does."""
+        shape = g.op('Constant', value_t=torch.tensor(x.type().sizes()))
+        return g.op('Expand', x, shape).setType(x.type())
+
+
 def is_batched(x: Tensor) -> bool:
     """Whether ``x`` represents a batch in ``vmap`` or ``torch.autograd.grad(is_grads_batched=True)``."""
     return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)

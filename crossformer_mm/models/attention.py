@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compat import is_traced_for_onnx, is_transformed, sizes
+from ..compat import NotFolded, is_traced_for_onnx, is_transformed, sizes
 from .grouping import GroupBlock
 
 
@@ -32,7 +32,8 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
         (h, N, N), N = R·S: the bias of each token to each other.
     """
     table = offsets_within(table, rows, columns)
-    if is_traced_for_onnx():  # which would write an operator for each window
+    if is_traced_for_onnx():  # which would write an operator for each window, or store (h, N, N) numbers
+        table = NotFolded.apply(table)
         for axis, size in enumerate((rows, columns), start=1):
             positions = torch.arange(size, device=table.device)
             table = table.index_select(axis, (positions - positions[:, None] + size - 1).flatten())

@@ -24,7 +24,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..compat import is_transformed, sizes
+from ..compat import is_traced_for_onnx, is_transformed, sizes, unseen
 from . import ops
 from .arch import (
     ARCHS,
@@ -211,6 +211,9 @@ class Attention(nn.Module):
             return None
         if isinstance(self.pos, RelativePositionBias):
             self.pos.check_covers(H, W, grouping)
+        if is_traced_for_onnx():  # a small constant, not the operators that compute it
+            with unseen():
+                return self.pos(grouping.rows, grouping.columns).detach()
         return self.pos(grouping.rows, grouping.columns)
 
 
