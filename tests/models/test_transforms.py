@@ -105,6 +105,17 @@ def test_onnx_has_few_operators_and_does_not_store_the_biases_of_pairs(tmp_path:
     assert {entry.domain for entry in onnx.load(path).opset_import} == {''}
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_onnx_of_half_precision_runs_on_cpus(tmp_path: Path) -> None:
+    model, path = narrow_network(out_indices=(0, 1)).eval(), tmp_path / 'model.onnx'
+    images = torch.randn(1, 3, 66, 90)
+    expected = outputs_without_grad(model, images)
+    export_onnx(model.half(), images.half(), path)
+    ours = run_onnx(path, images.half())
+    assert {output.dtype for output in ours} == {torch.float16}
+    assert_outputs_close(tuple(output.float() for output in ours), expected, 5e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('layout', LAYOUTS)
