@@ -29,7 +29,7 @@ from ..utils.outputs import check_place
 from ..utils.text import printable
 from ..version import __version__
 from .config import CONFIG_HELP, add_cfg_options, load_config
-from .flops import build_model
+from .flops import MAX_PIXELS, build_model
 from .infer import find_files
 from .inferencer import meta_for
 
@@ -132,9 +132,10 @@ def _check_installed() -> None:
 def _check_options(options: argparse.Namespace, out: Path) -> None:
     if options.batch < 1:
         raise UserError(f'--batch {options.batch}: must be at least 1')
-    if options.size and min(options.size) < _LEAST_SIDE:
-        H, W = options.size
-        raise UserError(f'--size {H} {W}: both must be at least {_LEAST_SIDE} pixels')
+    H, W = options.size or (_LEAST_SIDE, _LEAST_SIDE)
+    if min(H, W) < _LEAST_SIDE or H * W > MAX_PIXELS:
+        limits = f'both must be at least {_LEAST_SIDE} pixels, and their product at most {MAX_PIXELS}'
+        raise UserError(f'--size {H} {W}: {limits}')
     if out.suffix != SUFFIX:
         raise UserError(f'{out}: the name must end with {SUFFIX}')
     if not out.parent.is_dir():
