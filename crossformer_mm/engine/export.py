@@ -218,5 +218,7 @@ def _report(comparison: Comparison, out: Path) -> None:
         print(f'  {difference}')
     if comparison.objects == 0:
         print('warning: no object was found in these images, so nothing was compared; give other --images')
+    elif comparison.objects:
+        print(f'  objects that PyTorch finds: {comparison.objects}')
     if wrong := [str(d) for d in comparison.differences if not d.is_accepted]:
         raise UserError(f'{out}: differs from PyTorch and is not kept: {"; ".join(wrong)}')
