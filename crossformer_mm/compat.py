@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import reduce_storage as reduce_storage
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 from torch.utils.data import DataLoader

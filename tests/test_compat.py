@@ -29,6 +29,7 @@ from crossformer_mm import compat
         'torch.autograd.forward_ad._current_level',
         'torch.multiprocessing.reductions.reduce_storage',
         'torch.nn.modules.module._has_any_global_hook',
+        'torch.utils._python_dispatch.TorchDispatchMode',
         'torch.utils._python_dispatch._disable_current_modes',
         'torch.ops.aten._scaled_dot_product_flash_attention_for_cpu',
         'torch.ops.aten._softmax_backward_data',
