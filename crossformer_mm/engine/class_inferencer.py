@@ -14,7 +14,7 @@ from mmpretrain.apis import ImageClassificationInferencer
 
 from ..data.exif import ignores_exif
 from ..data.images import read_image
-from .inferencer import widen
+from ..deploy.prepare import widen
 
 
 class ClassInferencer(ImageClassificationInferencer):

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,13 +25,13 @@ from ..checkpoint.names import classes_in, tensors_of
 from ..checkpoint.reader import Checkpoint, error_context, open_checkpoint
 from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
 from ..data.exif import ignore_exif, trained_without_exif
+from ..deploy.prepare import widen
 from ..plugins import TOOLBOXES
 from ..utils.errors import UserError
 from .config import load_config
 from .mixed_precision import keep_boxes_in_float32
 from .runner import escape_drawn_names
 
-_THINNEST = 100  # ratio of sides; beyond it, resizing would leave less than one pixel
 _GROUP = 1 << 26  # logits at the size of the images that are in memory at a time
 
 
@@ -151,14 +150,6 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
         if sample.ori_shape[:2] != image.shape[:2]:
             _crop(sample, *image.shape[:2])
     return samples
-
-
-def widen(image: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of a very thin image, which would otherwise be resized to zero pixels."""
-    height, width = image.shape[:2]
-    least = -(-max(height, width) // _THINNEST)
-    below, right = max(least - height, 0), max(least - width, 0)
-    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
 
 
 def _crop(sample: BaseDataElement, height: int, width: int) -> None:
