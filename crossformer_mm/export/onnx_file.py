@@ -54,7 +54,7 @@ def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onn
                 dynamic_axes=axes,
             )
         except RuntimeError as error:
-            if '2GB' not in str(error) and '2GiB' not in str(error):
+            if '2GiB' not in str(error):
                 raise
             raise _too_large(size) from error
     if file.tell() > LARGEST:
