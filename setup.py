@@ -79,5 +79,6 @@ setup(
             'ftfy',  # mmsegmentation imports this and regex without requiring them
             'regex',
         ],
+        'onnx': ['onnx', 'onnxruntime'],  # crossformer export
     },
 )

@@ -3,7 +3,7 @@
 Each has a test in ``tests/test_compat.py`` that reports a renamed one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, ModuleType
 
@@ -46,6 +46,28 @@ def is_transformed() -> bool:
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def is_traced_for_onnx() -> bool:
+    """Whether the current call is exported to ONNX by ``torch.onnx.export(dynamo=False)``."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
+class NotFolded(torch.autograd.Function):
+    """A constant in an ONNX file, while what is computed from it is computed when the file is loaded.
+
+    Otherwise the exporter computes it and stores the results, which may be much larger.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: object, x: torch.Value) -> torch.Value:
+        """To its own shape: an operator that the exporter does not fold, but onnxruntime does."""
+        shape = g.op('Constant', value_t=torch.tensor(x.type().sizes()))
+        return g.op('Expand', x, shape).setType(x.type())
 
 
 def is_batched(x: Tensor) -> bool:
@@ -128,6 +150,13 @@ def import_first(toolbox: ModuleType, module: str) -> None:
 def without_data() -> AbstractContextManager:
     """A context in which new tensors have shapes but no values, so that nothing is computed or allocated."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def replace_convolution(
+    layer: nn.Conv2d, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> None:
+    """Let a layer compute its result with a function of its input, weight and bias."""
+    layer._conv_forward = convolve
 
 
 def end_workers(loader: DataLoader) -> None:

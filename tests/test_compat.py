@@ -52,6 +52,14 @@ def test_the_gradient_of_softmax() -> None:
     torch.testing.assert_close(compat.softmax_backward(grad, weights.detach()), logits.grad)
 
 
+def test_the_convolution_of_a_layer_is_replaced() -> None:
+    layer = nn.Conv2d(1, 1, 3)
+    compat.replace_convolution(
+        layer, lambda x, weight, bias: (x.shape, weight is layer.weight, bias is layer.bias)
+    )
+    assert layer(torch.ones(1, 1, 4, 4)) == ((1, 1, 4, 4), True, True)
+
+
 def test_what_sees_operators_is_noticed() -> None:
     assert not compat.is_watched()
     with FlopCounterMode(display=False):

@@ -73,7 +73,7 @@ def open_inferencer(
     checkpoint = open_checkpoint(checkpoint)
     if without_exif or trained_without_exif(checkpoint):
         ignore_exif(cfg)
-    meta = _dataset_meta(cfg, checkpoint)
+    meta = meta_for(cfg, checkpoint)
     set_num_classes(cfg.model, len(meta['classes']))
     dataset.pipeline = without_annotations(dataset.pipeline)
     if cfg.get('visualizer'):
@@ -92,6 +92,28 @@ def open_inferencer(
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
         inferencer.forward = autocast(inferencer.forward)
     return inferencer
+
+
+def meta_for(cfg: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Find the classes that a model has with the weights of a checkpoint.
+
+    Args:
+        cfg: The model's config.
+        checkpoint: The checkpoint.
+
+    Returns:
+        ``classes`` and ``palette``: names and colours from the checkpoint, or else from the config, or else
+        numbered classes.
+    """
+    meta = dataset_meta_of(checkpoint)
+    classes = meta.get('classes')
+    if classes is None:
+        with error_context(checkpoint.path):
+            count = classes_in(tensors_of(checkpoint)) or _num_classes(cfg.model)
+        named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes') or _imagenet_classes(cfg)
+        classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
+    colours = meta.get('palette') or []
+    return {'classes': classes, 'palette': colours if len(colours) >= len(classes) else palette(len(classes))}
 
 
 def check_device(device: str | None) -> str:
@@ -227,19 +249,6 @@ def _build(cfg: Config, device: str) -> BaseInferencer:
         inferencer = Inferencer(cfg, device=device)
     inferencer.show_progress = False  # not every version of MMSegInferencer takes it as an argument
     return inferencer
-
-
-def _dataset_meta(cfg: Config, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Class names and colours from the checkpoint, or else from the config, or else numbered classes."""
-    meta = dataset_meta_of(checkpoint)
-    classes = meta.get('classes')
-    if classes is None:
-        with error_context(checkpoint.path):
-            count = classes_in(tensors_of(checkpoint)) or _num_classes(cfg.model)
-        named = dataset_meta(cfg, cfg.test_dataloader.dataset).get('classes') or _imagenet_classes(cfg)
-        classes = named if len(named) == count else tuple(f'class {i}' for i in range(count))
-    colours = meta.get('palette') or []
-    return {'classes': classes, 'palette': colours if len(colours) >= len(classes) else palette(len(classes))}
 
 
 def _imagenet_classes(cfg: Config) -> Sequence[str]:
