@@ -169,6 +169,15 @@ def test_detectors_without_masks(narrow_config: Callable[[str], Config]) -> None
     assert_as_predicted(graph(IMAGE, SIZE), model, IMAGE, SIZE)
 
 
+def test_without_regions_there_are_no_objects(random_detector: Callable[[str], BaseDetector]) -> None:
+    model = random_detector(MASK)
+    nn.init.constant_(model.rpn_head.rpn_cls.bias, -1000)
+    settings(model).score_thr = 0.0
+    boxes, scores, labels, masks = detector_graph(model).eval()(IMAGE, SIZE)
+    assert not boxes.any() and not scores.any() and (labels == -1).all()
+    assert masks.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ('name', 'changes', 'message'),
     [
