@@ -62,7 +62,7 @@ setup(
         'terminaltables',
     ],
     extras_require={
-        'export': ['onnxruntime'],  # to run exported models
+        'export': ['onnx', 'onnxruntime'],  # to write exported models and to run them
         'onedl': [
             'onedl-mmcv>=2.3,<2.4',
             'onedl-mmengine>=0.10.8,<1',
@@ -79,6 +79,5 @@ setup(
             'ftfy',  # mmsegmentation imports this and regex without requiring them
             'regex',
         ],
-        'onnx': ['onnx', 'onnxruntime'],  # crossformer export
     },
 )

@@ -33,6 +33,8 @@ def prepare(
     """
     height, width = _resized_size(image.shape[:2], size, preprocessing)
     image = _resize(image, height, width, preprocessing)
+    if multiple := preprocessing.get('multiple'):
+        image = _resize(image, *(-(-side // multiple) * multiple for side in image.shape[:2]), preprocessing)
     if preprocessing['resize'] == 'edge':
         image = _crop_centre(image, *size)
     valid = image.shape[:2]

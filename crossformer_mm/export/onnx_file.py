@@ -59,7 +59,11 @@ def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onn
             raise _too_large(size) from error
     if file.tell() > LARGEST:
         raise _too_large(size)
-    return onnx.load_from_string(file.getvalue())
+    proto = onnx.load_from_string(file.getvalue())
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    for output, known in zip(proto.graph.output, inferred.graph.output, strict=True):
+        output.CopyFrom(known)  # the exporter has names for some sizes that are constants
+    return proto
 
 
 def _too_large(size: tuple[int, int]) -> UserError:

@@ -10,7 +10,7 @@ from ..utils.errors import UserError
 # Steps without effect where all images have one size, to which they are padded.
 _WITHOUT_EFFECT = (
     *('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs', 'PackInputs'),
-    *('Pad', 'ResizeToMultiple'),
+    'Pad',
 )
 _INTERPOLATIONS = ('bilinear', 'bicubic')
 _LIBRARIES = {'cv2': 'opencv', 'pillow': 'pillow'}
@@ -36,10 +36,11 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
     Returns:
         ``resize``: 'fit' keeps the ratio of the sides and pads at the bottom and right, 'stretch' does not,
         and 'edge' resizes the shorter side to ``edge`` and crops the centre; ``interpolation``, ``library``
-        and ``ignore_exif``.
+        and ``ignore_exif``. With ``multiple``, the sides are then resized to multiples of it.
 
     Raises:
-        UserError: The pipeline has a step that cannot be described in this way.
+        UserError: The pipeline has a step that cannot be described in this way, or that the size does not
+            fit.
     """
     rule: dict[str, Any] = {'resize': 'stretch'}
     for step in _pipeline(cfg):
@@ -51,6 +52,8 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
             if edge < max(size):  # the image would not fill the crop
                 raise _unsupported(step)
             rule = {'resize': 'edge', 'edge': edge, **_method(step)}
+        elif name == 'ResizeToMultiple':
+            rule['multiple'] = _divisor(step, size)
         elif name != 'CenterCrop' and name not in _WITHOUT_EFFECT:
             raise _unsupported(step)
     return {'interpolation': 'bilinear', 'library': 'opencv', **rule, 'ignore_exif': ignore_exif}
@@ -69,6 +72,18 @@ def _edge(cfg: Config, edge: int, size: tuple[int, int]) -> int:
     return round(edge * max(size) / max(crop_size(cfg) or size))
 
 
+def _divisor(step: Mapping[str, Any], size: tuple[int, int]) -> int:
+    divisor = step.get('size_divisor', 32)
+    if any(side % divisor for side in size):
+        given, better = (
+            ' '.join(map(str, sides)) for sides in (size, [-(-side // divisor) * divisor for side in size])
+        )
+        raise UserError(
+            f'--size {given}: the config resizes images to multiples of {divisor}, such as {better}'
+        )
+    return divisor
+
+
 def _method(step: Mapping[str, Any]) -> dict[str, str]:
     """The interpolation and the library of a step that resizes."""
     interpolation, library = step.get('interpolation', 'bilinear'), step.get('backend', 'cv2')
@@ -80,5 +95,5 @@ def _method(step: Mapping[str, Any]) -> dict[str, str]:
 def _unsupported(step: Mapping[str, Any]) -> UserError:
     return UserError(
         f'the test pipeline has the step {dict(step)}, which an exported model cannot repeat; supported are'
-        ' Resize, and ResizeEdge of the shorter side with CenterCrop, bilinear or bicubic'
+        ' Resize, ResizeToMultiple, and ResizeEdge of the shorter side with CenterCrop, bilinear or bicubic'
     )

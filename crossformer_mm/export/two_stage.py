@@ -18,6 +18,7 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from torch import Tensor, nn
 
 from ..compat import sizes
+from ..deploy.masks import THRESHOLD
 from ..utils.errors import UserError
 from .boxes import best, decoded, require, require_decodable, require_plain_nms
 from .dense_heads import DenseHead
@@ -138,6 +139,10 @@ class MaskHead(nn.Module):
         super().__init__()
         self.extractors = _as_list(roi_head.mask_roi_extractor)
         self.heads = _as_list(roi_head.mask_head)
+        if (threshold := roi_head.test_cfg.mask_thr_binary) != THRESHOLD:
+            raise UserError(
+                f'roi_head.test_cfg.mask_thr_binary: {threshold} cannot be exported; use {THRESHOLD}'
+            )
         for extractor, head in zip(self.extractors, self.heads, strict=True):
             _require_aligned(extractor, 'roi_head.mask_roi_extractor')
             require(head, 'roi_head.mask_head', FCNMaskHead)

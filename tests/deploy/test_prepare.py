@@ -9,6 +9,7 @@ import crossformer_mm.mmpretrain_parts  # noqa: F401, before other modules of MM
 
 # isort: split
 from mmpretrain.datasets.transforms import ResizeEdge
+from mmseg.datasets.transforms import ResizeToMultiple
 
 from crossformer_mm.deploy.prepare import prepare, widen
 
@@ -32,6 +33,15 @@ def test_images_are_resized_as_by_mmcv_and_padded(shape: tuple[int, int], prepro
     assert np.array_equal(ours[:height, :width, ::-1], theirs)
     assert ours.shape == (side, side, 3)
     assert not ours[height:].any() and not ours[:, width:].any()
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_images_are_resized_to_multiples_as_by_mmsegmentation(shape: tuple[int, int]) -> None:
+    image = noise(*shape)
+    resized = Resize(scale=(64, 64), keep_ratio=True)(dict(img=image))
+    theirs = ResizeToMultiple(size_divisor=16)(resized)['img']
+    ours, (height, width) = prepare(image, (64, 64), {**FIT, 'multiple': 16})
+    assert np.array_equal(ours[:height, :width, ::-1], theirs)
 
 
 def test_images_fit_an_input_that_is_not_square() -> None:

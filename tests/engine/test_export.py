@@ -64,14 +64,14 @@ def test_a_segmentor_is_exported_with_its_classes(
 ) -> None:
     out = tmp_path / 'sea.onnx'
     out.write_text('mine')
-    assert run(inputs, 'segmentor', out, '--size', 40, 64, '--batch', 2) == 1
+    assert run(inputs, 'segmentor', out, '--size', 32, 64, '--batch', 2) == 1
     assert 'exists; choose another name or allow overwriting' in capsys.readouterr().err
-    assert run(inputs, 'segmentor', out, '--size', 40, 64, '--batch', 2, '--overwrite') == 0
+    assert run(inputs, 'segmentor', out, '--size', 32, 64, '--batch', 2, '--overwrite') == 0
     printed = capsys.readouterr().out
     assert 'share of pixels with another label: 0 (tolerance 0.001)\n' in printed
     assert printed.endswith(f'is run by: crossformer infer --onnx {out} IMAGES\n')
     file = OnnxModel(out)
-    assert (file.task, file.size, file.batch) == ('semantic segmentation', (40, 64), 2)
+    assert (file.task, file.size, file.batch) == ('semantic segmentation', (32, 64), 2)
     assert (file.classes, file.palette) == (['sky', 'sea'], [[1, 2, 3], [4, 5, 6]])
     assert file.preprocessing['resize'] == 'fit' and not file.ignore_exif
     assert file.origin == {
@@ -124,7 +124,7 @@ def test_a_backbone_is_exported_from_any_checkpoint_of_it(inputs: Path, tmp_path
     state = torch.load(inputs / 'segmentor.pth')['state_dict']
     backbone = {name: value for name, value in state.items() if name.startswith('backbone.')}
     torch.save({'state_dict': backbone}, tmp_path / 'backbone.pth')
-    given = words(inputs, 'segmentor', tmp_path / 'out.onnx', '--size', 40, 64, '--backbone')
+    given = words(inputs, 'segmentor', tmp_path / 'out.onnx', '--size', 32, 64, '--backbone')
     given[1] = str(tmp_path / 'backbone.pth')
     assert cli.run(export_parser(), export, given) == 0
     file = OnnxModel(tmp_path / 'out.onnx')

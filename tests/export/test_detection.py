@@ -191,6 +191,7 @@ def test_without_regions_there_are_no_objects(random_detector: Callable[[str], B
         (RETINANET, {'bbox_head.bbox_coder.type': 'TBLRBBoxCoder'}, r'bbox_coder: TBLRBBoxCoder'),
         (MASK, {'rpn_head.loss_cls.use_sigmoid': False}, r'rpn_head\.loss_cls: .* sigmoids'),
         (MASK, {'test_cfg.rcnn.nms.type': 'soft_nms'}, r'roi_head\.test_cfg\.nms: '),
+        (MASK, {'test_cfg.rcnn.mask_thr_binary': 0.4}, r'mask_thr_binary: 0\.4 .* use 0\.5'),
         (MASK, {'roi_head.type': 'PISARoIHead'}, r'roi_head: PISARoIHead .* CascadeRoIHead'),
         (MASK, SEESAW, r'bbox_head\.loss_cls: .* softmax'),
         (

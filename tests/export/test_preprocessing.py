@@ -15,7 +15,8 @@ LINEAR = {'interpolation': 'bilinear', 'library': 'opencv', 'ignore_exif': False
     ('name', 'size', 'expected'),
     [
         ('mask_rcnn_crossformer_s', (800, 1344), {**LINEAR, 'resize': 'fit'}),
-        ('fpn_crossformer_s', (512, 512), {**LINEAR, 'resize': 'fit'}),
+        ('upernet_crossformer_s', (500, 500), {**LINEAR, 'resize': 'fit'}),
+        ('fpn_crossformer_s', (512, 512), {**LINEAR, 'resize': 'fit', 'multiple': 32}),
         (
             'crossformer_s_in1k',
             (224, 224),
@@ -35,7 +36,7 @@ def test_the_test_pipeline_is_described(
 
 
 def test_images_that_need_not_keep_their_ratio_are_stretched(config: Callable[[str], Config]) -> None:
-    cfg = config('fpn_crossformer_s')
+    cfg = config('upernet_crossformer_s')
     cfg.test_dataloader.dataset.pipeline[1].keep_ratio = False
     assert preprocessing_of(cfg, (64, 64), ignore_exif=True) == {
         **LINEAR,
@@ -47,6 +48,13 @@ def test_images_that_need_not_keep_their_ratio_are_stretched(config: Callable[[s
 def test_only_classifiers_have_a_size_of_their_own(config: Callable[[str], Config]) -> None:
     assert crop_size(config('crossformer_s_in1k')) == (224, 224)
     assert crop_size(config('fpn_crossformer_s')) is None
+
+
+def test_the_size_has_to_be_a_multiple_if_images_are(config: Callable[[str], Config]) -> None:
+    with pytest.raises(
+        UserError, match='--size 500 512: the config resizes images to multiples of 32, such as 512 512'
+    ):
+        preprocessing_of(config('fpn_crossformer_s'), (500, 512), ignore_exif=False)
 
 
 @pytest.mark.parametrize(
