@@ -29,11 +29,11 @@ from ..utils.outputs import check_place
 from ..utils.text import printable
 from ..version import __version__
 from .config import CONFIG_HELP, add_cfg_options, load_config
+from .exported_model import SUFFIX
 from .flops import build_model
 from .infer import find_files
 from .inferencer import meta_for
 
-SUFFIX = '.onnx'
 _PACKAGES = ('onnx', 'onnxruntime')
 _LEAST_SIDE = 32  # pixels
 _MOST_OF_DATASET, _MOST_GIVEN = 4, 16  # images on which a file is compared with PyTorch
