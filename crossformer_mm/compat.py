@@ -56,6 +56,11 @@ def is_transformed() -> bool:
     )
 
 
+def has_any_batch() -> bool:
+    """Whether the current call is traced or exported to ONNX, for batches of any size."""
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
 def is_batched(x: Tensor) -> bool:
     """Whether ``x`` represents a batch in ``vmap`` or ``torch.autograd.grad(is_grads_batched=True)``."""
     return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)

@@ -47,29 +47,31 @@ def attend(
     """softmax(q kᵀ / √d + bias) v within every group.
 
     Args:
-        qkv: (T, 3C) in the order of the groups, laid out as 3 × h × d.
+        qkv: (L, T, 3C), each list in the order of the groups, laid out as 3 × h × d.
         table: The biases of offsets, as in :func:`pair_biases`; None for no biases.
-        blocks: The groups.
+        blocks: The groups of each list.
         dropout: Dropout rate of the attention weights.
         num_heads: h, needed only without a table.
 
     Returns:
-        (T, C) in the order of the groups.
+        (L, T, C) in the order of the groups.
     """
     heads, bias, parts = num_heads if table is None else len(table), None, []
-    for block, part in zip(blocks, qkv.split([block.count * block.tokens for block in blocks]), strict=True):
-        # (count·N, 3C) → (3, count, h, N, d)
-        q, k, v = part.view(block.count, block.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    channels = sizes(qkv)[2] // 3
+    lengths = [block.count * block.tokens for block in blocks]
+    for block, part, length in zip(blocks, qkv.split(lengths, dim=1), lengths, strict=True):
+        # (L, count·N, 3C) → (3, L·count, h, N, d)
+        q, k, v = part.reshape(-1, block.tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
         if table is not None:
             bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))[None]
         part = _attention(q, k, v, bias, dropout)
-        # (count, h, N, d) → (count·N, C)
-        parts.append(part.transpose(1, 2).flatten(2).flatten(0, 1))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+        # (L·count, h, N, d) → (L, count·N, C)
+        parts.append(part.transpose(1, 2).reshape(-1, length, channels))
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v, (count, h, N, d), fused where PyTorch's kernels allow it."""
+    """softmax(q kᵀ / √d + bias) v, (L·count, h, N, d), fused where PyTorch's kernels allow it."""
     if not is_transformed():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     logits = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)

@@ -4,8 +4,8 @@ Papers: CrossFormer (ICLR 2022, arXiv 2108.00154), CrossFormer++ (TPAMI 2023, ar
 are those of the released checkpoints.
 
 Notation: B batch, H W map height and width, C channels, G group size, I interval, h heads, d channels per
-head, N tokens per group, T = B·H·W tokens of a batch. Maps are (B, H, W, C) inside and (B, C, H, W) at the
-outputs.
+head, N tokens per group, L lists of T tokens as in :mod:`.grouping`. Maps are (B, H, W, C) inside and
+(B, C, H, W) at the outputs.
 
 This module contains the complete network, for any device and any transform, except attention's core
 (:mod:`.attention`) and how it learns positions (:mod:`.position`). On CPUs, :mod:`.ops` computes the first
@@ -24,7 +24,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..compat import is_transformed, sizes
+from ..compat import has_any_batch, is_transformed, sizes
 from . import ops
 from .arch import (
     ARCHS,
@@ -190,12 +190,13 @@ class Attention(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         B, H, W, C = sizes(x)
         grouping = self.groups(H, W)
+        B = 1 if has_any_batch() else B  # maps that are grouped together
         groups = find_groups(x, B, H, W, grouping.span, grouping.interval)
-        # (B, H, W, C) → (T, C) in the order of the groups → (T, 3C) → (T, C) → (B, H, W, C)
-        qkv = self.qkv(reorder(x.reshape(-1, C), groups.order, groups.inverse))
+        # (B, H, W, C) → (L, T, C) in the order of the groups → (L, T, 3C) → (L, T, C) → (B, H, W, C)
+        qkv = self.qkv(reorder(x.reshape(-1, B * H * W, C), groups.order, groups.inverse))
         dropout = self.attn_drop.p if self.attn_drop.training else 0.0
         out = self.proj(attend(qkv, self.biases(H, W, grouping), groups.blocks, dropout, self.num_heads))
-        return self.proj_drop(reorder(out, groups.inverse, groups.order).view(B, H, W, C))
+        return self.proj_drop(reorder(out, groups.inverse, groups.order).view(-1, H, W, C))
 
     def biases(self, H: int, W: int, grouping: Grouping) -> Tensor | None:
         """The biases of all offsets in the groups of a map of H × W tokens; None if positions are absolute.
@@ -532,6 +533,10 @@ class CrossFormer(BaseModule):
                 f'images of shape {tuple(images.shape)}: expected (B, {IMAGE_CHANNELS}, height, width)'
                 ' with at least one image of 1×1 pixels'
             )
+        if torch.jit.is_tracing() and not torch.onnx.is_in_onnx_export():
+            # A trace is for one size of images, and this part of it is an error for others.
+            H, W = sizes(images)[2:]
+            images = images.unflatten(3, (W,)).unflatten(2, (H,))
         x = self.pos_drop(self.patch_embed(images))
         outputs = []
         for s, stage in enumerate(self.layers):

@@ -1,7 +1,8 @@
 """Which tokens attend to each other: the groups of short and long distance attention (LSDA).
 
 Notation: B batch, H W map height and width, C channels, G group size, I interval, N tokens of one group,
-T = B·H·W tokens of a batch.
+T = B·H·W tokens of a batch. In programs for batches of any size, each map is grouped by itself: L = B lists
+of T = H·W tokens instead of one, L = 1.
 
 All groups follow one rule on each axis of the map: cut the axis into windows of ``span`` tokens, and group
 the tokens of a window whose positions are equal modulo I. Short distance attention has span G and I = 1. Long
@@ -177,14 +178,14 @@ def axis_groups(
 
 
 def reorder(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Permute tokens: (T, C) → (T, C), with token ``order[i]`` of ``x`` at index i.
+    """Permute tokens: (L, T, C) → (L, T, C), with token ``order[i]`` of each list at index i.
 
     If there will be a backward pass, the output is written by index rather than read: the gradient of writing
     is a read, that of reading an addition by index, which takes several times as long.
     """
     if x.requires_grad and torch.is_grad_enabled() and not is_transformed():
-        return torch.empty_like(x).index_copy_(0, inverse, x)
-    return x.index_select(0, order)
+        return torch.empty_like(x).index_copy_(1, inverse, x)
+    return x.index_select(1, order)
 
 
 def split_blocks(blocks: Sequence[GroupBlock], tokens: int) -> Iterator[list[GroupBlock]]:

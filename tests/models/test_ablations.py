@@ -4,13 +4,13 @@ import copy
 import io
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CONFIGS, NARROW, assert_outputs_close, narrow_network, plain_path
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from test_transforms import SHALLOW, export_onnx, run_onnx
 from torch import Tensor, nn
 
 from crossformer_mm import CrossFormer
@@ -29,7 +29,6 @@ VARIANTS = {
     'ape': dict(position='ape'),
     'short_distance': dict(long_distance='none'),
 }
-SHALLOW = dict(embed_dims=32, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8))
 SIZE = (66, 90)  # of images
 
 
@@ -86,17 +85,21 @@ def test_traces_copies_and_other_devices(variant: str) -> None:
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('dynamo', [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    'variant', [name if name == 'ape' else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
-def test_onnx(variant: str, dynamo: bool, tmp_path: Path) -> None:
-    model = shallow(**VARIANTS[variant], out_indices=(0, 1)).eval()
+def test_onnx_with_batches_of_any_size(settings: dict, tmp_path: Path) -> None:
+    model, path = shallow(**settings, out_indices=(0, 1)).eval(), tmp_path / 'model.onnx'
+    export_onnx(model, torch.randn(2, 3, *SIZE), path)
+    for batch in (1, 2, 3):
+        images = torch.randn(batch, 3, *SIZE)
+        assert_outputs_close(run_onnx(path, images), model(images))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_onnx_from_an_exported_program(settings: dict, tmp_path: Path) -> None:
+    model = shallow(**settings, out_indices=(0, 1)).eval()
     images, path = torch.randn(1, 3, *SIZE), tmp_path / 'model.onnx'
-    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=dynamo)
-    session = onnxruntime.InferenceSession(path)
-    ours = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    assert_outputs_close(tuple(map(torch.from_numpy, ours)), model(images))
+    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=True)
+    assert_outputs_close(run_onnx(path, images), model(images))
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_biases_of_pairs_are_those_of_their_offsets(R: int, S: int) -> None:
 def test_dropout_of_weights_keeps_the_mean() -> None:
     torch.manual_seed(0)
     groups = find_groups(torch.empty(0), 1, 6, 6, None, 1)
-    qkv, table = torch.randn(36, 96), torch.zeros(1, 11, 11)
+    qkv, table = torch.randn(1, 36, 96), torch.zeros(1, 11, 11)
     kept = torch.stack([attend(qkv, table, groups.blocks, dropout=0.5) for _ in range(2000)])
     assert not torch.equal(kept[0], kept[1])
     torch.testing.assert_close(kept.mean(0), attend(qkv, table, groups.blocks), rtol=0, atol=0.05)

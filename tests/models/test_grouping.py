@@ -41,16 +41,16 @@ def test_maps_of_multiples_of_32_need_one_call_in_layout_map():
 
 def test_reordering_is_a_permutation_with_and_without_gradient():
     groups = find_groups(torch.empty(0), 3, 10, 13, 6, 2)
-    x = torch.randn(3 * 10 * 13, 4)
+    x = torch.randn(2, 3 * 10 * 13, 4)
     grouped = reorder(x, groups.order, groups.inverse)
-    assert torch.equal(grouped, x[groups.order]) and not torch.equal(grouped, x)
+    assert torch.equal(grouped, x[:, groups.order]) and not torch.equal(grouped, x)
     assert torch.equal(reorder(grouped, groups.inverse, groups.order), x)
     leaf = x.clone().requires_grad_()
     out = reorder(leaf, groups.order, groups.inverse)
     assert torch.equal(out, grouped)
     weights = torch.randn_like(x)
     (out * weights).sum().backward()
-    assert torch.equal(leaf.grad, weights[groups.inverse])
+    assert torch.equal(leaf.grad, weights[:, groups.inverse])
 
 
 def test_layouts_are_kept_for_a_size_and_not_for_transforms():

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,8 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crossformer_mm import CrossFormer
 
 LAYOUTS = ['map', 'window']
-ONE_FAST = ['map', pytest.param('window', marks=pytest.mark.slow)]  # where a compiler takes its time
+SETTINGS = [
+    dict(long_distance='map'),
+    dict(long_distance='window'),
+    dict(long_distance='window', adaptive_intervals=True),
+]
 SHALLOW = dict(embed_dims=32, depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8))
+COOLED = {**SHALLOW, 'depths': (2, 4, 1, 1), 'acl': True}
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -31,31 +38,66 @@ def outputs_without_grad(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
-def test_a_trace_is_saved_and_loaded(model: CrossFormer) -> None:
-    images = torch.randn(1, 3, 100, 130)
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.trace(model, images), file)
+@pytest.mark.parametrize('settings', SETTINGS, ids=str)
+def test_a_trace_is_saved_and_loaded_and_takes_batches_of_any_size(settings: dict) -> None:
+    model, file = CrossFormer(COOLED, out_indices=(0, 1), **settings).eval(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, torch.randn(2, 3, 100, 130)), file)
     file.seek(0)
     loaded = torch.jit.load(file)
-    other = torch.randn(1, 3, 100, 130)
-    assert_outputs_close(loaded(other), outputs_without_grad(model, other))
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 100, 130)
+        assert_outputs_close(loaded(images), outputs_without_grad(model, images))
+    for size in [(96, 130), (100, 129), (130, 100), (1, 1), (1, 130), (100, 1)]:
+        with pytest.raises(RuntimeError, match=r"Provided sizes \[1[03]0\] don't multiply up"):
+            loaded(torch.randn(1, 3, *size))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
+def test_a_trace_runs_without_this_package(tmp_path: Path) -> None:
+    model, images = CrossFormer(SHALLOW, out_indices=(0,)).eval(), torch.randn(1, 3, 64, 90)
+    torch.jit.save(torch.jit.trace(model, images), tmp_path / 'trace.pt')
+    torch.save((images, outputs_without_grad(model, images)), tmp_path / 'values.pt')
+    program = (
+        'import sys, torch; images, (expected,) = torch.load("values.pt");'
+        ' torch.testing.assert_close(torch.jit.load("trace.pt")(images)[0], expected, rtol=0, atol=1e-4);'
+        ' assert "crossformer_mm" not in sys.modules'
+    )
+    subprocess.run([sys.executable, '-c', program], cwd=tmp_path, check=True)
+
+
+def export_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Write a file for batches of any size, from a trace."""
+    names = ['images', *(f'stage{i}' for i in model.out_indices)]
+    axes = {name: {0: 'batch'} for name in names}
+    options = dict(input_names=names[:1], output_names=names[1:], dynamic_axes=axes)
+    torch.onnx.export(model, (images,), path, opset_version=17, dynamo=False, **options)
+
+
+def run_onnx(path: Path, images: Tensor) -> tuple[Tensor, ...]:
+    session = onnxruntime.InferenceSession(path)
+    return tuple(map(torch.from_numpy, session.run(None, {session.get_inputs()[0].name: images.numpy()})))
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize(
-    'dynamo',
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=['from a trace', 'from an exported program'],
-)
-@pytest.mark.parametrize('layout', ONE_FAST)
-def test_onnx(layout: str, dynamo: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize('settings', SETTINGS, ids=str)
+def test_onnx_with_batches_of_any_size(settings: dict, tmp_path: Path) -> None:
+    model = CrossFormer(SHALLOW, out_indices=(0, 1), **settings).eval()
+    path = tmp_path / 'model.onnx'
+    export_onnx(model, torch.randn(2, 3, 100, 130), path)
+    for batch in (1, 2, 3):
+        images = torch.randn(batch, 3, 100, 130)
+        assert_outputs_close(run_onnx(path, images), outputs_without_grad(model, images))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_onnx_from_an_exported_program(layout: str, tmp_path: Path) -> None:
     model = narrow_network(long_distance=layout, out_indices=(0, 1)).eval()
     images = torch.randn(1, 3, 100, 130)
     path = tmp_path / 'model.onnx'
-    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=dynamo)
-    session = onnxruntime.InferenceSession(path)
-    ours = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    assert_outputs_close(tuple(map(torch.from_numpy, ours)), outputs_without_grad(model, images))
+    torch.onnx.export(model, (images,), path, opset_version=18, dynamo=True)
+    assert_outputs_close(run_onnx(path, images), outputs_without_grad(model, images))
 
 
 def test_checkpointing_gives_way_to_transforms() -> None:
@@ -154,10 +196,14 @@ def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> No
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('layout', ['map', pytest.param('window', marks=pytest.mark.slow)])
-def test_export_keeps_height_and_width_symbolic(layout: str) -> None:
+@pytest.mark.parametrize(
+    'settings',
+    [SETTINGS[0], *(pytest.param(settings, marks=pytest.mark.slow) for settings in SETTINGS[1:])],
+    ids=str,
+)
+def test_export_keeps_height_and_width_symbolic(settings: dict) -> None:
     torch.manual_seed(0)
-    model = CrossFormer(SHALLOW, long_distance=layout).eval()
+    model = CrossFormer(COOLED, **settings).eval()
     sides = {
         2: torch.export.Dim('height', min=225, max=2048),
         3: torch.export.Dim('width', min=225, max=2048),

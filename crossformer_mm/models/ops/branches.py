@@ -307,9 +307,9 @@ def plain_attention(
     """:func:`add_attention` in operations that can be differentiated any number of times."""
     w_qkv, b_qkv, w_proj, b_proj = _cast((w_qkv, b_qkv, w_proj, b_proj), dtype)
     groups = find_groups(x, B, H, W, span, interval)
-    normed = F.layer_norm(reorder(x, groups.order, groups.inverse), x.shape[1:], norm_w, norm_b, eps)
+    normed = F.layer_norm(reorder(x[None], groups.order, groups.inverse), x.shape[1:], norm_w, norm_b, eps)
     attended = attend(F.linear(normed.to(dtype), w_qkv, b_qkv), table, groups.blocks)
-    out = reorder(F.linear(attended, w_proj, b_proj), groups.inverse, groups.order)
+    out = reorder(F.linear(attended, w_proj, b_proj), groups.inverse, groups.order)[0]
     return x + (scale * out).to(x.dtype)
 
 
