@@ -29,11 +29,11 @@ from ..utils.outputs import check_place
 from ..utils.text import printable
 from ..version import __version__
 from .config import CONFIG_HELP, add_cfg_options, load_config
-from .exported_model import SUFFIX
-from .flops import build_model
+from .flops import MAX_PIXELS, build_model
 from .infer import find_files
 from .inferencer import meta_for
 
+SUFFIX = '.onnx'
 _PACKAGES = ('onnx', 'onnxruntime')
 _LEAST_SIDE = 32  # pixels
 _MOST_OF_DATASET, _MOST_GIVEN = 4, 16  # images on which a file is compared with PyTorch
@@ -132,9 +132,10 @@ def _check_installed() -> None:
 def _check_options(options: argparse.Namespace, out: Path) -> None:
     if options.batch < 1:
         raise UserError(f'--batch {options.batch}: must be at least 1')
-    if options.size and min(options.size) < _LEAST_SIDE:
-        H, W = options.size
-        raise UserError(f'--size {H} {W}: both must be at least {_LEAST_SIDE} pixels')
+    H, W = options.size or (_LEAST_SIDE, _LEAST_SIDE)
+    if min(H, W) < _LEAST_SIDE or H * W > MAX_PIXELS:
+        limits = f'both must be at least {_LEAST_SIDE} pixels, and their product at most {MAX_PIXELS}'
+        raise UserError(f'--size {H} {W}: {limits}')
     if out.suffix != SUFFIX:
         raise UserError(f'{out}: the name must end with {SUFFIX}')
     if not out.parent.is_dir():
@@ -217,5 +218,7 @@ def _report(comparison: Comparison, out: Path) -> None:
         print(f'  {difference}')
     if comparison.objects == 0:
         print('warning: no object was found in these images, so nothing was compared; give other --images')
+    elif comparison.objects:
+        print(f'  objects that PyTorch finds: {comparison.objects}')
     if wrong := [str(d) for d in comparison.differences if not d.is_accepted]:
         raise UserError(f'{out}: differs from PyTorch and is not kept: {"; ".join(wrong)}')

@@ -17,8 +17,8 @@ from ..data.images import read_image
 from ..deploy.model import OnnxModel
 from ..deploy.predictions import Objects
 from ..utils.errors import UserError
+from .export import SUFFIX
 
-SUFFIX = '.onnx'
 _TASKS = {'mmseg': 'semantic segmentation', 'mmpretrain': 'classification'}
 
 

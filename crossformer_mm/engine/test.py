@@ -18,7 +18,8 @@ from ..data.exif import other_than_in_training, trained_without_exif
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .distributed import sync_bn_warnings
-from .exported_model import SUFFIX, is_exported, open_exported
+from .export import SUFFIX
+from .exported_model import is_exported, open_exported
 from .outputs import LOADERS, list_results, prepare_images, set_outputs
 from .runner import (
     CLASSES_NAMED,

@@ -17,7 +17,7 @@ from ..utils.errors import UserError
 OPSET = 17
 _DYNAMIC = 'batch'  # the name of the axis
 _TRACED_BATCH = 2  # of a dynamic batch: a batch of one could become a constant
-_LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
+LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
 
 
 def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onnx.ModelProto:
@@ -57,7 +57,7 @@ def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onn
             if '2GB' not in str(error) and '2GiB' not in str(error):
                 raise
             raise _too_large(size) from error
-    if file.tell() > _LARGEST:
+    if file.tell() > LARGEST:
         raise _too_large(size)
     return onnx.load_from_string(file.getvalue())
 

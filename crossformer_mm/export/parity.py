@@ -1,5 +1,6 @@
 """Whether an exported file computes what its model does in PyTorch, on real images."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -80,7 +81,8 @@ def compare(
     prepared = [prepare(image, file.size, file.preprocessing) for image in images]
     ours = file.run(np.stack([image for image, _ in prepared]), np.array([size for _, size in prepared]))
     predict, measure = _METHODS[file.task]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # MMDetection's, of slow conversions
         theirs = [predict(model, image, size) for image, size in prepared]
     rows = [{name: values[i] for name, values in ours.items()} for i in range(len(images))]
     return measure(rows, theirs, [size for _, size in prepared], tolerance)
