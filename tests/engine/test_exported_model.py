@@ -1,4 +1,4 @@
-"""``crossformer test`` on an exported file: the numbers and results of its checkpoint, and what is refused."""
+"""``crossformer test`` on an exported file: numbers and results of its checkpoint, and what is refused."""
 
 import json
 from collections.abc import Callable
