@@ -37,7 +37,7 @@ COMMANDS = {
     'doctor': ('check the installation', 'doctor', '', ''),
 }
 
-
+REMEDY = 'see docs/install.md, or docs/deployment.md for exported models, which run without PyTorch'
 READER_GONE = 141  # what a shell reports for a program that SIGPIPE has ended
 
 
@@ -133,12 +133,19 @@ def run(name: str, options: Sequence[str], prog: str) -> int:
         argparse.ArgumentParser(prog=prog, description=about).parse_args(options)
         (folder,) = find_spec('crossformer_mm').submodule_search_locations
         return runpy.run_path(f'{folder}/engine/doctor.py')['main']()
-    with _signals_exit():
-        loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
-        parser = getattr(loaded, parser_name)()
-        parser.prog = prog
-        cli = importlib.import_module('crossformer_mm.engine.cli')
-        return cli.run(parser, getattr(loaded, function), options)
+    try:
+        with _signals_exit():
+            loaded = importlib.import_module(f'crossformer_mm.engine.{module}')
+            parser = getattr(loaded, parser_name)()
+            parser.prog = prog
+            cli = importlib.import_module('crossformer_mm.engine.cli')
+            return cli.run(parser, getattr(loaded, function), options)
+    except ModuleNotFoundError as error:
+        if find_spec('torch') is not None:
+            raise
+        missing = 'PyTorch' if error.name in ('torch', 'mmengine') else error.name
+        print(f'error: {prog}: needs {missing}, which is not installed; {REMEDY}', file=sys.stderr)
+        return 1
 
 
 @contextmanager

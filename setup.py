@@ -62,6 +62,7 @@ setup(
         'terminaltables',
     ],
     extras_require={
+        'export': ['onnxruntime'],  # to run exported models
         'onedl': [
             'onedl-mmcv>=2.3,<2.4',
             'onedl-mmengine>=0.10.8,<1',

@@ -14,20 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import reduce_storage as reduce_storage
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 from torch.utils.data import DataLoader
 
 # The operator that scaled_dot_product_attention calls on CPUs if its mask needs no gradient.
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-# Functions that catch every error, KeyboardInterrupt included, by the names of their modules.
-SWALLOWING = (
-    ('mmengine.config.config', 'pretty_text'),
-    ('mmengine.logging.message_hub', 'state_dict'),
-    ('mmengine.logging.message_hub', 'load_state_dict'),
-    ('pycocotools.cocoeval', 'accumulate'),
-)
 
 
 def is_ordinary(x: Tensor) -> bool:
@@ -56,9 +49,9 @@ def is_transformed() -> bool:
     )
 
 
-def has_any_batch() -> bool:
-    """Whether the current call is traced or exported to ONNX, for batches of any size."""
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+def is_traced_for_onnx() -> bool:
+    """Whether the current call is exported to ONNX by ``torch.onnx.export(dynamo=False)``."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def is_batched(x: Tensor) -> bool:
@@ -118,16 +111,6 @@ def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
 def has_fast_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 that oneDNN uses."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def swallows_errors(frame: FrameType | None) -> bool:
-    """Whether an error raised in a frame would be caught by code that catches every error."""
-    while frame is not None:
-        name = frame.f_code.co_name
-        if name == '__del__' or (frame.f_globals.get('__name__'), name) in SWALLOWING:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def is_build_frame(frame: FrameType) -> bool:

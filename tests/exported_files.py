@@ -24,7 +24,13 @@ STRETCH = {**FIT, 'resize': 'stretch'}
 EDGE = {**FIT, 'resize': 'edge', 'edge': 40, 'interpolation': 'bicubic', 'library': 'pillow'}
 
 
-def write_detector(path: Path, size: tuple[int, int], batch: int | str = 1, masks: bool = True) -> Path:
+def write_detector(
+    path: Path,
+    size: tuple[int, int],
+    batch: int | str = 1,
+    masks: bool = True,
+    ignore_exif: bool = False,
+) -> Path:
     """A detector of three objects at fixed places, with scores in proportion to the image's brightness."""
     constants = {
         'fractions': BOXES[None],
@@ -33,7 +39,8 @@ def write_detector(path: Path, size: tuple[int, int], batch: int | str = 1, mask
         'shapes': MASKS[None],
         'sides': np.array([1, 0, 1, 0]),
         'first': np.array([1]),
-        'white': np.float32(255),
+        'inner': np.array([1, 2, 3]),
+        'white': np.float32(3 * 255),
     }
     steps = [
         helper.make_node('Cast', ['size'], ['sizes'], to=TensorProto.FLOAT),
@@ -41,7 +48,9 @@ def write_detector(path: Path, size: tuple[int, int], batch: int | str = 1, mask
         helper.make_node('Unsqueeze', ['corners', 'first'], ['scales']),
         helper.make_node('Mul', ['fractions', 'scales'], ['boxes']),
         helper.make_node('Cast', ['image'], ['pixels'], to=TensorProto.FLOAT),
-        helper.make_node('ReduceMean', ['pixels'], ['means'], axes=[1, 2, 3], keepdims=0),
+        helper.make_node('ReduceSum', ['pixels', 'inner'], ['sums'], keepdims=0),
+        helper.make_node('ReduceProd', ['sizes'], ['areas'], axes=[1], keepdims=0),
+        helper.make_node('Div', ['sums', 'areas'], ['means']),
         helper.make_node('Div', ['means', 'white'], ['brightness']),
         helper.make_node('Unsqueeze', ['brightness', 'first'], ['factors']),
         helper.make_node('Mul', ['certain', 'factors'], ['scores']),
@@ -54,7 +63,8 @@ def write_detector(path: Path, size: tuple[int, int], batch: int | str = 1, mask
         steps += _repeated('shapes', 'masks', MASKS.shape)
         outputs['masks'] = ('float32', [len(BOXES), MASK, MASK])
     task = 'instance segmentation' if masks else 'detection'
-    return _write(path, task, steps, constants, outputs, size, batch, FIT)
+    preprocessing = {**FIT, 'ignore_exif': ignore_exif}
+    return _write(path, task, steps, constants, outputs, size, batch, preprocessing)
 
 
 def write_segmentor(
@@ -70,6 +80,31 @@ def write_segmentor(
     ]
     outputs = {'labels': ('uint8', list(size))}
     return _write(path, 'semantic segmentation', steps, constants, outputs, size, batch, preprocessing)
+
+
+def write_glutton(path: Path, size: tuple[int, int], batch: int | str) -> Path:
+    """A segmentor that needs more memory than there is for several images at a time."""
+    constants = {'petabytes': np.array([1 << 50]), 'first': np.array([1]), 'none': np.int64(0)}
+    steps = [
+        helper.make_node('Shape', ['image'], ['count'], start=0, end=1),
+        helper.make_node('Sub', ['count', 'first'], ['more']),
+        helper.make_node('Mul', ['more', 'petabytes'], ['length']),
+        helper.make_node('ConstantOfShape', ['length'], ['zeros']),
+        helper.make_node('ReduceSum', ['zeros'], ['sum'], keepdims=0),
+        helper.make_node('Cast', ['sum'], ['zero'], to=TensorProto.INT32),
+        helper.make_node('Gather', ['image', 'none'], ['reds'], axis=3),
+        helper.make_node('Cast', ['reds'], ['numbers'], to=TensorProto.INT32),
+        helper.make_node('Mul', ['numbers', 'zero'], ['labels_32']),
+        helper.make_node('Cast', ['labels_32'], ['labels'], to=TensorProto.UINT8),
+    ]
+    outputs = {'labels': ('uint8', list(size))}
+    return _write(path, 'semantic segmentation', steps, constants, outputs, size, batch, FIT)
+
+
+def write_backbone(path: Path, size: tuple[int, int], batch: int | str = 1) -> Path:
+    """A backbone of which the map of features is the image."""
+    steps = [helper.make_node('Cast', ['image'], ['stage1'], to=TensorProto.FLOAT)]
+    return _write(path, 'features', steps, {}, {'stage1': ('float32', [*size, 3])}, size, batch, FIT)
 
 
 def write_classifier(path: Path, size: tuple[int, int], batch: int | str = 1) -> Path:

@@ -24,6 +24,7 @@ Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses more than twice as many, which 
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.tif', '.tiff', '.webp')
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+IGNORE_EXIF_HELP = 'do not turn images as their EXIF data says: labels and results are of the stored pixels'
 REPLACE = 'replace the file, or remove it from the dataset'
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF')  # OpenCV reads them in the size that Pillow finds
 _NUMBERS = ('F', 'I')  # Pillow's modes of floats and 32-bit integers, which OpenCV may refuse

@@ -25,6 +25,7 @@ from .datasets import (
 from .exif import ignore_exif
 from .formats.reading import check_names
 from .formats.recognise import FORMATS
+from .images import IGNORE_EXIF_HELP
 from .label_check import IGNORED
 
 # Datasets without a fixed layout or numbering.
@@ -47,7 +48,6 @@ OTHERS_ELSEWHERE = (
     'set other paths with --cfg-options train_dataloader.dataset.data_root=DIR'
     ' val_dataloader.dataset.data_root=DIR test_dataloader.dataset.data_root=DIR'
 )
-IGNORE_EXIF_HELP = 'do not turn images as their EXIF data says: labels and results are of the stored pixels'
 
 
 @dataclass(frozen=True)

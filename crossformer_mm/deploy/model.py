@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _METADATA = ('task', 'classes', 'palette', 'preprocessing', 'origin')
-_ERRORS_ONLY = 3  # onnxruntime's level of messages
+_FATAL = 4  # onnxruntime's level of messages; errors are raised as well
 
 
 class OnnxModel:
@@ -68,7 +68,7 @@ class OnnxModel:
         Returns:
             The prediction for each, in its own pixels (:mod:`crossformer_mm.deploy.predictions`). The label
             map of an image that was resized is resized without interpolation, so that borders between classes
-            are as coarse as in the file's output; PyTorch resizes the logits. Without resizing, both are equal.
+            are as coarse as in the file's output; PyTorch resizes the logits. Otherwise both are equal.
         """
         if not images:
             return []
@@ -127,7 +127,7 @@ def _open(path: Path, threads: int | None) -> 'InferenceSession':
             f'{path}: cannot be read ({error.strerror}); give a file that "crossformer export" has written'
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or 0
     try:
         return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])

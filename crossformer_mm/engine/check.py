@@ -51,7 +51,8 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder, files_in
 from ..utils.outputs import check_outputs, check_place
 from ..utils.text import printable, printable_lines, short_name, shorten
-from .config import CONFIG_HELP, add_cfg_options, load_config
+from .config import load_config
+from .config_options import CONFIG_HELP, add_cfg_options
 
 LOADERS = ('train_dataloader', 'val_dataloader')
 _SAMPLES, _COLUMNS = 12, 4  # images per sheet and per row

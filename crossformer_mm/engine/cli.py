@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from ..compat import swallows_errors
 from ..utils.errors import UserError
 from ..utils.files import MACHINE_ERRORS, write_error
 from ..utils.processes import end_with_parent
+from ..utils.swallowing import swallows_errors
 from ..utils.text import printable
 
 OTHERS_WAIT = 3.0  # seconds that all processes except a machine's first wait before they print an error

@@ -16,7 +16,6 @@ from mmengine.runner import Runner
 from ..plugins import TOOLBOXES, register_toolbox
 from ..utils.errors import UserError
 
-CONFIG_HELP = 'a config file, or the name of one that "crossformer configs" lists'
 _PACKAGE = Path(__file__).parents[1]
 # Settings that MMEngine reads from the config besides the arguments of its Runner.
 _RUNNER_EXTRAS = (
@@ -45,17 +44,6 @@ def own_config(name: str | Path) -> Path:
         hint = f'did you mean {" or ".join(close)}?' if close else '"crossformer configs" lists them'
         raise UserError(f'{name}: no such config file; {hint}')
     return files[stem]
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``, which changes any setting of the config."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='settings to change in the config, e.g. train_cfg.max_epochs=24',
-    )
 
 
 def find_config(name: str | Path) -> Path:

@@ -28,7 +28,8 @@ from ..utils.files import check_free, sha256_of, write_atomically
 from ..utils.outputs import check_place
 from ..utils.text import printable
 from ..version import __version__
-from .config import CONFIG_HELP, add_cfg_options, load_config
+from .config import load_config
+from .config_options import CONFIG_HELP, add_cfg_options
 from .flops import MAX_PIXELS, build_model
 from .infer import find_files
 from .inferencer import meta_for

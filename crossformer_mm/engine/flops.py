@@ -17,7 +17,8 @@ from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
 from ..utils.text import printable
-from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
+from .config import check_has_model, load_config
+from .config_options import CONFIG_HELP, add_cfg_options
 
 PROPOSALS, MASKS = 1000, 100
 MAX_PIXELS = 8192 * 8192

@@ -10,47 +10,55 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from mmengine.infer import BaseInferencer
-from mmengine.structures import BaseDataElement
 
-from ..data.exif import ignores_exif
-from ..data.images import NoImageError, read_image
+from ..data.images import IGNORE_EXIF_HELP, NoImageError, read_image
 from ..data.label_files import write_label_map
-from ..data.options import IGNORE_EXIF_HELP
+from ..deploy.model import OnnxModel
+from ..deploy.predictions import Objects
 from ..evaluation.class_pictures import save_classified
-from ..evaluation.detection_pictures import predicted_objects, save_objects
-from ..evaluation.records import (
-    class_record,
-    label_array,
-    object_records,
-    predicted_classes,
-    segment_records,
-)
+from ..evaluation.detection_pictures import drawn_objects, save_objects
+from ..evaluation.records import best_classes, class_record, object_records, segment_records
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
-from ..utils.errors import UserError
+from ..utils.errors import UserError, ran_out_of_memory
 from ..utils.files import check_folder, files_in
 from ..utils.outputs import check_outputs, check_place, unique_names, write_output
 from ..utils.progress import progress_bar
 from ..utils.text import printable, shorten
-from .config import CONFIG_HELP, add_cfg_options
-from .inferencer import is_classifier, is_segmentor, open_inferencer, predict
-from .memory import ran_out_of_memory
+from .config_options import CONFIG_HELP, add_cfg_options
 
 _FOLDERS = {'picture': 'pictures', 'label_map': 'label_maps'}
 _RESULTS = 'results.json'
 _LONGEST = 240  # bytes of a file's name, which may have 255
 
 
+class Model(Protocol):
+    """What predicts: an :class:`OnnxModel`, or :class:`crossformer_mm.engine.toolbox_model.ToolboxModel`."""
+
+    task: str
+    classes: list[str]
+    palette: Sequence[Sequence[int]]
+    """RGB of each class."""
+    origin: dict[str, Any]
+    """``config`` and ``checkpoint``, among others."""
+    ignore_exif: bool
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Objects | np.ndarray]:
+        """Predict on a batch of images, BGR, each ``(H, W, 3)``."""
+
+
 def inference_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(description='Predict on images: pictures, and the results as JSON.')
     parser.add_argument('images', nargs='+', help='files, folders, or patterns such as "photos/**/*.jpg"')
-    parser.add_argument('--config', required=True, help=CONFIG_HELP)
-    parser.add_argument('--checkpoint', required=True, help='the weights, which also contain the class names')
+    parser.add_argument('--config', help=CONFIG_HELP)
+    parser.add_argument('--checkpoint', help='the weights, which also contain the class names')
+    parser.add_argument(
+        '--onnx', metavar='FILE', help='run this exported file, without PyTorch, instead of a config'
+    )
     parser.add_argument('--out', default='predictions', metavar='DIR', help='output folder (%(default)s)')
     parser.add_argument(
         '--score-thr',
@@ -85,19 +93,12 @@ def infer(options: argparse.Namespace) -> int:
     files, empty = find_files(options.images, options.out)
     if not files:
         raise UserError(f'no files at {shorten(options.images)}; give images, folders or patterns')
-    inferencer = open_inferencer(
-        options.config,
-        options.checkpoint,
-        options.device,
-        options.bf16,
-        options.cfg_options,
-        options.ignore_exif,
-    )
-    output = _Output(options, inferencer, files)
+    model = _open_model(options)
+    output = _Output(options, model, files)
     try:
         for word, reason in empty.items():
             output.skip(word, reason)
-        _predict_all(inferencer, files, output, options.batch_size)
+        _predict_all(model, files, output, options)
     finally:  # also after Ctrl-C, with the results so far
         output.write()
     count = len(output.images)
@@ -112,6 +113,32 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.batch_size < 1:
         raise UserError(f'--batch-size {options.batch_size}: must be at least 1')
     check_folder('--out', options.out)
+    if options.onnx is None:
+        missing = [f'--{name}' for name in ('config', 'checkpoint') if getattr(options, name) is None]
+        if missing:
+            raise UserError(f'{" and ".join(missing)}: missing; or give an exported file: --onnx FILE')
+        return
+    for name in ('config', 'checkpoint', 'device', 'bf16', 'cfg_options'):
+        if getattr(options, name):
+            raise UserError(f'--{name.replace("_", "-")}: has no effect on an exported file; leave it out')
+
+
+def _open_model(options: argparse.Namespace) -> Model:
+    if options.onnx is None:
+        from .toolbox_model import ToolboxModel  # which needs PyTorch
+
+        return ToolboxModel(
+            options.config,
+            options.checkpoint,
+            device=options.device,
+            bf16=options.bf16,
+            cfg_options=options.cfg_options,
+            without_exif=options.ignore_exif,
+        )
+    model = OnnxModel(options.onnx)
+    if model.task == 'features':
+        raise UserError(f'--onnx {options.onnx}: is a backbone alone; export a complete model')
+    return model
 
 
 def find_files(words: Sequence[str], out: str | Path) -> tuple[list[Path], dict[str, str]]:
@@ -170,31 +197,32 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return _fits(parts[1:], pattern if pattern[0] == '**' else pattern[1:])
 
 
-def _predict_all(inferencer: BaseInferencer, files: Sequence[Path], output: _Output, batch_size: int) -> None:
+def _predict_all(model: Model, files: Sequence[Path], output: _Output, options: argparse.Namespace) -> None:
+    ignore_exif = options.ignore_exif or model.ignore_exif
     with progress_bar() as progress:
         task = progress.add_task('predict', total=len(files))
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            _predict_batch(inferencer, batch, output)
+        for start in range(0, len(files), options.batch_size):
+            batch = files[start : start + options.batch_size]
+            _predict_batch(model, batch, output, ignore_exif)
             progress.advance(task, len(batch))
 
 
-def _predict_batch(inferencer: BaseInferencer, files: Sequence[Path], output: _Output) -> None:
+def _predict_batch(model: Model, files: Sequence[Path], output: _Output, ignore_exif: bool) -> None:
     """Predict on files in one batch, or on each alone if the batch does not fit into memory."""
     read = []
     for file in files:
         try:
-            read.append((file, read_image(file, ignores_exif(inferencer.cfg))))
+            read.append((file, read_image(file, ignore_exif)))
         except NoImageError as error:
             output.skip(file, str(error))
     done = 0
     try:
-        samples = predict(inferencer, [image for _, image in read])
-        for (file, image), sample in zip(read, samples, strict=True):
-            output.add(file, image, sample)
+        predictions = model.predict([image for _, image in read])
+        for (file, image), prediction in zip(read, predictions, strict=True):
+            output.add(file, image, prediction)
             done += 1
         return
-    except Exception as error:  # torch, numpy and OpenCV raise different ones
+    except Exception as error:  # torch, onnxruntime, numpy and OpenCV raise different ones
         if not ran_out_of_memory(error):
             raise
     # Here, the error no longer keeps in memory what was computed.
@@ -202,7 +230,7 @@ def _predict_batch(inferencer: BaseInferencer, files: Sequence[Path], output: _O
         output.skip(read[0][0], 'there is not enough memory to predict on it')
     else:
         for file, _ in read[done:]:
-            _predict_batch(inferencer, [file], output)
+            _predict_batch(model, [file], output, ignore_exif)
 
 
 class _Output:
@@ -210,22 +238,22 @@ class _Output:
 
     Args:
         options: The options of the command.
-        inferencer: The model.
+        model: The model.
         files: The images.
 
     Raises:
         UserError: An image, or a file that is not an earlier result, would be replaced.
     """
 
-    def __init__(
-        self, options: argparse.Namespace, inferencer: BaseInferencer, files: Sequence[Path]
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, model: Model, files: Sequence[Path]) -> None:
         self.folder = Path(options.out)
         self.score_thr = options.score_thr
-        self.classes = list(inferencer.model.dataset_meta['classes'])
-        self.colours = inferencer.model.dataset_meta['palette']
-        self.segments, self.whole_images = is_segmentor(inferencer), is_classifier(inferencer)
-        self.about = {'config': options.config, 'checkpoint': options.checkpoint, 'classes': self.classes}
+        self.classes, self.colours = model.classes, model.palette
+        self.segments = model.task == 'semantic segmentation'
+        self.whole_images = model.task == 'classification'
+        self.about = {'onnx': options.onnx} if options.onnx else {}
+        self.about |= {name: model.origin[name] for name in ('config', 'checkpoint')}
+        self.about['classes'] = self.classes
         if not self.segments and not self.whole_images:
             self.about['score_thr'] = self.score_thr
         self.images: list[dict[str, Any]] = []
@@ -254,28 +282,27 @@ class _Output:
         self.skipped.append({'file': str(file), 'reason': reason})
         print(printable(f'skipped {file}: {reason}'), file=sys.stderr)
 
-    def add(self, file: Path, image: np.ndarray, sample: BaseDataElement) -> None:
-        """Write the predictions for an image, BGR ``(H, W, 3)``."""
+    def add(self, file: Path, image: np.ndarray, prediction: Objects | np.ndarray) -> None:
+        """Write the prediction for an image, BGR ``(H, W, 3)``."""
         height, width = image.shape[:2]
         picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         paths = self.paths[file]
         drawn = self.folder / paths['picture']
         if self.segments:
-            labels = label_array(sample.pred_sem_seg.data)
-            write_label_map(self.folder / paths['label_map'], labels)
-            found = {'segments': segment_records(labels, self.classes)}
-            save_segments(drawn, [SegmentedImage(picture, [labels])], self.classes, self.colours)
+            write_label_map(self.folder / paths['label_map'], prediction)
+            found = {'segments': segment_records(prediction, self.classes)}
+            save_segments(drawn, [SegmentedImage(picture, [prediction])], self.classes, self.colours)
         elif self.whole_images:
-            found = class_record(*predicted_classes(sample), self.classes)
+            found = class_record(*best_classes(prediction), self.classes)
             if not found['top']:
                 self.skip(file, 'its scores are NaN: the weights are damaged, or numbers overflow')
                 return
             print(printable(f'{file}: {found["name"]} {found["score"]:.2f}'))
             save_classified(drawn, picture, found)
         else:
-            objects = object_records(sample, self.classes, (height, width), self.score_thr)
+            objects = object_records(prediction, self.classes, (height, width), self.score_thr)
             found = {'objects': objects}
-            save_objects(drawn, [(picture, predicted_objects(objects))])
+            save_objects(drawn, [(picture, drawn_objects(objects))])
         self.images.append({'file': str(file), 'height': height, 'width': width, **paths, **found})
 
     def write(self) -> None:

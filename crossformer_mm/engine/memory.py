@@ -4,15 +4,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-# Parts of the messages of CUDA, torch on CPUs and OpenCV; numpy and Python raise MemoryError.
-SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory')
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that GPU or main memory ran out, also in worker processes."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)
-
 
 def memory_advice(cfg: Config, error: BaseException) -> str:
     """Describe the error and the remedies in one line.

@@ -13,12 +13,10 @@ from mmengine.runner import Runner
 from ..data.datasets import coco_evaluators, datasets_of, image_folder, input_paths, map_datasets
 from ..data.exif import ignores_exif
 from ..data.label_files import png_names
-from ..evaluation.class_pictures import ClassPicturesHook
 from ..evaluation.classification_report import ClassificationReport
 from ..evaluation.coco_report import CocoReport
-from ..evaluation.detection_pictures import ObjectPicturesHook
+from ..evaluation.picture_hooks import ClassPicturesHook, ObjectPicturesHook, SegmentPicturesHook
 from ..evaluation.plots import KINDS
-from ..evaluation.segmentation_pictures import SegmentPicturesHook
 from ..evaluation.segmentation_report import SegmentationReport
 from ..utils.errors import UserError
 from ..utils.files import check_folder

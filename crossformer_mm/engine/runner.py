@@ -26,15 +26,16 @@ from ..data.label_check import LabelReport
 from ..data.label_folders import check_labels
 from ..data.loading import unreadable_images_named
 from ..data.options import add_data_options, data_options, set_data_paths
-from ..utils.errors import UserError
+from ..utils.errors import UserError, ran_out_of_memory
 from ..utils.files import MACHINE_ERRORS, check_folder, write_error
 from ..utils.locks import locked
 from ..utils.outputs import check_place, is_output, write_output
 from ..utils.text import escape_mathtext, printable, printable_lines, shorten
 from .build_errors import build_error
-from .config import CONFIG_HELP, add_cfg_options, check_has_model, load_config
+from .config import check_has_model, load_config
+from .config_options import CONFIG_HELP, add_cfg_options
 from .distributed import LAUNCHERS, on_first_process, process_group, set_launcher
-from .memory import memory_advice, ran_out_of_memory
+from .memory import memory_advice
 from .shared_memory import (
     FOLDER,
     MORE,

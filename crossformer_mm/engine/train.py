@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -18,6 +17,7 @@ from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..data.datasets import class_datasets
+from ..data.image_size import add_size_option, set_image_size
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
@@ -26,6 +26,7 @@ from .distributed import on_first_process, sync_bn_warnings
 from .hooks.curves import CURVES
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
+    SEEDS,
     Run,
     add_run_options,
     apply_data,
@@ -35,6 +36,7 @@ from .runner import (
     run_config,
     running,
 )
+from .schedule import add_length_options, fit_warm_up, set_length
 from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -77,6 +79,9 @@ def training_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='scale the learning rate in proportion to the images per update',
     )
+    add_length_options(parser)
+    add_size_option(parser)
+    parser.add_argument('--lr', type=float, metavar='X', help='the learning rate of the optimizer')
     parser.add_argument('--no-val', action='store_true', help='train without a validation set')
     add_fraction_options(parser)
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per process and step')
@@ -91,6 +96,10 @@ def training_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='activation checkpointing: recompute activations of the backbone in the backward pass',
     )
+    parser.add_argument(
+        '--workers', type=int, metavar='N', help='worker processes that read data, per process'
+    )
+    parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (a random one)')
     parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
         '--stop-on-nan',
@@ -134,8 +143,8 @@ def train(options: argparse.Namespace) -> None:
             check_trained_classes(cfg, run.checkpoint)
             warnings += compare_settings(cfg, run.checkpoint)
         runner = run.build(labels, warnings)
-        runner.register_hook(ScheduleHook())
         set_start(runner, run)
+        fit_warm_up(runner)
         runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             command = shlex.join(['crossformer', 'test', str(config_to_test(cfg)), last])
@@ -176,6 +185,9 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.no_val:
         drop_validation(cfg)
     apply_numbers(cfg, options)
+    set_length(cfg, options.epochs, options.iters)
+    if options.image_size:
+        set_image_size(cfg, options.image_size)
     make_resumable(cfg)
     custom_hooks = (
         [{'type': 'FiniteLossHook', 'patience': options.stop_on_nan}] if options.stop_on_nan else []
@@ -236,19 +248,40 @@ def open_weights(cfg: Config) -> Checkpoint | None:
 
 
 def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
-    """Check and apply ``--batch-size``, ``--accumulate`` and ``--clip-grad``."""
-    for name, least in (('batch_size', 1), ('accumulate', 1), ('stop_on_nan', 0)):
+    """Check and apply the options that change one number of the config."""
+    for name, least in (
+        ('batch_size', 1),
+        ('accumulate', 1),
+        ('stop_on_nan', 0),
+        ('workers', 0),
+        ('seed', 0),
+    ):
         number = getattr(options, name)
         if number is not None and number < least:
             raise UserError(f'--{name.replace("_", "-")} {number}: must be at least {least}')
-    if options.clip_grad is not None and not 0 < options.clip_grad < float('inf'):
-        raise UserError(f'--clip-grad {options.clip_grad}: must be a number above 0, such as 1')
+    for name, number, example in (('clip-grad', options.clip_grad, '1'), ('lr', options.lr, '1e-4')):
+        if number is not None and not 0 < number < float('inf'):
+            raise UserError(f'--{name} {number}: must be a number above 0, such as {example}')
+    if (options.seed or 0) >= SEEDS:
+        raise UserError(f'--seed {options.seed}: must be below {SEEDS}')
     if options.batch_size:
         cfg.train_dataloader.batch_size = options.batch_size
     if options.accumulate:
         cfg.optim_wrapper.accumulative_counts = options.accumulate
     if options.clip_grad:
         cfg.optim_wrapper.clip_grad = {'max_norm': options.clip_grad}
+    if options.lr:
+        if 'optimizer' not in cfg.optim_wrapper:
+            raise UserError(
+                f'--lr {options.lr}: the config has several optimizers; set the rate of each in it'
+            )
+        cfg.optim_wrapper.optimizer.lr = options.lr
+    if options.seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': options.seed}
+    for loader in LOADERS if options.workers is not None else ():
+        if cfg.get(loader):
+            cfg[loader].num_workers = options.workers
+            cfg[loader].persistent_workers = options.workers > 0
 
 
 def drop_validation(cfg: Config) -> None:
@@ -444,41 +477,5 @@ def start_warnings(cfg: Config) -> Sequence[str]:
         warnings.append(
             f'the weights are updated every {counts} iterations, from {images} images per process; the log,'
             ' the length of the run and the learning rate schedule still count iterations'
-        )
-    return warnings
-
-
-class ScheduleHook(Hook):
-    """Warns of settings that are longer than the run, once its length in iterations is known."""
-
-    def before_train(self, runner: Runner) -> None:
-        """Log the warnings."""
-        for warning in length_warnings(runner.cfg, runner.max_iters, len(runner.train_dataloader)):
-            runner.logger.warning(warning)
-
-
-def length_warnings(cfg: Config, steps: int, epoch: int) -> list[str]:
-    """Warnings about a warm-up and a log interval that are longer than the run.
-
-    Args:
-        cfg: The config of the run.
-        steps: The iterations of the run.
-        epoch: The iterations of an epoch.
-    """
-    warnings = []
-    schedulers = cfg.get('param_scheduler') or []
-    for index, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
-        rising = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1)
-        warm_up = (scheduler.get('end') or 0) * (epoch if scheduler.get('by_epoch', True) else 1)
-        if scheduler.type == 'LinearLR' and rising and warm_up >= steps:
-            warnings.append(
-                f'the warm-up of {warm_up} iterations is not shorter than this run of {steps}: the learning'
-                " rate stays below the config's; train longer (train_cfg), or warm up for less (--cfg-options"
-                f' param_scheduler.{index}.end=N)'
-            )
-    interval = (cfg.get('default_hooks', {}).get('logger') or {}).get('interval', 10)
-    if interval > steps and epoch > steps:  # otherwise the end of an epoch is logged
-        warnings.append(
-            f'default_hooks.logger.interval={interval}: this run of {steps} iterations logs no loss'
         )
     return warnings

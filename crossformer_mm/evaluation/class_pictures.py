@@ -7,20 +7,17 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from mmengine.structures import BaseDataElement
 
 from ..utils.text import cut, escape_mathtext, printable
 from .pictures import (
     PANEL,
     SHEET_DPI,
     SMALL_PANEL,
-    PicturesHook,
     fitting_dpi,
     image_grid,
     read_picture,
     save_figure,
 )
-from .records import class_record, predicted_classes
 
 _COLUMNS = 6  # images per row of a sheet
 _TILE = round(SMALL_PANEL * SHEET_DPI)  # pixels of an image's side on a sheet
@@ -121,13 +118,3 @@ def _draw_bars(axes: Axes, top: Sequence[Mapping[str, Any]], truth: int | None, 
         axes.text(0.98, row, f'{best["score"]:.2f}', va='center', ha='right', fontsize=9)
     if not top:
         axes.text(0, 0, 'no valid score (NaN)', va='center', fontsize=9)
-
-
-class ClassPicturesHook(PicturesHook):
-    """Draws each tested image with its best classes and the true one."""
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        classes, truth = meta['classes'], int(sample.gt_label)
-        record = class_record(*predicted_classes(sample), classes)
-        save_classified(path, picture, record, truth, classes[truth])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
@@ -16,6 +15,7 @@ from ..utils.text import printable, short_name
 from .class_pictures import Mistake, save_mistakes
 from .plots import plot_bars, plot_confusions
 from .records import TOP, best_classes, class_record
+from .samples import score_array
 
 _MISTAKES = 24  # number of images in the picture of mistakes
 _CONFUSED = 50  # largest number of classes in a confusion matrix
@@ -76,8 +76,8 @@ class ClassificationReport(BaseMetric):
             data_batch: Unused; the samples contain the ground truth.
             data_samples: MMPretrain's predictions, as dicts.
         """
-        scores = torch.stack([sample['pred_score'] for sample in data_samples])
-        for sample, best in zip(data_samples, best_classes(scores, max(*self.topk, TOP)), strict=True):
+        for sample in data_samples:
+            best = best_classes(score_array(sample['pred_score']), max(*self.topk, TOP))
             self.results.append(Prediction(sample.get('img_path', ''), int(sample['gt_label']), *best))
 
     def compute_metrics(self, results: list[Prediction]) -> dict[str, float]:

@@ -8,14 +8,12 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
-from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, save_figure
-from .records import object_records
+from .pictures import PANEL, fitting_dpi, image_grid, save_figure
 
 
 class DrawnObject(NamedTuple):
@@ -57,7 +55,7 @@ def save_objects(
     save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
 
 
-def predicted_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:
+def drawn_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:
     """Prepare predictions for drawing, with one decoded mask in memory at a time.
 
     Args:
@@ -69,7 +67,7 @@ def predicted_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObj
     for record in reversed(records):
         mask = coco_mask.decode(record['mask']) if 'mask' in record else None
         label = f'{record["name"]} {record["score"]:.2f}'
-        yield DrawnObject(label, _colour(record['label']), record['bbox'], mask)
+        yield DrawnObject(label, colour_of(record['label']), record['bbox'], mask)
 
 
 def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
@@ -86,50 +84,12 @@ def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
         name = coco.cats[record['category_id']]['name']
         label = f'{name} {record["score"]:.2f}' if 'score' in record else name
         mask = None if mask_fault(record.get('segmentation'), *size) else coco.annToMask(record)
-        objects.append(DrawnObject(label, _colour(labels[record['category_id']]), record['bbox'], mask))
+        objects.append(DrawnObject(label, colour_of(labels[record['category_id']]), record['bbox'], mask))
     return objects
 
 
-def true_objects(found: BaseDataElement, classes: Sequence[str]) -> list[DrawnObject]:
-    """Prepare the ground truth of an image for drawing.
-
-    Args:
-        found: MMDetection's ``gt_instances``.
-        classes: The class names.
-    """
-    boxes = getattr(found.bboxes, 'tensor', found.bboxes).reshape(-1, 4).tolist()
-    masks = found.masks.to_ndarray() if 'masks' in found else [None] * len(boxes)
-    return [
-        DrawnObject(classes[label], _colour(label), [left, top, right - left, low - top], mask)
-        for label, (left, top, right, low), mask in zip(found.labels.tolist(), boxes, masks, strict=True)
-    ]
-
-
-class ObjectPicturesHook(PicturesHook):
-    """Draws the objects of each tested image, the ground truth left of the prediction.
-
-    Args:
-        folder: The folder for the pictures.
-        names: The name of the picture of each image path.
-        score_thr: Objects of a lower score are left out.
-    """
-
-    def __init__(self, folder: str | Path, names: Mapping[str, str], score_thr: float) -> None:
-        super().__init__(folder, names)
-        self.score_thr = score_thr
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        classes = meta['classes']
-        records = object_records(sample, classes, picture.shape[:2], self.score_thr)
-        panels = {'prediction': (picture, predicted_objects(records))}
-        if 'gt_instances' in sample:
-            truth = (picture, true_objects(sample.gt_instances, classes))
-            panels = {'ground truth': truth, **panels}
-        save_objects(path, list(panels.values()), columns=len(panels), titles=list(panels))
-
-
-def _colour(label: int) -> str:
+def colour_of(label: int) -> str:
+    """Matplotlib's name of a class's colour."""
     return f'C{label % 10}'
 
 

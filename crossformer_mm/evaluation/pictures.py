@@ -1,18 +1,13 @@
-"""Lay out images in a figure, large enough to read for images of any size, and draw while testing."""
+"""Lay out images in a figure, large enough to read for images of any size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
 
-from ..data.exif import ignores_exif
 from ..data.images import read_image
 from ..utils.outputs import write_output
 
@@ -96,37 +91,3 @@ def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:
     """
     longest = max(max(shape[:2]) for shape in shapes)
     return float(np.clip(longest, *_PIXELS)) / panel
-
-
-class PicturesHook(Hook):
-    """Draws a picture of each tested image.
-
-    Args:
-        folder: The folder for the pictures.
-        names: The name of the picture of each image path.
-    """
-
-    def __init__(self, folder: str | Path, names: Mapping[str, str]) -> None:
-        self.folder = Path(folder)
-        self.names = names
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
-    ) -> None:
-        """Draw a batch."""
-        meta = runner.test_dataloader.dataset.metainfo
-        ignore_exif = ignores_exif(runner.cfg.test_dataloader)
-        for sample in outputs:
-            picture = read_picture(sample.img_path, ignore_exif)
-            self.draw(self.folder / self.names[sample.img_path], picture, sample, meta)
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image.
-
-        Args:
-            path: The PNG file.
-            picture: The image, RGB, ``(H, W, 3)``, uint8.
-            sample: The toolbox's data sample, with the prediction and possibly the ground truth.
-            meta: The dataset's ``metainfo``.
-        """
-        raise NotImplementedError

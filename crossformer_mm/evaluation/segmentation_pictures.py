@@ -1,18 +1,16 @@
 """Pictures of images overlaid with class colours and a legend: ground truth, prediction, or both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from mmengine.structures import BaseDataElement
 
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, PicturesHook, fitting_dpi, image_grid, save_figure
-from .records import label_array
+from .pictures import PANEL, fitting_dpi, image_grid, save_figure
 
 TINT = 0.55  # opacity of the class colours over the image
 _IGNORED = (0, 0, 0)  # the colour of ignored pixels
@@ -88,13 +86,3 @@ def _legend(shares: np.ndarray, names: Sequence[str], colours: Sequence[Sequence
         for label in order
         if shares[:, label].any()
     ]
-
-
-class SegmentPicturesHook(PicturesHook):
-    """Draws the classes of each tested image, the ground truth left of the prediction."""
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-        labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
-        save_segments(path, [SegmentedImage(picture, labels)], meta['classes'], meta['palette'])

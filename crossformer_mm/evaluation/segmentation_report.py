@@ -15,7 +15,7 @@ from ..data.label_check import IGNORED
 from ..data.label_files import values_of_classes, write_label_map
 from ..utils.text import printable, short_name
 from .plots import plot_bars, plot_confusions
-from .records import label_array
+from .samples import label_array
 
 
 class SegmentationReport(BaseMetric):

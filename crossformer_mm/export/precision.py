@@ -4,11 +4,13 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ..compat import tree_map
+from ..compat import TorchDispatchMode, tree_map
 
+_PRODUCTS = [getattr(torch.ops.aten, name).default for name in ('convolution', 'addmm', 'mm', 'bmm')]
 _NOT_EXPORTED = ('data_preprocessor', 'auxiliary_head')
 _CONTAINERS = ('roi_head',)  # whose parts are called one by one, as those of a list
 
@@ -28,6 +30,16 @@ def in_float16(model: BaseModel) -> BaseModel:
         part.register_forward_pre_hook(lambda module, inputs: _cast(inputs, 'half'))
         part.register_forward_hook(lambda module, inputs, outputs: _cast(outputs, 'float'))
     return model
+
+
+class FastHalf(TorchDispatchMode):
+    """A context that computes products of float16 in float32, since CPUs can take minutes for them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operator."""
+        if func not in _PRODUCTS or args[0].dtype != torch.float16:
+            return func(*args, **(kwargs or {}))
+        return func(*_cast(args, 'float'), **(kwargs or {})).half()
 
 
 def _networks(model: nn.Module) -> Iterator[nn.Module]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compat import is_transformed, sizes
+from ..compat import is_traced_for_onnx, is_transformed, sizes
 from .grouping import GroupBlock
 
 
@@ -32,6 +32,13 @@ def pair_biases(table: Tensor, rows: int, columns: int) -> Tensor:
         (h, N, N), N = R·S: the bias of each token to each other.
     """
     table = offsets_within(table, rows, columns)
+    if is_traced_for_onnx():  # which would write an operator for each window
+        for axis, size in enumerate((rows, columns), start=1):
+            positions = torch.arange(size, device=table.device)
+            table = table.index_select(axis, (positions - positions[:, None] + size - 1).flatten())
+        # (h, R·R, S·S) → (h, R, S, R, S)
+        pairs = table.view(-1, rows, rows, columns, columns).transpose(2, 3)
+        return pairs.reshape(-1, rows * columns, rows * columns)
     # (h, 2R − 1, 2S − 1) → (h, R, S, R, S): one window of the table per token, the last token's first
     windows = table.unfold(1, rows, 1).unfold(2, columns, 1)
     return windows.flip(1, 2).flatten(3, 4).flatten(1, 2)
@@ -74,7 +81,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: fl
     """softmax(q kᵀ / √d + bias) v, (L·count, h, N, d), fused where PyTorch's kernels allow it."""
     if not is_transformed():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    logits = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    logits = q * sizes(q)[3] ** -0.5 @ k.transpose(-2, -1)
     weights = torch.softmax(logits if bias is None else logits + bias, dim=-1)
     return F.dropout(weights, dropout, dropout > 0) @ v
 

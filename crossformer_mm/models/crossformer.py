@@ -24,7 +24,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..compat import has_any_batch, is_transformed, sizes
+from ..compat import is_transformed, sizes
 from . import ops
 from .arch import (
     ARCHS,
@@ -190,7 +190,7 @@ class Attention(nn.Module):
         """(B, H, W, C) → (B, H, W, C)."""
         B, H, W, C = sizes(x)
         grouping = self.groups(H, W)
-        B = 1 if has_any_batch() else B  # maps that are grouped together
+        B = 1 if torch.jit.is_tracing() else B  # maps that are grouped together
         groups = find_groups(x, B, H, W, grouping.span, grouping.interval)
         # (B, H, W, C) → (L, T, C) in the order of the groups → (L, T, 3C) → (L, T, C) → (B, H, W, C)
         qkv = self.qkv(reorder(x.reshape(-1, B * H * W, C), groups.order, groups.inverse))

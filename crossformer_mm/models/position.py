@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compat import autocast_is_on
+from ..compat import autocast_is_on, sizes
 from ..utils.errors import UserError
 from .attention import offsets_within
 from .grouping import Grouping, GroupRule
@@ -117,8 +117,8 @@ class AbsolutePositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add it to x, (B, H, W, C)."""
-        embedding, size = self.absolute_pos_embed, x.shape[1:3]
-        if size != embedding.shape[2:]:
+        embedding, size = self.absolute_pos_embed, sizes(x)[1:3]
+        if size != [SIDE, SIDE]:
             embedding = F.interpolate(embedding, size, mode='bicubic')
         return x + embedding.permute(0, 2, 3, 1)
 

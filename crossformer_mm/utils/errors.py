@@ -1,8 +1,10 @@
-"""The error for invalid input."""
+"""The error for invalid input, and how to recognise errors for a lack of memory."""
 
 from .text import cut, printable
 
 LONGEST = 3000  # characters of a message, in which names from files can have any length
+# Parts of the messages of CUDA, torch on CPUs, OpenCV and onnxruntime; numpy and Python raise MemoryError.
+SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory', 'failed to allocate', 'bad_alloc')
 
 
 class UserError(Exception):
@@ -14,3 +16,9 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The message, in one line whatever text from files it contains."""
         return cut(printable(super().__str__()), LONGEST)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that GPU or main memory ran out, also in worker processes."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)

@@ -16,13 +16,14 @@ from exported_files import (
     STRETCH,
     write_classifier,
     write_detector,
+    write_glutton,
     write_segmentor,
 )
 
 from crossformer_mm.deploy.masks import PastedMasks
 from crossformer_mm.deploy.model import OnnxModel
 from crossformer_mm.deploy.predictions import Objects
-from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.errors import UserError, ran_out_of_memory
 
 SIZE = (48, 64)
 SHAPES = [(90, 75), (48, 64), (20, 200), (1, 450), (64, 48)]
@@ -59,6 +60,14 @@ def test_a_batch_of_any_size_has_the_predictions_of_its_images(
     assert model.predict([]) == []
 
 
+def test_a_file_without_a_fixed_batch_takes_all_images_at_once(tmp_path: Path) -> None:
+    model = OnnxModel(write_glutton(tmp_path / 'model.onnx', SIZE, 'batch'))
+    assert len(model.predict([noise(20, 20)])) == 1
+    with pytest.raises(Exception, match='Failed to allocate memory') as raised:
+        model.predict([noise(20, 20)] * 2)
+    assert ran_out_of_memory(raised.value)
+
+
 def test_objects_are_in_the_pixels_of_the_image(tmp_path: Path) -> None:
     model = OnnxModel(write_detector(tmp_path / 'model.onnx', SIZE))
     for height, width in SHAPES:
@@ -93,7 +102,7 @@ def test_a_label_map_without_resizing_is_the_output_itself(tmp_path: Path) -> No
 def test_a_label_map_has_the_size_of_the_image_and_no_padding(tmp_path: Path, shape: tuple[int, int]) -> None:
     model = OnnxModel(write_segmentor(tmp_path / 'model.onnx', SIZE, preprocessing=STRETCH))
     left, right = (
-        np.full((shape[0], width, 3), label, np.uint8) for label, width in ((1, 20), (2, shape[1]))
+        np.full((shape[0], width, 3), value, np.uint8) for value, width in ((3, 20), (2, shape[1]))
     )
     image = np.concatenate([left, right], axis=1)[:, : shape[1]]
     for (labels,) in (
@@ -101,7 +110,8 @@ def test_a_label_map_has_the_size_of_the_image_and_no_padding(tmp_path: Path, sh
         model.predict([image]),
     ):
         assert labels.shape == shape
-        assert set(np.unique(labels)) == {1, 2}, 'no 0, which is the padding'
+        assert set(np.unique(labels)) == {0, 2}, 'nothing between them'
+        assert labels[-1, -1] == 2, 'no padding'
         assert np.ptp(np.flatnonzero(np.diff(labels[0]))) == 0
         assert abs(int(np.argmax(labels[0] == 2)) - 20) <= shape[1] / SIZE[1] + 1
 

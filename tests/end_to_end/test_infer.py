@@ -23,7 +23,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from crossformer_mm.data.datasets import palette, set_num_classes
-from crossformer_mm.engine import cli
+from crossformer_mm.deploy.predictions import Objects
+from crossformer_mm.engine import cli, toolbox_model
 from crossformer_mm.engine import infer as infer_command
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine.infer import find_files, infer, inference_parser
@@ -252,12 +253,12 @@ def test_images_that_do_not_fit_into_memory_are_named_and_the_others_done(
             torch.empty(1 << 60)
         return predict(inferencer, images)
 
-    def records_of_low_ones(sample: Any, classes: list[str], size: tuple[int, int], score_thr: float) -> list:
+    def records_of_low_ones(found: Objects, classes: list[str], size: tuple[int, int], thr: float) -> list:
         if size[0] > 20:
             np.empty(1 << 60, np.uint8)
-        return object_records(sample, classes, size, score_thr)
+        return object_records(found, classes, size, thr)
 
-    monkeypatch.setattr(infer_command, 'predict', predict_not_on_two)
+    monkeypatch.setattr(toolbox_model, 'predict', predict_not_on_two)
     monkeypatch.setattr(infer_command, 'object_records', records_of_low_ones)
     for name, height in {'a': 20, 'b': 30, 'c': 10, 'd': 20, 'e': 20}.items():
         cv2.imwrite(str(tmp_path / f'{name}.png'), noise(height, 20, 3))

@@ -34,7 +34,8 @@ def test_setup_names_what_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, 'setup', told.update)
     runpy.run_path(str(ROOT / 'setup.py'))
-    asked = {requirement.partition('>')[0] for requirement in told['install_requires']}
+    required = [*told['install_requires'], *told['extras_require']['export']]
+    asked = {requirement.partition('>')[0] for requirement in required}
     files = [*(ROOT / 'crossformer_mm').rglob('*.py'), *(ROOT / 'configs').rglob('*.py')]
     used = set().union(*map(imported, files)) - {*sys.stdlib_module_names} - FAMILY - {'crossformer_mm'}
     assert {DISTRIBUTIONS.get(name, name) for name in used} == asked

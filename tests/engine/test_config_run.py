@@ -10,10 +10,10 @@ from mmengine.config import Config
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.data.classes import read_data
 from crossformer_mm.engine.config import load_config, quiet_imports
+from crossformer_mm.engine.schedule import length_warnings, schedules
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
 from crossformer_mm.engine.train import (
     check_work_folder,
-    length_warnings,
     make_resumable,
     open_weights,
     training_config,
@@ -80,7 +80,8 @@ def test_settings_that_are_longer_than_the_run(
     train_with: Callable[..., Config], steps: int, epoch: int, words: tuple[str, ...], found: list[str]
 ) -> None:
     cfg = train_with(*(['--cfg-options', *words] if words else []))
-    warnings = length_warnings(cfg, steps, epoch)
+    interval = cfg.default_hooks.logger.interval
+    warnings = length_warnings(schedules(cfg.get('param_scheduler')), interval, steps, epoch)
     assert len(warnings) == len(found)
     assert all(part in warning for part, warning in zip(found, warnings, strict=True))
 
@@ -105,12 +106,26 @@ def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
     assert cfg.model.backbone.with_cp
 
 
+def test_rate_workers_and_seed(train_with: Callable[..., Config]) -> None:
+    cfg = train_with('--lr', '0.003', '--workers', '0', '--seed', '7')
+    assert cfg.optim_wrapper.optimizer.lr == 0.003
+    assert cfg.randomness.seed == 7
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert (loader.num_workers, loader.persistent_workers) == (0, False)
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
         (['--batch-size', '0'], '--batch-size 0: must be at least 1'),
         (['--accumulate', '-1'], '--accumulate -1: must be at least 1'),
         (['--stop-on-nan', '-1'], '--stop-on-nan -1: must be at least 0'),
+        (['--workers', '-1'], '--workers -1: must be at least 0'),
+        (['--seed', '-1'], '--seed -1: must be at least 0'),
+        (['--seed', str(2**31)], '--seed 2147483648: must be below 2147483648'),
+        (['--lr', '0'], r'--lr 0\.0: must be a number above 0, such as 1e-4'),
+        (['--epochs', '0'], '--epochs 0: must be at least 1'),
+        (['--iters', '100'], 'counts its training in epochs; give --epochs N'),
         (['--clip-grad', '0'], r'--clip-grad 0\.0: must be a number above 0'),
         (['--clip-grad', 'nan'], '--clip-grad nan: must be a number above 0'),
     ],

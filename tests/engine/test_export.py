@@ -1,6 +1,7 @@
 """The command that exports a model."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,30 @@ def test_a_classifier_has_the_size_of_its_crop(inputs: Path, tmp_path: Path) -> 
     assert file.origin['precision'] == 'float16'
     assert len(file.classes) == 1000 and 'tench' in file.classes[0]
     assert out.stat().st_size < (inputs / 'classifier.pth').stat().st_size * 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('lively', [True, False])
+def test_a_detector_is_compared_on_the_objects_that_it_finds(
+    inputs: Path,
+    tmp_path: Path,
+    narrow_config: Callable[[str], Config],
+    capsys: pytest.CaptureFixture[str],
+    lively: bool,
+) -> None:
+    cfg = narrow_config('mask_rcnn_crossformer_s')
+    model = random_model(cfg)
+    if lively:
+        model.roi_head.bbox_head.fc_cls.weight.data *= 30
+    cfg.dump(tmp_path / 'detector.py')
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'detector.pth')
+    given = words(inputs, 'segmentor', tmp_path / 'detector.onnx', '--size', 64, 64)
+    given[:2] = [str(tmp_path / 'detector.py'), str(tmp_path / 'detector.pth')]
+    assert cli.run(export_parser(), export, given) == 0
+    assert OnnxModel(tmp_path / 'detector.onnx').task == 'instance segmentation'
+    printed = capsys.readouterr().out
+    assert ('warning: no object was found in these images' in printed) != lively
+    assert (re.search(r'objects that PyTorch finds: [1-9]', printed) is not None) == lively
 
 
 @pytest.mark.slow

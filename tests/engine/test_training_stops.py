@@ -12,8 +12,8 @@ from small_runs import Noisy, small_run
 from torch import Tensor
 
 from crossformer_mm.engine.hooks.finite_loss import image_paths, not_finite_losses
-from crossformer_mm.engine.memory import memory_advice, ran_out_of_memory
-from crossformer_mm.utils.errors import UserError
+from crossformer_mm.engine.memory import memory_advice
+from crossformer_mm.utils.errors import UserError, ran_out_of_memory
 
 
 class Broken(Noisy):

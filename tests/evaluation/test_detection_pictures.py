@@ -15,8 +15,8 @@ from crossformer_mm.evaluation.detection_pictures import (
     DrawnObject,
     coco_objects,
     save_objects,
-    true_objects,
 )
+from crossformer_mm.evaluation.picture_hooks import true_objects
 from crossformer_mm.evaluation.records import encode_mask
 
 GREY = np.full((64, 64, 3), 128, np.uint8)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -87,6 +88,20 @@ def test_onnx_with_batches_of_any_size(settings: dict, tmp_path: Path) -> None:
     for batch in (1, 2, 3):
         images = torch.randn(batch, 3, 100, 130)
         assert_outputs_close(run_onnx(path, images), outputs_without_grad(model, images))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_onnx_has_few_operators_and_does_not_store_the_biases_of_pairs(tmp_path: Path) -> None:
+    model, path = (
+        CrossFormer(SHALLOW, intervals=(1, 1, 1, 1), out_indices=(0,)).eval(),
+        tmp_path / 'model.onnx',
+    )
+    export_onnx(model, torch.randn(1, 3, 64, 80), path)  # stage 1 has a group of 16×20 tokens
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    assert parameters < path.stat().st_size < parameters + 4 * (16 * 20) ** 2 / 2
+    operators = [node for node in onnx.load(path).graph.node if node.op_type not in ('Constant', 'Identity')]
+    assert len(operators) < 120 * len(model.layers[0].blocks)
+    assert {entry.domain for entry in onnx.load(path).opset_import} == {''}
 
 
 @pytest.mark.slow

@@ -1,0 +1,183 @@
+"""The length of a training, and schedules in proportion to it."""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..utils.errors import UserError
+
+WARM_UP = 0.1  # the largest part of a training whose length an option sets
+_TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'period')  # of MMEngine's schedulers
+
+
+def add_length_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--epochs`` and ``--iters``."""
+    length = parser.add_mutually_exclusive_group()
+    about = 'the length of the training: steps and warm-up of the learning rate change in proportion'
+    length.add_argument('--epochs', type=int, metavar='N', help=f'{about} (detection and classification)')
+    length.add_argument('--iters', type=int, metavar='N', help='the same in iterations (segmentation)')
+
+
+def set_length(cfg: Config, epochs: int | None, iters: int | None) -> None:
+    """Change the length of a training, and all that is counted in its unit, in proportion.
+
+    Args:
+        cfg: The config, changed in place.
+        epochs: The number of epochs; None keeps the config's length.
+        iters: The number of iterations.
+
+    Raises:
+        UserError: The number is invalid, or the config counts in the other unit.
+    """
+    unit, count = ('iters', iters) if epochs is None else ('epochs', epochs)
+    if count is None:
+        return
+    if count < 1:
+        raise UserError(f'--{unit} {count}: must be at least 1')
+    before = cfg.train_cfg.get(f'max_{unit}')
+    if before is None:
+        other = 'epochs' if unit == 'iters' else 'iters'
+        raise UserError(f'--{unit} {count}: this config counts its training in {other}; give --{other} N')
+    ratio = count / before
+    cfg.train_cfg[f'max_{unit}'] = count
+    for part in (cfg.train_cfg, cfg.get('default_hooks', {}).get('checkpoint') or {}):
+        for name in ('val_interval', 'interval'):
+            if name in part and part.get('by_epoch', unit == 'epochs') == (unit == 'epochs'):
+                part[name] = _interval(part[name], ratio, count)
+    for scheduler in schedules(cfg.get('param_scheduler')):
+        if scheduler.get('by_epoch', True) == (unit == 'epochs'):
+            _stretch(scheduler, ratio)
+    cfg.longest_warm_up = WARM_UP  # in iterations, it can only be shortened once the images are counted
+
+
+def _interval(old: int, ratio: float, count: int) -> int:
+    """An interval of validation or of checkpoints: in proportion in a shorter training, else as it was."""
+    return min(max(round(old * ratio), 1), old, count)
+
+
+def schedules(setting: Any) -> list[dict[str, Any]]:
+    """The schedules in ``param_scheduler``, which may be one, several or none."""
+    return [setting] if isinstance(setting, dict) else list(setting or ())
+
+
+def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
+    """Stretch a schedule; fractions of epochs are possible if MMEngine converts it to iterations."""
+    fractions = scheduler.get('convert_to_iter_based', False)
+    for name in _TIMES:
+        if scheduler.get(name):
+            time = scheduler[name] * ratio
+            scheduler[name] = time if fractions else max(round(time), 1)
+    if 'milestones' in scheduler:
+        steps = (max(round(step * ratio), 1) for step in scheduler['milestones'])
+        scheduler['milestones'] = sorted(set(steps))
+
+
+def shorten_warm_up(schedulers: Sequence[dict[str, Any]], most: int, epoch: int) -> str | None:
+    """Shorten a warm-up, and let what follows begin there.
+
+    Args:
+        schedulers: The settings, changed in place: those that count fractions of epochs count iterations.
+        most: The most iterations that it may take, at least 2.
+        epoch: The iterations of an epoch.
+
+    Returns:
+        A line for the log if the warm-up was shortened.
+    """
+    for scheduler in schedulers:
+        if scheduler.pop('convert_to_iter_based', False):
+            _count_iterations(scheduler, epoch)
+    for scheduler in filter(_rises, schedulers):
+        old = scheduler.get('end') or 0
+        if not scheduler.get('by_epoch', True) and old > most:
+            scheduler['end'] = most
+            for other in schedulers:
+                if other.get('begin') == old and not other.get('by_epoch', True):
+                    _begin(other, most)
+            return f'the warm-up takes {most} iterations instead of {old}'
+    return None
+
+
+def _count_iterations(scheduler: dict[str, Any], epoch: int) -> None:
+    """Convert a schedule from epochs to iterations; a warm-up of fewer than 2 would have no end."""
+    scheduler['by_epoch'] = False
+    for name in _TIMES:
+        if scheduler.get(name):
+            scheduler[name] = max(round(scheduler[name] * epoch), 2)
+    if 'milestones' in scheduler:
+        scheduler['milestones'] = [step * epoch for step in scheduler['milestones']]
+
+
+def _begin(scheduler: dict[str, Any], start: int) -> None:
+    """Let a schedule begin earlier, and end when it did."""
+    if scheduler.get('T_max'):
+        scheduler['T_max'] += scheduler['begin'] - start
+    scheduler['begin'] = start
+
+
+def _rises(scheduler: dict[str, Any]) -> bool:
+    """Whether a schedule is a warm-up."""
+    rising = scheduler.get('start_factor', 1 / 3) < scheduler.get('end_factor', 1)
+    return scheduler['type'] == 'LinearLR' and rising
+
+
+def fit_warm_up(runner: Runner) -> None:
+    """Shorten the warm-up of a training to the part of it that ``longest_warm_up`` allows, if it is set.
+
+    Args:
+        runner: The run, before it trains.
+    """
+    settings = schedules(copy.deepcopy(runner.param_schedulers))
+    if settings and (part := runner.cfg.get('longest_warm_up')):
+        epoch = len(runner.train_loop.dataloader)
+        if line := shorten_warm_up(settings, max(int(runner.max_iters * part), 2), epoch):
+            runner.logger.info(line)
+        runner.param_schedulers = settings
+    runner.register_hook(ScheduleHook(settings))
+
+
+class ScheduleHook(Hook):
+    """Warns of settings that are longer than the run, once its length in iterations is known.
+
+    Args:
+        settings: The settings of the schedules.
+    """
+
+    def __init__(self, settings: Sequence[dict[str, Any]]) -> None:
+        self.settings = settings
+
+    def before_train(self, runner: Runner) -> None:
+        """Log the warnings."""
+        epoch = len(runner.train_dataloader)
+        interval = (runner.cfg.get('default_hooks', {}).get('logger') or {}).get('interval', 10)
+        for warning in length_warnings(self.settings, interval, runner.max_iters, epoch):
+            runner.logger.warning(warning)
+
+
+def length_warnings(settings: Sequence[dict[str, Any]], interval: int, steps: int, epoch: int) -> list[str]:
+    """Warnings about a warm-up and a log interval that are longer than the run.
+
+    Args:
+        settings: The settings of the schedules.
+        interval: The iterations between two lines of the log.
+        steps: The iterations of the run.
+        epoch: The iterations of an epoch.
+    """
+    warnings = []
+    for index, scheduler in enumerate(settings):
+        warm_up = (scheduler.get('end') or 0) * (epoch if scheduler.get('by_epoch', True) else 1)
+        if _rises(scheduler) and warm_up >= steps:
+            warnings.append(
+                f'the warm-up of {warm_up} iterations is not shorter than this run of {steps}: the learning'
+                " rate stays below the config's; train longer (train_cfg), or warm up for less (--cfg-options"
+                f' param_scheduler.{index}.end=N)'
+            )
+    if interval > steps and epoch > steps:  # otherwise the end of an epoch is logged
+        warnings.append(
+            f'default_hooks.logger.interval={interval}: this run of {steps} iterations logs no loss'
+        )
+    return warnings

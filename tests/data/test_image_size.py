@@ -1,0 +1,66 @@
+"""Another size of images in all pipelines."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from crossformer_mm.data.datasets import dicts_in
+from crossformer_mm.data.image_size import set_image_size
+from crossformer_mm.utils.errors import UserError
+
+
+def sizes(part: Any) -> list[Any]:
+    """All sizes in a part of a config, in its order."""
+    names = ('scale', 'scales', 'crop_size')
+    return [step[name] for _, step in dicts_in(part) for name in names if name in step]
+
+
+def test_shorter_side(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    set_image_size(cfg, [400])
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert sizes(loader.dataset.pipeline) == [(666, 400)]
+
+
+def test_ranges_of_sizes_and_crops(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s_3x')
+    before = sizes(cfg.train_dataloader.dataset.pipeline)
+    set_image_size(cfg, [200])
+    after = sizes(cfg.train_dataloader.dataset.pipeline)
+    assert (before[0][0], after[0][0]) == ((480, 1333), (120, 333))
+    assert after[-2:] == [(96, 150), [(round(a / 4), round(b / 4)) for a, b in before[-1]]]
+
+
+def test_segmentation_with_its_crops_and_views(config: Callable[[str], Config]) -> None:
+    cfg = config('upernet_crossformer_s')
+    set_image_size(cfg, [256])
+    assert sizes(cfg.train_dataloader.dataset.pipeline) == [(1024, 256), (256, 256)]
+    assert sizes(cfg.test_dataloader.dataset.pipeline) == [(1024, 256)]
+    assert cfg.model.data_preprocessor.size == (256, 256)
+    assert sizes(cfg.tta_pipeline)[0] == (512, 128)
+
+
+def test_classification(config: Callable[[str], Config]) -> None:
+    cfg = config('crossformer_s_in1k')
+    set_image_size(cfg, [112])
+    assert sizes(cfg.train_dataloader.dataset.pipeline) == [112]
+    assert sizes(cfg.test_dataloader.dataset.pipeline) == [128, 112]
+
+
+def test_height_and_width(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    set_image_size(cfg, [256, 320])
+    assert sizes(cfg.test_dataloader.dataset.pipeline) == [(320, 256)]
+
+
+@pytest.mark.parametrize('sides', [[16], [64, 64, 64], [0]])
+def test_impossible_sizes(config: Callable[[str], Config], sides: list[int]) -> None:
+    with pytest.raises(UserError, match='give the shorter side, or height and width, of at least 32 pixels'):
+        set_image_size(config('mask_rcnn_crossformer_s'), sides)
+
+
+def test_a_pipeline_without_a_size(config: Callable[[str], Config]) -> None:
+    with pytest.raises(UserError, match='the test pipeline of this config has no size'):
+        set_image_size(config('demo_semantic_fpn'), [64])

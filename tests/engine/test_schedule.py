@@ -1,0 +1,101 @@
+"""Trainings of another length, with schedules in proportion."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
+
+from crossformer_mm.engine.schedule import schedules, set_length, shorten_warm_up
+from crossformer_mm.utils.errors import UserError
+
+
+def times(cfg: Config) -> list[dict[str, Any]]:
+    """The schedules of a config, as plain dicts of their times."""
+    names = ('begin', 'end', 'T_max', 'milestones')
+    return [{name: s[name] for name in names if name in s} for s in schedules(cfg.get('param_scheduler'))]
+
+
+def test_steps_move_in_proportion(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s_3x')
+    set_length(cfg, 72, None)
+    assert cfg.train_cfg.max_epochs == 72
+    assert cfg.train_cfg.val_interval == 1
+    assert times(cfg) == [{'begin': 0, 'end': 500}, {'begin': 0, 'end': 72, 'milestones': [54, 66]}]
+
+
+def test_a_short_training_has_one_step_where_two_meet(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    set_length(cfg, 1, None)
+    assert times(cfg)[1] == {'begin': 0, 'end': 1, 'milestones': [1]}
+
+
+def test_iterations(config: Callable[[str], Config]) -> None:
+    cfg = config('upernet_crossformer_s')
+    set_length(cfg, None, 1600)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (1600, 80)
+    assert cfg.default_hooks.checkpoint.interval == 80
+    assert times(cfg) == [{'begin': 0, 'end': 15}, {'begin': 15, 'end': 1600}]
+
+
+def test_fractions_of_epochs(config: Callable[[str], Config]) -> None:
+    cfg = config('crossformer_s_in1k')
+    set_length(cfg, 15, None)
+    warm_up, cosine = times(cfg)
+    assert warm_up == {'end': 1}
+    assert cosine == {'begin': 1, 'end': 15, 'T_max': 14}
+
+
+def test_warm_up_of_iterations_is_at_most_a_tenth(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    set_length(cfg, 36, None)
+    settings = schedules(cfg.param_scheduler)
+    line = shorten_warm_up(settings, 14, 4)
+    assert line == 'the warm-up takes 14 iterations instead of 500'
+    assert settings[0]['end'] == 14
+    assert shorten_warm_up(settings, 14, 4) is None
+
+
+def test_what_follows_a_warm_up_begins_earlier() -> None:
+    settings = [
+        {'type': 'LinearLR', 'start_factor': 0.001, 'end': 20, 'convert_to_iter_based': True},
+        {'type': 'CosineAnnealingLR', 'begin': 20, 'end': 30, 'T_max': 10, 'convert_to_iter_based': True},
+    ]
+    assert shorten_warm_up(settings, 30, 10) == 'the warm-up takes 30 iterations instead of 200'
+    assert settings[0]['end'] == settings[1]['begin'] == 30
+    assert (settings[1]['T_max'], settings[1]['end']) == (270, 300)
+
+
+@pytest.mark.parametrize('epochs', [1, 2, 15])
+@pytest.mark.parametrize('name', ['mask_rcnn_crossformer_s', 'crossformer_s_in1k', 'demo_mask_rcnn'])
+def test_the_rate_rises_to_that_of_the_config(
+    config: Callable[[str], Config], name: str, epochs: int
+) -> None:
+    """A warm-up of a single iteration would leave MMEngine's rate at its first value."""
+    cfg = config(name)
+    set_length(cfg, epochs, None)
+    settings = schedules(cfg.param_scheduler)
+    shorten_warm_up(settings, max(epochs * 7 // 10, 2), 7)
+    wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
+    built = [PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': wrapper}) for s in settings]
+    rates = []
+    for _ in range(epochs):
+        for _ in range(7):
+            rates.append(wrapper.param_groups[0]['lr'])
+            for scheduler in built:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+        for scheduler in built:
+            if scheduler.by_epoch:
+                scheduler.step()
+    assert rates[0] < 0.02
+    assert max(rates) > 0.7
+    assert rates.index(max(rates)) <= max(len(rates) // 10, 2)
+
+
+def test_the_other_unit_is_named(config: Callable[[str], Config]) -> None:
+    with pytest.raises(UserError, match='--epochs 3: this config counts its training in iters; give --iters'):
+        set_length(config('fpn_crossformer_s'), 3, None)
