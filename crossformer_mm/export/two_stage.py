@@ -5,10 +5,6 @@ from collections.abc import Sequence
 import torch
 from mmcv.ops import RoIAlign
 from mmdet.models import (
-<<<<<<< HEAD
-    BBoxHead,
-=======
->>>>>>> exp
     CascadeRoIHead,
     ConvFCBBoxHead,
     FCNMaskHead,
@@ -93,11 +89,7 @@ class BoxHead(nn.Module):
         for extractor, head in zip(self.extractors, self.heads, strict=True):
             _require_aligned(extractor, 'roi_head.bbox_roi_extractor')
             name = 'roi_head.bbox_head'
-<<<<<<< HEAD
-            require(head, name, BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
-=======
             require(head, name, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
->>>>>>> exp
             require_decodable(head, name)
             if head.custom_cls_channels or head.custom_activation:
                 raise UserError(f'{name}.loss_cls: cannot be exported; use a loss of softmax')
