@@ -3,7 +3,7 @@
 Each has a test in ``tests/test_compat.py`` that reports a renamed one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, ModuleType
 
@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import reduce_storage as reduce_storage
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map  # a public name, in a private module
 from torch.utils.data import DataLoader
@@ -134,6 +133,13 @@ def import_first(toolbox: ModuleType, module: str) -> None:
 def without_data() -> AbstractContextManager:
     """A context in which new tensors have shapes but no values, so that nothing is computed or allocated."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def replace_convolution(
+    layer: nn.Conv2d, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> None:
+    """Let a layer compute its result with a function of its input, weight and bias."""
+    layer._conv_forward = convolve
 
 
 def end_workers(loader: DataLoader) -> None:

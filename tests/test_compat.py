@@ -30,7 +30,6 @@ from crossformer_mm.utils.swallowing import SWALLOWING
         'torch.autograd.forward_ad._current_level',
         'torch.multiprocessing.reductions.reduce_storage',
         'torch.nn.modules.module._has_any_global_hook',
-        'torch.utils._python_dispatch.TorchDispatchMode',
         'torch.utils._python_dispatch._disable_current_modes',
         'torch.ops.aten._scaled_dot_product_flash_attention_for_cpu',
         'torch.ops.aten._softmax_backward_data',
@@ -51,6 +50,14 @@ def test_the_gradient_of_softmax() -> None:
     weights = logits.softmax(-1)
     weights.backward(grad)
     torch.testing.assert_close(compat.softmax_backward(grad, weights.detach()), logits.grad)
+
+
+def test_the_convolution_of_a_layer_is_replaced() -> None:
+    layer = nn.Conv2d(1, 1, 3)
+    compat.replace_convolution(
+        layer, lambda x, weight, bias: (x.shape, weight is layer.weight, bias is layer.bias)
+    )
+    assert layer(torch.ones(1, 1, 4, 4)) == ((1, 1, 4, 4), True, True)
 
 
 def test_what_sees_operators_is_noticed() -> None:

@@ -187,7 +187,7 @@ def _images(options: argparse.Namespace, cfg: Config, ignore_exif: bool) -> list
         try:
             images.append(read_image(file, ignore_exif))
         except NoImageError as error:
-            raise UserError(f'--images {file}: {error}') from error
+            raise UserError(f'{file}: {error}; give other --images') from error
     return images
 
 

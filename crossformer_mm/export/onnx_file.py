@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
-from .precision import FastHalf
 
 OPSET = 17
 _DYNAMIC = 'batch'  # the name of the axis
@@ -41,7 +40,7 @@ def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onn
     names = list(inspect.signature(graph.forward).parameters)
     axes = {name: {0: _DYNAMIC} for name in (*names, *graph.outputs)} if batch is None else None
     file = io.BytesIO()
-    with torch.no_grad(), FastHalf(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the sizes of the images are constants, as they should be
         try:
             torch.onnx.export(
@@ -55,7 +54,7 @@ def trace(graph: nn.Module, size: tuple[int, int], batch: int | None = 1) -> onn
                 dynamic_axes=axes,
             )
         except RuntimeError as error:
-            if '2GB' not in str(error) and '2GiB' not in str(error):
+            if '2GiB' not in str(error):
                 raise
             raise _too_large(size) from error
     if file.tell() > LARGEST:

@@ -16,6 +16,7 @@ from ..deploy.prepare import prepare
 from .object_parity import compare_objects
 
 _Rows: TypeAlias = Sequence[dict[str, np.ndarray]]  # the outputs of a file for each image
+_TOGETHER = 3  # images in a batch of any size; many could need more memory than there is
 _OF_LARGEST = ' of the largest value'
 _Sizes: TypeAlias = Sequence[tuple[int, int]]  # height and width of each image without padding
 
@@ -82,13 +83,17 @@ def compare(
         tolerance: What to accept.
     """
     prepared = [prepare(image, file.size, file.preprocessing) for image in images]
-    ours = file.run(np.stack([image for image, _ in prepared]), np.array([size for _, size in prepared]))
+    ours: list[dict[str, np.ndarray]] = []
+    step = file.batch or _TOGETHER
+    for start in range(0, len(prepared), step):
+        group, sizes = zip(*prepared[start : start + step], strict=True)
+        outputs = file.run(np.stack(group), np.array(sizes))
+        ours += [{name: values[i] for name, values in outputs.items()} for i in range(len(group))]
     predict, measure = _METHODS[file.task]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # MMDetection's, of slow conversions
         theirs = [predict(model, image, size) for image, size in prepared]
-    rows = [{name: values[i] for name, values in ours.items()} for i in range(len(images))]
-    return measure(rows, theirs, [size for _, size in prepared], tolerance)
+    return measure(ours, theirs, [size for _, size in prepared], tolerance)
 
 
 def _network_input(model: BaseModel, image: np.ndarray, size: tuple[int, int]) -> Tensor:
