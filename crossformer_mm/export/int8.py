@@ -25,7 +25,8 @@ def quantise(
     """Quantise the products of values with weights: convolutions and linear layers.
 
     Weights have 7 bits and a scale for each output channel: where processors add pairs of products in 16 bits
-    (x86 without VNNI), those of 8 bits would overflow. Other steps, such as norms, softmax, attention's own
+    (x86 without VNNI), those of 8 bits would overflow. Values have 8 bits and no offset: OpenVINO does not open
+    the file otherwise. Other steps, such as norms, softmax, attention's own
     products, encodings of position and the choice of boxes, are computed in float32 as before, and so is the
     first embedding: its errors would be in all that follows.
 
@@ -51,10 +52,11 @@ def quantise(
             _Images(proto, files, preprocessing),
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(_PRODUCTS),
             nodes_to_quantize=_weighted(proto.graph),
+            extra_options={'ActivationSymmetric': True},
         )
         return onnx.load(path)
 

@@ -78,6 +78,8 @@ def test_products_with_weights_are_quantised(
     for values, scales, _ in integers.values():
         assert abs(values.astype(int)).max() <= 64, '7 bits'
         assert scales.size in values.shape, 'one for each output channel'
+    offsets = {node.input[2] for node in proto.graph.node if node.op_type == 'QuantizeLinear'}
+    assert offsets and not any(weights[name].any() for name in offsets)
     (difference,) = compared(proto, model, tmp_path / 'model.onnx').differences
     assert 1e-3 < difference.value < 0.05, difference
 
