@@ -25,10 +25,10 @@ def quantise(
     """Quantise the products of values with weights: convolutions and linear layers.
 
     Weights have 7 bits and a scale for each output channel: where processors add pairs of products in 16 bits
-    (x86 without VNNI), those of 8 bits would overflow. Values have 8 bits and no offset: OpenVINO does not open
-    the file otherwise. Other steps, such as norms, softmax, attention's own
-    products, encodings of position and the choice of boxes, are computed in float32 as before, and so is the
-    first embedding: its errors would be in all that follows.
+    (x86 without VNNI), those of 8 bits would overflow. Values have 8 bits and no offset: otherwise, OpenVINO
+    does not open the file. Other steps, such as norms, softmax, attention's own products, encodings of
+    position and the choice of boxes, are computed in float32 as before, and so is the first embedding: its
+    errors would be in all that follows.
 
     Args:
         proto: An exported model in float32.

@@ -81,7 +81,7 @@ def test_products_with_weights_are_quantised(
     offsets = {node.input[2] for node in proto.graph.node if node.op_type == 'QuantizeLinear'}
     assert offsets and not any(weights[name].any() for name in offsets)
     (difference,) = compared(proto, model, tmp_path / 'model.onnx').differences
-    assert 1e-3 < difference.value < 0.05, difference
+    assert 1e-3 < difference.value < 0.1, difference
 
 
 def test_ranges_are_those_of_the_images(model: BaseModel, backbone: onnx.ModelProto, tmp_path: Path) -> None:
