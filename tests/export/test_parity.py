@@ -97,6 +97,12 @@ def test_objects_that_only_one_finds_are_counted() -> None:
     ] == (0, 0)
 
 
+def test_an_object_is_the_same_as_one_other() -> None:
+    twice = {name: values[[0, 0]] for name, values in in_pytorch().items()}
+    one = objects(boxes=BOXES[:1], scores=SCORES[:1], labels=LABELS[:1], masks=np.ones((1, 28, 28)))
+    assert compare_objects(one, twice, (40, 40), 1e-4)[:2] == (2, 1)
+
+
 def test_objects_at_the_lowest_score_may_be_missing() -> None:
     one = {name: values[:1] for name, values in in_pytorch().items()}
     for lowest, alone in ((0.05005, 0), (0.051, 1)):
