@@ -55,8 +55,9 @@ def test_what_needs_torch_says_so(environment: Path, images: Path) -> None:
 import contextlib, importlib.util, io
 import crossformer_mm_command as command
 import crossformer_mm
+from crossformer_mm import deploy
 assert importlib.util.find_spec('torch') is None and importlib.util.find_spec('mmengine') is None
-assert crossformer_mm.__version__
+assert crossformer_mm.__version__ and deploy.__path__
 try:
     from crossformer_mm import CrossFormer
 except ImportError as error:
