@@ -51,20 +51,17 @@ def trained_without_exif(checkpoint: Mapping[str, Any]) -> bool | None:
     return any(flag in text for flag in _FLAGS.values()) if isinstance(text, str) else None
 
 
-def other_than_in_training(cfg: Config, checkpoint: Mapping[str, Any]) -> list[str]:
-    """A line for the log if a checkpoint was trained with the other setting than a config has.
+def other_than_in_training(cfg: Config, ignored: bool | None) -> list[str]:
+    """A line for the log if a model was trained with the other setting than a config has.
 
     Args:
         cfg: The config of an evaluation.
-        checkpoint: The checkpoint.
+        ignored: Whether the model was trained with :func:`ignore_exif`; None if it is not known.
     """
-    ignored = trained_without_exif(checkpoint)
     if ignored in (None, ignores_exif(cfg)):
         return []
     how = 'with' if ignored else 'without'
-    return [
-        f'the checkpoint was trained {how} --ignore-exif; test it in the same way, or what it sees is turned'
-    ]
+    return [f'the model was trained {how} --ignore-exif; test it in the same way, or what it sees is turned']
 
 
 def check_exif(paths: Sequence[Path]) -> list[Problem]:

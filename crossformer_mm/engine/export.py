@@ -38,6 +38,7 @@ SUFFIX = '.onnx'
 _PACKAGES = ('onnx', 'onnxruntime')
 _LEAST_SIDE = 32  # pixels
 _MOST_OF_DATASET, _MOST_GIVEN = 4, 16  # images on which a file is compared with PyTorch
+_FEW_IMAGES = 8  # from which the ranges of integers are taken
 
 
 def export_parser() -> argparse.ArgumentParser:
@@ -61,7 +62,15 @@ def export_parser() -> argparse.ArgumentParser:
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument('--batch', type=int, default=1, metavar='N', help='images in a batch (%(default)s)')
     batch.add_argument('--dynamic-batch', action='store_true', help='let the file take any number of images')
-    parser.add_argument('--half', action='store_true', help='store and compute the network in float16')
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument('--half', action='store_true', help='store and compute the network in float16')
+    precision.add_argument(
+        '--int8',
+        nargs='+',
+        metavar='IMAGES',
+        help='compute convolutions and linear layers with integers of 8 bits, in the ranges that they have on'
+        ' these images: files, folders or patterns, such as a hundred images of the training set',
+    )
     parser.add_argument(
         '--backbone', action='store_true', help='only the backbone, with the maps of its stages'
     )
@@ -87,6 +96,7 @@ def export(options: argparse.Namespace) -> None:
         UserError: An option, the config or the checkpoint is invalid, or the file differs from PyTorch.
     """
     _check_installed()
+    from ..export.int8 import quantise
     from ..export.onnx_file import trace, write_onnx
 
     out = Path(options.out)
@@ -98,10 +108,11 @@ def export(options: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(options.checkpoint)
     ignore_exif = ignores_exif(cfg) or bool(trained_without_exif(checkpoint))
     preprocessing = preprocessing_of(cfg, size, ignore_exif)
+    calibration = _calibration(options)
     images = _images(options, cfg, ignore_exif)
     meta = {'classes': [], 'palette': []} if options.backbone else meta_for(cfg, checkpoint)
     model = _open_model(cfg, checkpoint, meta['classes'])
-    precision = 'float16' if options.half else 'float32'
+    precision = 'float16' if options.half else 'int8' if options.int8 else 'float32'
     graph = graph_of(in_float16(model) if options.half else model, options.backbone)
     metadata = {
         'task': graph.task,
@@ -112,6 +123,9 @@ def export(options: argparse.Namespace) -> None:
     }
     with _timed('exported'):
         proto = trace(graph, size, None if options.dynamic_batch else options.batch)
+    if calibration:
+        with _timed(f'quantised on {len(calibration)} images'):
+            proto = quantise(proto, calibration, preprocessing)
 
     def save(part: Path) -> None:
         write_onnx(proto, metadata, part)
@@ -120,6 +134,8 @@ def export(options: argparse.Namespace) -> None:
         _report(comparison, out)
 
     write_atomically(out, save, overwrite=options.overwrite)
+    if options.int8 and not options.backbone:
+        print(printable(f'what integers cost is measured by: crossformer test {options.config} {out}'))
     megabytes = out.stat().st_size / 1e6
     print(printable(f'{out}, {megabytes:.1f} MB, is run by: crossformer infer --onnx {out} IMAGES'))
 
@@ -160,10 +176,7 @@ def _size(options: argparse.Namespace, cfg: Config) -> tuple[int, int]:
 def _images(options: argparse.Namespace, cfg: Config, ignore_exif: bool) -> list[np.ndarray]:
     """The images on which the file is compared with PyTorch, BGR."""
     if options.images:
-        files, empty = find_files(options.images, options.out)
-        for word, reason in empty.items():
-            raise UserError(f'--images {word}: {reason}')
-        files = spread(files, _MOST_GIVEN)
+        files = spread(_find('--images', options.images, options.out), _MOST_GIVEN)
     else:
         folder = image_folder(_test_dataset(cfg))
         files = spread(image_files(folder), _MOST_OF_DATASET)
@@ -176,6 +189,22 @@ def _images(options: argparse.Namespace, cfg: Config, ignore_exif: bool) -> list
         except NoImageError as error:
             raise UserError(f'{file}: {error}; give other --images') from error
     return images
+
+
+def _calibration(options: argparse.Namespace) -> list[Path]:
+    """The images from which the ranges of integers are taken; none without ``--int8``."""
+    files = _find('--int8', options.int8 or [], options.out)
+    if 0 < len(files) < _FEW_IMAGES:
+        print(f'warning: --int8: {len(files)} images are few; give {_FEW_IMAGES} or more that differ')
+    return files
+
+
+def _find(option: str, words: Sequence[str], out: str) -> list[Path]:
+    """The images that an option names."""
+    files, empty = find_files(words, out)
+    for word, reason in empty.items():
+        raise UserError(f'{option} {word}: {reason}')
+    return files
 
 
 def _open_model(cfg: Config, checkpoint: Checkpoint, classes: Sequence[str]) -> BaseModel:

@@ -1,20 +1,25 @@
-"""``crossformer test``: evaluate a checkpoint."""
+"""``crossformer test``: evaluate a checkpoint or an exported file."""
 
 import argparse
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
 from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
-from ..checkpoint.reader import Checkpoint, open_checkpoint
+from ..checkpoint.reader import open_checkpoint
 from ..checkpoint.resume import install_reader
 from ..data.class_splits import OTHER_CHOICE
 from ..data.classes import classes_of
 from ..data.datasets import class_datasets, datasets_of, map_datasets, without_annotations
-from ..data.exif import other_than_in_training
+from ..data.exif import other_than_in_training, trained_without_exif
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .distributed import sync_bn_warnings
+from .export import SUFFIX
+from .exported_model import is_exported, open_exported
 from .outputs import LOADERS, list_results, prepare_images, set_outputs
 from .runner import (
     CLASSES_NAMED,
@@ -29,9 +34,9 @@ from .runner import (
 
 def evaluation_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint with MMEngine.')
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint, or an exported file, with MMEngine.')
     add_run_options(parser)
-    parser.add_argument('checkpoint', help='the weights to evaluate')
+    parser.add_argument('checkpoint', help=f'the weights to evaluate, or an exported file, {SUFFIX}')
     parser.add_argument(
         '--out',
         metavar='PATH',
@@ -63,7 +68,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, float]:
-    """Evaluate a checkpoint.
+    """Evaluate a checkpoint or an exported file.
 
     Args:
         options: The options parsed by :func:`evaluation_parser`.
@@ -76,15 +81,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
     """
     install_reader()
     cfg = evaluation_config(options)
-    checkpoint = open_checkpoint(options.checkpoint)
+    tested = _open_file(cfg, options) if is_exported(options) else _open_weights(options)
     with running(cfg, training=False) as run:
-        trained = dataset_meta_of(checkpoint).get('classes', ())
-        run.data = apply_data(cfg, LOADERS, not options.format_only, trained, options.source)
-        check_classes(cfg, checkpoint)
+        run.data = apply_data(cfg, LOADERS, not options.format_only, tested.classes, options.source)
+        check_classes(cfg, options.checkpoint, tested.classes)
         labels = [] if options.format_only else read_labels(cfg, LOADERS)
-        warnings = [*other_than_in_training(cfg, checkpoint), *sync_bn_warnings(cfg)]
+        warnings = [*other_than_in_training(cfg, tested.ignores_exif), *sync_bn_warnings(cfg)]
         runner = run.build(labels, warnings)
-        load_model(network_of(runner), checkpoint)
+        tested.use(runner)
         prepare_images(runner, options)
         numbers = runner.test()
         list_results(runner, options)
@@ -92,6 +96,35 @@ def evaluate(options: argparse.Namespace) -> dict[str, float]:
             if folder:
                 runner.logger.info(f'{what}: written to {folder}')
         return numbers
+
+
+class _Tested(NamedTuple):
+    """What is evaluated."""
+
+    classes: tuple[str, ...]
+    """Its classes; empty if it names none."""
+    ignores_exif: bool | None
+    """Whether it was trained on images that were not turned; None if it is not known."""
+    use: Callable[[Runner], None]
+    """Lets a runner test it."""
+
+
+def _open_weights(options: argparse.Namespace) -> _Tested:
+    checkpoint = open_checkpoint(options.checkpoint)
+    classes = dataset_meta_of(checkpoint).get('classes', ())
+    return _Tested(
+        classes, trained_without_exif(checkpoint), lambda runner: load_model(network_of(runner), checkpoint)
+    )
+
+
+def _open_file(cfg: Config, options: argparse.Namespace) -> _Tested:
+    model = open_exported(cfg, options)
+
+    def use(runner: Runner) -> None:
+        runner.model = model
+        runner.logger.info(model.summary())
+
+    return _Tested(tuple(model.file.classes), model.file.ignore_exif, use)
 
 
 def evaluation_config(options: argparse.Namespace) -> Config:
@@ -138,17 +171,17 @@ def set_test_time_augmentation(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint was trained on the classes of the data that it is tested on.
+def check_classes(cfg: Config, path: str, trained: tuple[str, ...]) -> None:
+    """Check that a model was trained on the classes of the data that it is tested on.
 
     Args:
         cfg: The config of the run.
-        checkpoint: The checkpoint; one without class names passes.
+        path: The checkpoint or the exported file, for the message.
+        trained: Its classes; one without class names passes.
 
     Raises:
         UserError: The classes differ.
     """
-    trained = dataset_meta_of(checkpoint).get('classes')
     tested = classes_of(cfg)
     if trained and tested and trained != tested:
         folders = any(class_datasets(cfg, *LOADERS))  # which the checkpoint numbers, unless the config does
@@ -157,6 +190,6 @@ def check_classes(cfg: Config, checkpoint: Checkpoint) -> None:
             ' --classes'
         )
         raise UserError(
-            f'{checkpoint.path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
+            f'{path} was trained on other classes ({shorten(trained, CLASSES_NAMED)})'
             f' than the data has ({shorten(tested, CLASSES_NAMED)}); {OTHER_CHOICE if folders else other}'
         )

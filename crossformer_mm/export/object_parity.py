@@ -16,7 +16,7 @@ class ObjectDifferences(NamedTuple):
     """The differences of the objects in an image."""
 
     objects: int
-    """How many PyTorch finds."""
+    """How many PyTorch finds, of those that may not be missing."""
     alone: int
     """How many only one of the two finds."""
     scores: float
@@ -55,7 +55,7 @@ def compare_objects(
         pasted = PastedMasks(ours['masks'][mine], ours['boxes'][mine], size)
         different = sum((a != b).sum() for a, b in zip(pasted, theirs['masks'][other], strict=True))
     return ObjectDifferences(
-        objects=len(theirs['scores']),
+        objects=int((theirs['scores'] >= limit + tolerance).sum()),
         alone=int(alone),
         scores=_largest(ours['scores'][mine] - theirs['scores'][other]),
         boxes=_largest(ours['boxes'][mine] - boxes),

@@ -89,4 +89,5 @@ def roi_align(
     Returns:
         ``(n, C, *size)``.
     """
+    boxes = boxes.reshape(-1, 4)  # tells OpenVINO, which asks for it, that there are four numbers
     return _RoiAlign.apply(maps, boxes, images, *size, scale, samples)

@@ -39,7 +39,10 @@ class Tolerance(NamedTuple):
 TOLERANCES = {
     'float32': Tolerance(maps=1e-4, scores=1e-4, pixels=1e-3, boxes=0.05, objects=0.01),
     'float16': Tolerance(maps=2e-2, scores=2e-2, pixels=2e-2, boxes=2.0, objects=0.1),
+    # only what makes no sense: integers cost accuracy, which an evaluation measures
+    'int8': Tolerance(maps=0.5, scores=1.0, pixels=0.1, boxes=float('inf'), objects=0.5),
 }
+_CERTAIN = 0.45  # objects whose score is this much above the lowest must always be found
 
 
 class Difference(NamedTuple):
@@ -163,7 +166,7 @@ def _compare_labels(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Toleran
 
 def _compare_objects(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Tolerance) -> Comparison:
     found = [
-        compare_objects(row, objects, size, tolerance.scores)
+        compare_objects(row, objects, size, min(tolerance.scores, _CERTAIN))
         for row, objects, size in zip(ours, theirs, sizes, strict=True)
     ]
     count = sum(image.objects for image in found)

@@ -23,8 +23,7 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossformer_mm.checkpoint.meta import implied_layout
-from crossformer_mm.checkpoint.reader import Checkpoint
+from crossformer_mm.checkpoint.meta import dataset_meta_of, implied_layout
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
@@ -485,11 +484,11 @@ def test_class_names_of_every_age_of_checkpoint(meta: dict) -> None:
     dataset = {'type': 'CocoDataset', 'metainfo': {'classes': ('circle',)}}
     cfg = Config({'test_dataloader': {'dataset': dataset}})
     with pytest.raises(UserError, match=r'old\.pth was trained on other classes \(disc\)'):
-        test_command.check_classes(cfg, Checkpoint({'meta': meta}, Path('old.pth')))
+        test_command.check_classes(cfg, 'old.pth', dataset_meta_of({'meta': meta})['classes'])
     dataset['metainfo']['classes'] = ('disc',)
     same = Config({'test_dataloader': {'dataset': dataset}})
-    test_command.check_classes(same, Checkpoint({'meta': meta}, Path('old.pth')))
-    test_command.check_classes(cfg, Checkpoint({'state_dict': {}}, Path('old.pth')))
+    test_command.check_classes(same, 'old.pth', dataset_meta_of({'meta': meta})['classes'])
+    test_command.check_classes(cfg, 'old.pth', ())
 
 
 def test_checkpoint_that_is_not_there(

@@ -93,3 +93,6 @@ def test_onnxruntime_samples_the_same_features() -> None:
         (ours,), theirs = exported(**inputs), Align()(**inputs)
         assert ours.shape == theirs.shape == (count, 3, 7, 5)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    made_by = {name: node.op_type for node in exported.proto.graph.node for name in node.output}
+    (boxes,) = (node.input[1] for node in exported.proto.graph.node if node.op_type == 'RoiAlign')
+    assert made_by.get(boxes) == 'Reshape', 'OpenVINO needs to know that there are four numbers'

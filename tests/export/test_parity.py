@@ -110,3 +110,9 @@ def test_objects_at_the_lowest_score_may_be_missing() -> None:
         assert compare_objects(ours, one, (40, 40), 1e-4).alone == alone
     full = objects(places=3, labels=np.array([0, 1, 2]))  # both have no more places
     assert compare_objects(full, in_pytorch(), (40, 40), 1e-4).alone == 0
+
+
+def test_unsure_objects_may_be_missing_where_scores_may_differ() -> None:
+    lost = objects(labels=np.array([0, 2, 2]))  # of the scores 0.8 and 0.3
+    assert compare_objects(lost, in_pytorch(), (40, 40), 1e-4)[:2] == (3, 4)
+    assert compare_objects(lost, in_pytorch(), (40, 40), 0.45)[:2] == (2, 2)
