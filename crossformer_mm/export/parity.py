@@ -31,7 +31,7 @@ class Tolerance(NamedTuple):
     pixels: float
     """The share of pixels with another label, or of pixels of a box with another mask."""
     boxes: float
-    """Of an edge, in pixels."""
+    """Of an edge of one object's boxes, in pixels."""
     objects: float
     """The share of objects that only one of the two finds."""
 
@@ -163,7 +163,7 @@ def _compare_labels(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Toleran
 
 def _compare_objects(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Tolerance) -> Comparison:
     found = [
-        compare_objects(row, objects, size, tolerance.scores)
+        compare_objects(row, objects, size, tolerance.scores, tolerance.boxes)
         for row, objects, size in zip(ours, theirs, sizes, strict=True)
     ]
     count = sum(image.objects for image in found)
