@@ -41,6 +41,20 @@ def test_iterations(config: Callable[[str], Config]) -> None:
     assert times(cfg) == [{'begin': 0, 'end': 15}, {'begin': 15, 'end': 1600}]
 
 
+def test_settings_that_the_user_states_stay(config: Callable[[str], Config]) -> None:
+    stated = {
+        'train_cfg.val_interval': 500,
+        'default_hooks.checkpoint.interval': 100,
+        'param_scheduler.0.end': 200,
+        'param_scheduler.1.begin': 200,
+    }
+    cfg = config('upernet_crossformer_s')
+    cfg.merge_from_dict(stated)
+    set_length(cfg, None, 1600, [f'{name}={value}' for name, value in stated.items()])
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (500, 100)
+    assert times(cfg) == [{'begin': 0, 'end': 200}, {'begin': 200, 'end': 1600}]
+
+
 def test_fractions_of_epochs(config: Callable[[str], Config]) -> None:
     cfg = config('crossformer_s_in1k')
     set_length(cfg, 15, None)
