@@ -77,7 +77,10 @@ def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
     for name in _TIMES:
         if scheduler.get(name):
             time = scheduler[name] * ratio
-            scheduler[name] = time if fractions else max(round(time), 1)
+            least = 2 if name == 'begin' or _rises(scheduler) else 1  # a warm-up of fewer would have no end
+            scheduler[name] = time if fractions else max(round(time), least)
+    if scheduler.get('end') and not fractions:
+        scheduler['end'] = max(scheduler['end'], scheduler.get('begin', 0) + 1)
     if 'milestones' in scheduler:
         steps = (max(round(step * ratio), 1) for step in scheduler['milestones'])
         scheduler['milestones'] = sorted(set(steps))
