@@ -110,18 +110,19 @@ def export(options: argparse.Namespace) -> None:
         'preprocessing': preprocessing,
         'origin': _origin(cfg, checkpoint, precision),
     }
-    with _timed('exported'):
+    with _timed('exporting'):
         proto = trace(graph, size, None if options.dynamic_batch else options.batch)
 
     def save(part: Path) -> None:
         write_onnx(proto, metadata, part)
-        with _timed(f'compared with PyTorch on {len(images)} images'):
+        with _timed(f'comparing with PyTorch on {len(images)} image{"s" * (len(images) != 1)}'):
             comparison = compare(OnnxModel(part), model, images, TOLERANCES[precision])
         _report(comparison, out)
 
     write_atomically(out, save, overwrite=options.overwrite)
     megabytes = out.stat().st_size / 1e6
-    print(printable(f'{out}, {megabytes:.1f} MB, is run by: crossformer infer --onnx {out} IMAGES'))
+    use = 'is run by onnxruntime' if options.backbone else f'is run by: crossformer infer --onnx {out} IMAGES'
+    print(printable(f'{out}, {megabytes:.1f} MB, {use}'))
 
 
 def _check_installed() -> None:
@@ -203,10 +204,11 @@ def _origin(cfg: Config, checkpoint: Checkpoint, precision: str) -> dict[str, st
 
 @contextmanager
 def _timed(what: str) -> Iterator[None]:
-    """Print what was done in the block, and how long it took."""
+    """Print what is done in the block, which may take minutes, and then how long it took."""
+    print(what, flush=True)
     start = time.monotonic()
     yield
-    print(f'{what} in {time.monotonic() - start:.1f} s', flush=True)
+    print(f'  {time.monotonic() - start:.1f} s', flush=True)
 
 
 def _report(comparison: Comparison, out: Path) -> None:
