@@ -23,7 +23,7 @@ from ..export.graphs import graph_of
 from ..export.parity import TOLERANCES, Comparison, compare
 from ..export.precision import in_float16
 from ..export.preprocessing import crop_size, preprocessing_of
-from ..utils.errors import UserError
+from ..utils.errors import UserError, ran_out_of_memory
 from ..utils.files import check_free, sha256_of, write_atomically
 from ..utils.outputs import check_place
 from ..utils.text import printable
@@ -204,10 +204,19 @@ def _origin(cfg: Config, checkpoint: Checkpoint, precision: str) -> dict[str, st
 
 @contextmanager
 def _timed(what: str) -> Iterator[None]:
-    """Print what is done in the block, which may take minutes, and then how long it took."""
+    """Print what is done in the block, which may take minutes, and then how long it took.
+
+    Raises:
+        UserError: It needs more memory than there is.
+    """
     print(what, flush=True)
     start = time.monotonic()
-    yield
+    try:
+        yield
+    except Exception as error:  # torch, onnxruntime and numpy raise different ones
+        if not ran_out_of_memory(error):
+            raise
+        raise UserError(f'{what}: there is not enough memory; give a smaller --size or --batch') from error
     print(f'  {time.monotonic() - start:.1f} s', flush=True)
 
 

@@ -160,6 +160,7 @@ def test_a_file_that_differs_is_not_kept(
         ('segmentor', ['--size', 64, 31], '--size 64 31: both must be at least 32'),
         ('segmentor', ['--size', 8192, 8193], 'at most'),
         ('classifier', ['--batch', 0], '--batch 0: must be at least 1'),
+        ('classifier', ['--batch', 10**12], 'exporting: there is not enough memory; give a smaller --size'),
         ('classifier', ['--images', 'nowhere.png'], '--images nowhere.png: no such file'),
         ('classifier', ['--images', __file__], 'cannot be read as an image'),
         ('classifier', ['--images'], 'no data/val to compare the file on; give some with --images'),
