@@ -36,38 +36,53 @@ def set_image_size(cfg: Config, sides: Sequence[int]) -> None:
     """Change the size of the images that a model is trained and tested on.
 
     The size in the test pipeline becomes the new one, and all others, such as those of multi-scale training,
-    change by the same factors; crops by the smaller one.
+    change by the same factors. If the ratio of the sides is kept, one factor is that of the longer sides and
+    one that of the shorter ones, which is also that of crops.
 
     Args:
         cfg: The config, changed in place.
         sides: The shorter side, or height and width, in pixels.
 
     Raises:
-        UserError: A side is too small, there are more than two, or the config has no size to change.
+        UserError: A side is too small, there are more than two, or the config has no size to change, or only
+            square ones.
     """
     given = f'--image-size {" ".join(map(str, sides))}'
     if len(sides) > 2 or min(sides) < _LEAST:
         raise UserError(f'{given}: give the shorter side, or height and width, of at least {_LEAST} pixels')
-    width, height = _tested_size(cfg, given)
+    size, keeps_ratio = _tested_size(cfg, given)
+    if isinstance(size, int):
+        if len(set(sides)) > 1:
+            raise UserError(f'{given}: the images of this config are square; give one side')
+        size = (size, size)
     if len(sides) == 1:
-        factors = (sides[0] / min(width, height),) * 2
+        factors = (sides[0] / min(size),) * 2
+    elif keeps_ratio:
+        factors = max(sides) / max(size), min(sides) / min(size)
     else:
-        factors = sides[1] / width, sides[0] / height
+        factors = sides[1] / size[0], sides[0] / size[1]
+    crop = (factors[1] if keeps_ratio else min(factors),) * 2
     parts = [cfg.get(name) for name in (*LOADERS, 'tta_pipeline')]
     steps = {id(step): step for part in (*parts, cfg.model) for _, step in dicts_in(part)}  # each once
     for step in steps.values():
         for key in _keys(step):
-            step[key] = _scaled(step[key], factors if 'scale' in key else (min(factors),) * 2)
+            step[key] = _scaled(step[key], factors if 'scale' in key else crop, keeps_ratio)
 
 
-def _tested_size(cfg: Config, given: str) -> Sequence[int]:
-    """The width and height that the test pipeline resizes to, or those of the crop that it takes then."""
+def _tested_size(cfg: Config, given: str) -> tuple[int | Sequence[int], bool]:
+    """The width and height that the test pipeline resizes to, and whether the ratio of the sides is kept.
+
+    If the pipeline takes a crop then, it is the crop's size.
+    """
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    sizes = {key: step[key] for _, step in dicts_in(loader) for key in _keys(step)}
-    size = sizes.get('crop_size', sizes.get('scale'))
-    if size is None:
-        raise UserError(f'{given}: the test pipeline of this config has no size; change it in the config')
-    return (size, size) if isinstance(size, int) else size
+    for name, part in (('training', cfg.train_dataloader), ('test', loader)):
+        steps = {key: step for _, step in dicts_in(part) for key in _keys(step)}
+        if not steps:
+            raise UserError(
+                f'{given}: the {name} pipeline of this config has no size; change it in the config'
+            )
+    key = 'crop_size' if 'crop_size' in steps else 'scale'
+    return steps[key][key], steps[key].get('keep_ratio', False)
 
 
 def _keys(step: dict[str, Any]) -> list[str]:
@@ -76,10 +91,16 @@ def _keys(step: dict[str, Any]) -> list[str]:
     return [key for key, kinds in _SIZES.items() if kind in kinds and step.get(key) is not None]
 
 
-def _scaled(value: Any, factors: Sequence[float]) -> Any:
-    """A size, a pair of sizes, or a list of pairs, times the factors of width and height."""
+def _scaled(value: Any, factors: Sequence[float], keeps_ratio: bool) -> Any:
+    """A size, a pair of sizes, or a list of pairs, times the factors.
+
+    They are those of width and height; or if the ratio is kept, of the longer and the shorter side, which
+    then have any order.
+    """
     if isinstance(value, int | float):
         return round(value * min(factors))
     if isinstance(value[0], list | tuple):
-        return [_scaled(pair, factors) for pair in value]
+        return [_scaled(pair, factors, keeps_ratio) for pair in value]
+    if keeps_ratio and value[0] < value[1]:
+        factors = factors[::-1]
     return tuple(round(side * factor) for side, factor in zip(value, factors, strict=True))

@@ -17,7 +17,8 @@ from .prepare import prepare, widen
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_METADATA = ('task', 'classes', 'palette', 'preprocessing', 'origin')
+_METADATA = {'task': str, 'classes': list, 'palette': list, 'preprocessing': dict, 'origin': dict}
+_INPUTS = (['image', 'size'], ['image'])  # a classifier needs no size
 _FATAL = 4  # onnxruntime's level of messages; errors are raised as well
 
 
@@ -139,12 +140,16 @@ def _open(path: Path, threads: int | None) -> 'InferenceSession':
 def _metadata(path: Path, session: 'InferenceSession') -> dict[str, Any]:
     texts = session.get_modelmeta().custom_metadata_map
     try:
-        return {name: json.loads(texts[name]) for name in _METADATA}
-    except (KeyError, ValueError) as error:
+        metadata = {name: json.loads(texts[name]) for name in _METADATA}
+    except (KeyError, ValueError):
+        metadata = {}
+    known = [name for name, kind in _METADATA.items() if isinstance(metadata.get(name), kind)]
+    if len(known) < len(_METADATA) or [item.name for item in session.get_inputs()] not in _INPUTS:
         raise UserError(
-            f'{path}: lacks the {", ".join(_METADATA)} of an exported model; give a file that'
+            f'{path}: lacks the inputs or the {", ".join(_METADATA)} of an exported model; give a file that'
             ' "crossformer export" has written'
-        ) from error
+        )
+    return metadata
 
 
 def _objects(

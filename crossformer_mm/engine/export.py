@@ -23,7 +23,7 @@ from ..export.graphs import graph_of
 from ..export.parity import TOLERANCES, Comparison, compare
 from ..export.precision import in_float16
 from ..export.preprocessing import crop_size, preprocessing_of
-from ..utils.errors import UserError
+from ..utils.errors import UserError, ran_out_of_memory
 from ..utils.files import check_free, sha256_of, write_atomically
 from ..utils.outputs import check_place
 from ..utils.text import printable
@@ -121,7 +121,7 @@ def export(options: argparse.Namespace) -> None:
         'preprocessing': preprocessing,
         'origin': _origin(cfg, checkpoint, precision),
     }
-    with _timed('exported'):
+    with _timed('exporting'):
         proto = trace(graph, size, None if options.dynamic_batch else options.batch)
     if calibration:
         with _timed(f'quantised on {len(calibration)} images'):
@@ -129,7 +129,7 @@ def export(options: argparse.Namespace) -> None:
 
     def save(part: Path) -> None:
         write_onnx(proto, metadata, part)
-        with _timed(f'compared with PyTorch on {len(images)} images'):
+        with _timed(f'comparing with PyTorch on {len(images)} image{"s" * (len(images) != 1)}'):
             comparison = compare(OnnxModel(part), model, images, TOLERANCES[precision])
         _report(comparison, out)
 
@@ -137,7 +137,8 @@ def export(options: argparse.Namespace) -> None:
     if options.int8 and not options.backbone:
         print(printable(f'what integers cost is measured by: crossformer test {options.config} {out}'))
     megabytes = out.stat().st_size / 1e6
-    print(printable(f'{out}, {megabytes:.1f} MB, is run by: crossformer infer --onnx {out} IMAGES'))
+    use = 'is run by onnxruntime' if options.backbone else f'is run by: crossformer infer --onnx {out} IMAGES'
+    print(printable(f'{out}, {megabytes:.1f} MB, {use}'))
 
 
 def _check_installed() -> None:
@@ -232,10 +233,20 @@ def _origin(cfg: Config, checkpoint: Checkpoint, precision: str) -> dict[str, st
 
 @contextmanager
 def _timed(what: str) -> Iterator[None]:
-    """Print what was done in the block, and how long it took."""
+    """Print what is done in the block, which may take minutes, and then how long it took.
+
+    Raises:
+        UserError: It needs more memory than there is.
+    """
+    print(what, flush=True)
     start = time.monotonic()
-    yield
-    print(f'{what} in {time.monotonic() - start:.1f} s', flush=True)
+    try:
+        yield
+    except Exception as error:  # torch, onnxruntime and numpy raise different ones
+        if not ran_out_of_memory(error):
+            raise
+        raise UserError(f'{what}: there is not enough memory; give a smaller --size or --batch') from error
+    print(f'  {time.monotonic() - start:.1f} s', flush=True)
 
 
 def _report(comparison: Comparison, out: Path) -> None:

@@ -23,13 +23,14 @@ def add_length_options(parser: argparse.ArgumentParser) -> None:
     length.add_argument('--iters', type=int, metavar='N', help='the same in iterations (segmentation)')
 
 
-def set_length(cfg: Config, epochs: int | None, iters: int | None) -> None:
+def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: Sequence[str] = ()) -> None:
     """Change the length of a training, and all that is counted in its unit, in proportion.
 
     Args:
         cfg: The config, changed in place.
         epochs: The number of epochs; None keeps the config's length.
         iters: The number of iterations.
+        cfg_options: The options with which the user has changed the config, whose settings stay.
 
     Raises:
         UserError: The number is invalid, or the config counts in the other unit.
@@ -45,13 +46,18 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None) -> None:
         raise UserError(f'--{unit} {count}: this config counts its training in {other}; give --{other} N')
     ratio = count / before
     cfg.train_cfg[f'max_{unit}'] = count
-    for part in (cfg.train_cfg, cfg.get('default_hooks', {}).get('checkpoint') or {}):
+    stated = {option.partition('=')[0] for option in cfg_options}
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    for place, part in (('train_cfg', cfg.train_cfg), ('default_hooks.checkpoint', checkpoint)):
         for name in ('val_interval', 'interval'):
-            if name in part and part.get('by_epoch', unit == 'epochs') == (unit == 'epochs'):
+            counted = name in part and part.get('by_epoch', unit == 'epochs') == (unit == 'epochs')
+            if counted and f'{place}.{name}' not in stated:
                 part[name] = _interval(part[name], ratio, count)
-    for scheduler in schedules(cfg.get('param_scheduler')):
+    for i, scheduler in enumerate(schedules(cfg.get('param_scheduler'))):
         if scheduler.get('by_epoch', True) == (unit == 'epochs'):
+            kept = {name: scheduler[name] for name in scheduler if f'param_scheduler.{i}.{name}' in stated}
             _stretch(scheduler, ratio)
+            scheduler.update(kept)
     cfg.longest_warm_up = WARM_UP  # in iterations, it can only be shortened once the images are counted
 
 
@@ -71,7 +77,10 @@ def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
     for name in _TIMES:
         if scheduler.get(name):
             time = scheduler[name] * ratio
-            scheduler[name] = time if fractions else max(round(time), 1)
+            least = 2 if name == 'begin' or _rises(scheduler) else 1  # a warm-up of fewer would have no end
+            scheduler[name] = time if fractions else max(round(time), least)
+    if scheduler.get('end') and not fractions:
+        scheduler['end'] = max(scheduler['end'], scheduler.get('begin', 0) + 1)
     if 'milestones' in scheduler:
         steps = (max(round(step * ratio), 1) for step in scheduler['milestones'])
         scheduler['milestones'] = sorted(set(steps))

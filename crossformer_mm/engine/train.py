@@ -185,7 +185,7 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.no_val:
         drop_validation(cfg)
     apply_numbers(cfg, options)
-    set_length(cfg, options.epochs, options.iters)
+    set_length(cfg, options.epochs, options.iters, options.cfg_options)
     if options.image_size:
         set_image_size(cfg, options.image_size)
     make_resumable(cfg)

@@ -30,7 +30,11 @@ class ObjectDifferences(NamedTuple):
 
 
 def compare_objects(
-    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], size: tuple[int, int], tolerance: float
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+    size: tuple[int, int],
+    tolerance: float,
+    farthest: float = np.inf,
 ) -> ObjectDifferences:
     """Compare the objects in an image.
 
@@ -39,14 +43,16 @@ def compare_objects(
         theirs: ``bboxes``, ``scores``, ``labels`` and perhaps ``masks`` that the model in PyTorch predicts.
         size: Height and width of the image.
         tolerance: By how much scores may differ; an object as close to the lowest score may be missing.
+        farthest: The largest difference of an edge, in pixels, of boxes of one object. Where boxes overlap,
+            rounding may decide which of them remains.
     """
-    pairs = _pairs(ours, theirs)
+    pairs = _pairs(ours, theirs, farthest)
     mine, other = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
     limit = LEAST_SCORE
     if len(theirs['scores']) == len(ours['scores']):  # there may be more objects, which have no place
         limit = max(limit, theirs['scores'].min(initial=1))
     alone = sum(
-        np.delete(scores, paired).__ge__(limit + tolerance).sum()
+        (np.delete(scores, paired) >= limit + tolerance).sum()
         for scores, paired in ((ours['scores'], mine), (theirs['scores'], other))
     )
     boxes = theirs['bboxes'][other]
@@ -64,15 +70,18 @@ def compare_objects(
     )
 
 
-def _pairs(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+def _pairs(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], farthest: float
+) -> list[tuple[int, int]]:
     """Which objects are the same: of one label, with the closest of the boxes that overlap enough."""
     from mmdet.structures.bbox import bbox_overlaps  # other toolboxes may be without it
 
     overlaps = bbox_overlaps(
         *(torch.from_numpy(boxes) for boxes in (theirs['bboxes'], ours['boxes']))
     ).numpy()
-    same = (theirs['labels'][:, None] == ours['labels']) & (overlaps >= _LEAST_IOU)
     distances = np.abs(theirs['bboxes'][:, None] - ours['boxes']).max(-1)
+    close = (overlaps >= _LEAST_IOU) & (distances <= farthest)
+    same = close & (theirs['labels'][:, None] == ours['labels'])
     pairs = []
     for j, (is_same, distance) in enumerate(zip(same, distances, strict=True)):
         if is_same.any():

@@ -1,5 +1,6 @@
 """Whether an exported file computes what its model does in PyTorch, on real images."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -31,7 +32,7 @@ class Tolerance(NamedTuple):
     pixels: float
     """The share of pixels with another label, or of pixels of a box with another mask."""
     boxes: float
-    """Of an edge, in pixels."""
+    """Of an edge of one object's boxes, in pixels."""
     objects: float
     """The share of objects that only one of the two finds."""
 
@@ -40,7 +41,7 @@ TOLERANCES = {
     'float32': Tolerance(maps=1e-4, scores=1e-4, pixels=1e-3, boxes=0.05, objects=0.01),
     'float16': Tolerance(maps=2e-2, scores=2e-2, pixels=2e-2, boxes=2.0, objects=0.1),
     # only what makes no sense: integers cost accuracy, which an evaluation measures
-    'int8': Tolerance(maps=0.5, scores=1.0, pixels=0.1, boxes=float('inf'), objects=0.5),
+    'int8': Tolerance(maps=0.5, scores=math.inf, pixels=0.1, boxes=math.inf, objects=0.5),
 }
 _CERTAIN = 0.45  # objects whose score is this much above the lowest must always be found
 
@@ -55,7 +56,8 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         """For example ``boxes differ by at most 0.0012 px (tolerance 0.05)``."""
-        return f'{self.what} {self.value:.2g}{self.unit} (tolerance {self.tolerance:g})'
+        limit = '' if math.isinf(self.tolerance) else f' (tolerance {self.tolerance:g})'
+        return f'{self.what} {self.value:.2g}{self.unit}{limit}'
 
     @property
     def is_accepted(self) -> bool:
@@ -166,7 +168,7 @@ def _compare_labels(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Toleran
 
 def _compare_objects(ours: _Rows, theirs: list, sizes: _Sizes, tolerance: Tolerance) -> Comparison:
     found = [
-        compare_objects(row, objects, size, min(tolerance.scores, _CERTAIN))
+        compare_objects(row, objects, size, min(tolerance.scores, _CERTAIN), tolerance.boxes)
         for row, objects, size in zip(ours, theirs, sizes, strict=True)
     ]
     count = sum(image.objects for image in found)

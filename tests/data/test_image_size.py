@@ -55,6 +55,32 @@ def test_height_and_width(config: Callable[[str], Config]) -> None:
     assert sizes(cfg.test_dataloader.dataset.pipeline) == [(320, 256)]
 
 
+@pytest.mark.parametrize('sides', [[640, 640], [400, 1333]])
+def test_ranges_change_as_the_tested_size_does(config: Callable[[str], Config], sides: list[int]) -> None:
+    cfg = config('mask_rcnn_crossformer_s_3x')
+    factor = min(sides) / 800
+    (*_, crop, last) = sizes(cfg.train_dataloader.dataset.pipeline)
+    set_image_size(cfg, sides)
+    assert sizes(cfg.test_dataloader.dataset.pipeline) == [(max(sides), min(sides))]
+    (*_, new_crop, new_last) = sizes(cfg.train_dataloader.dataset.pipeline)
+    assert new_crop == tuple(round(side * factor) for side in crop)
+    assert new_last == [(round(short * factor), max(sides)) for short, _ in last]
+
+
+def test_portraits(config: Callable[[str], Config]) -> None:
+    cfg = config('fpn_crossformer_s')
+    set_image_size(cfg, [640, 256])
+    assert sizes(cfg.train_dataloader.dataset.pipeline) == [(640, 256), (256, 256)]
+
+
+def test_square_images(config: Callable[[str], Config]) -> None:
+    with pytest.raises(UserError, match='--image-size 96 128: the images of this config are square'):
+        set_image_size(config('crossformer_s_in1k'), [96, 128])
+    cfg = config('crossformer_s_in1k')
+    set_image_size(cfg, [112, 112])
+    assert sizes(cfg.train_dataloader.dataset.pipeline) == [112]
+
+
 @pytest.mark.parametrize('sides', [[16], [64, 64, 64], [0]])
 def test_impossible_sizes(config: Callable[[str], Config], sides: list[int]) -> None:
     with pytest.raises(UserError, match='give the shorter side, or height and width, of at least 32 pixels'):
@@ -64,3 +90,7 @@ def test_impossible_sizes(config: Callable[[str], Config], sides: list[int]) -> 
 def test_a_pipeline_without_a_size(config: Callable[[str], Config]) -> None:
     with pytest.raises(UserError, match='the test pipeline of this config has no size'):
         set_image_size(config('demo_semantic_fpn'), [64])
+    cfg = config('mask_rcnn_crossformer_s')
+    del cfg.train_dataloader.dataset.pipeline[2]
+    with pytest.raises(UserError, match='the training pipeline of this config has no size'):
+        set_image_size(cfg, [64])

@@ -138,12 +138,18 @@ def test_files_that_cannot_be_run_are_refused_in_one_line(
         with pytest.raises(UserError, match=rf'cannot be read \({reason}.*; give a file'):
             OnnxModel(tmp_path / name)
     model = onnx.load(whole)
-    model.metadata_props[1].value = '{'
-    onnx.save(model, tmp_path / 'damaged.onnx')
+    for name, text in (('damaged', '{'), ('changed', '3')):
+        model.metadata_props[1].value = text
+        onnx.save(model, tmp_path / f'{name}.onnx')
     del model.metadata_props[1]
     onnx.save(model, tmp_path / 'other.onnx')
-    for name in ('damaged', 'other'):
-        with pytest.raises(UserError, match=f'{name}.onnx: lacks the task, classes, .* of an exported model'):
+    model = onnx.load(whole)
+    renamed = model.SerializeToString().replace(b'image', b'photo')
+    (tmp_path / 'renamed.onnx').write_bytes(renamed)
+    for name in ('damaged', 'changed', 'other', 'renamed'):
+        with pytest.raises(
+            UserError, match=f'{name}.onnx: lacks the inputs or the task, classes, .* of an exported model'
+        ):
             OnnxModel(tmp_path / f'{name}.onnx')
     monkeypatch.setattr(sys, 'path', [])
     monkeypatch.delitem(sys.modules, 'onnxruntime')

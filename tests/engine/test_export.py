@@ -120,7 +120,9 @@ def test_a_detector_is_compared_on_the_objects_that_it_finds(
 
 
 @pytest.mark.slow
-def test_a_backbone_is_exported_from_any_checkpoint_of_it(inputs: Path, tmp_path: Path) -> None:
+def test_a_backbone_is_exported_from_any_checkpoint_of_it(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = torch.load(inputs / 'segmentor.pth')['state_dict']
     backbone = {name: value for name, value in state.items() if name.startswith('backbone.')}
     torch.save({'state_dict': backbone}, tmp_path / 'backbone.pth')
@@ -129,6 +131,7 @@ def test_a_backbone_is_exported_from_any_checkpoint_of_it(inputs: Path, tmp_path
     assert cli.run(export_parser(), export, given) == 0
     file = OnnxModel(tmp_path / 'out.onnx')
     assert (file.task, file.classes) == ('features', [])
+    assert capsys.readouterr().out.endswith(' MB, is run by onnxruntime\n')  # and not by crossformer infer
 
 
 def test_a_file_that_differs_is_not_kept(
@@ -137,6 +140,7 @@ def test_a_file_that_differs_is_not_kept(
     trace = onnx_file.trace
 
     def damaged(*args: object) -> onnx.ModelProto:
+        assert capsys.readouterr().out.endswith('exporting\n')  # it may take minutes
         proto = trace(*args)
         (weight,) = (w for w in proto.graph.initializer if w.name.endswith('head.fc.weight'))
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.1, weight.name))
@@ -156,6 +160,7 @@ def test_a_file_that_differs_is_not_kept(
         ('segmentor', ['--size', 64, 31], '--size 64 31: both must be at least 32'),
         ('segmentor', ['--size', 8192, 8193], 'at most'),
         ('classifier', ['--batch', 0], '--batch 0: must be at least 1'),
+        ('classifier', ['--batch', 10**12], 'exporting: there is not enough memory; give a smaller --size'),
         ('classifier', ['--images', 'nowhere.png'], '--images nowhere.png: no such file'),
         ('classifier', ['--images', __file__], 'cannot be read as an image'),
         ('classifier', ['--images'], 'no data/val to compare the file on; give some with --images'),

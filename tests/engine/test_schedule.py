@@ -41,6 +41,20 @@ def test_iterations(config: Callable[[str], Config]) -> None:
     assert times(cfg) == [{'begin': 0, 'end': 15}, {'begin': 15, 'end': 1600}]
 
 
+def test_settings_that_the_user_states_stay(config: Callable[[str], Config]) -> None:
+    stated = {
+        'train_cfg.val_interval': 500,
+        'default_hooks.checkpoint.interval': 100,
+        'param_scheduler.0.end': 200,
+        'param_scheduler.1.begin': 200,
+    }
+    cfg = config('upernet_crossformer_s')
+    cfg.merge_from_dict(stated)
+    set_length(cfg, None, 1600, [f'{name}={value}' for name, value in stated.items()])
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (500, 100)
+    assert times(cfg) == [{'begin': 0, 'end': 200}, {'begin': 200, 'end': 1600}]
+
+
 def test_fractions_of_epochs(config: Callable[[str], Config]) -> None:
     cfg = config('crossformer_s_in1k')
     set_length(cfg, 15, None)
@@ -79,11 +93,29 @@ def test_the_rate_rises_to_that_of_the_config(
     set_length(cfg, epochs, None)
     settings = schedules(cfg.param_scheduler)
     shorten_warm_up(settings, max(epochs * 7 // 10, 2), 7)
+    rates = rates_of(settings, epochs, 7)
+    assert rates[0] < 0.02
+    assert max(rates) > 0.7
+    assert rates.index(max(rates)) <= max(len(rates) // 10, 2)
+
+
+@pytest.mark.parametrize('iters', [1, 3, 60, 200])
+def test_the_rate_rises_in_short_trainings_of_iterations(config: Callable[[str], Config], iters: int) -> None:
+    cfg = config('upernet_crossformer_s')
+    set_length(cfg, None, iters)
+    rates = rates_of(schedules(cfg.param_scheduler), 1, iters)
+    assert rates[0] < 0.02
+    assert iters < 3 or max(rates) >= 0.5
+    assert iters < 60 or max(rates) > 0.95
+
+
+def rates_of(settings: list[dict[str, Any]], epochs: int, iterations: int) -> list[float]:
+    """The learning rate of each iteration, of 1 at its highest."""
     wrapper = OptimWrapper(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
     built = [PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': wrapper}) for s in settings]
     rates = []
     for _ in range(epochs):
-        for _ in range(7):
+        for _ in range(iterations):
             rates.append(wrapper.param_groups[0]['lr'])
             for scheduler in built:
                 if not scheduler.by_epoch:
@@ -91,9 +123,7 @@ def test_the_rate_rises_to_that_of_the_config(
         for scheduler in built:
             if scheduler.by_epoch:
                 scheduler.step()
-    assert rates[0] < 0.02
-    assert max(rates) > 0.7
-    assert rates.index(max(rates)) <= max(len(rates) // 10, 2)
+    return rates
 
 
 def test_the_other_unit_is_named(config: Callable[[str], Config]) -> None:

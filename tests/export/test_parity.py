@@ -97,6 +97,14 @@ def test_objects_that_only_one_finds_are_counted() -> None:
     ] == (0, 0)
 
 
+def test_an_object_at_another_place_is_another_one() -> None:
+    moved = objects(boxes=BOXES + np.float32([[0], [0], [1]]))
+    for farthest, found in ((1.5, (3, 0)), (0.5, (3, 2))):
+        differences = compare_objects(moved, in_pytorch(), (40, 40), 1e-4, farthest)
+        assert differences[:2] == found
+        assert differences.boxes <= farthest
+
+
 def test_an_object_is_the_same_as_one_other() -> None:
     twice = {name: values[[0, 0]] for name, values in in_pytorch().items()}
     one = objects(boxes=BOXES[:1], scores=SCORES[:1], labels=LABELS[:1], masks=np.ones((1, 28, 28)))
