@@ -17,7 +17,7 @@ from ..checkpoint import load_backbone, load_model
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..data.datasets import image_folder, set_num_classes
 from ..data.exif import ignores_exif, trained_without_exif
-from ..data.images import NoImageError, image_files, read_image, spread
+from ..data.images import SUFFIXES, NoImageError, image_files, read_image, spread
 from ..deploy.model import OnnxModel
 from ..export.graphs import graph_of
 from ..export.parity import TOLERANCES, Comparison, compare
@@ -164,7 +164,10 @@ def _images(options: argparse.Namespace, cfg: Config, ignore_exif: bool) -> list
         files, empty = find_files(options.images, options.out)
         for word, reason in empty.items():
             raise UserError(f'--images {word}: {reason}')
-        files = spread(files, _MOST_GIVEN)
+        named = [
+            file for file in files if file.name.lower().endswith(SUFFIXES)
+        ]  # annotations are beside them
+        files = spread(named or files, _MOST_GIVEN)
     else:
         folder = image_folder(_test_dataset(cfg))
         files = spread(image_files(folder), _MOST_OF_DATASET)

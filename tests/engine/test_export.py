@@ -47,6 +47,7 @@ def inputs(
     (folder / 'images').mkdir()
     for i, image in enumerate(IMAGES):
         cv2.imwrite(str(folder / 'images' / f'{i}.png'), image)
+        (folder / 'images' / f'{i}.json').write_text('{}')  # as labelling programs write it
     return folder
 
 
