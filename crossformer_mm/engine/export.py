@@ -1,6 +1,7 @@
 """``crossformer export``: write a model as an ONNX file."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +122,8 @@ def export(options: argparse.Namespace) -> None:
 
     write_atomically(out, save, overwrite=options.overwrite)
     megabytes = out.stat().st_size / 1e6
-    use = 'is run by onnxruntime' if options.backbone else f'is run by: crossformer infer --onnx {out} IMAGES'
+    command = shlex.join(['crossformer', 'infer', '--onnx', str(out), 'IMAGES'])
+    use = 'is run by onnxruntime' if options.backbone else f'is run by: {command}'
     print(printable(f'{out}, {megabytes:.1f} MB, {use}'))
 
 

@@ -63,14 +63,14 @@ def run(*options: object) -> int:
 def test_a_segmentor_is_exported_with_its_classes(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / 'sea.onnx'
+    out = tmp_path / 'the sea.onnx'
     out.write_text('mine')
     assert run(inputs, 'segmentor', out, '--size', 32, 64, '--batch', 2) == 1
     assert 'exists; choose another name or allow overwriting' in capsys.readouterr().err
     assert run(inputs, 'segmentor', out, '--size', 32, 64, '--batch', 2, '--overwrite') == 0
     printed = capsys.readouterr().out
     assert 'share of pixels with another label: 0 (tolerance 0.001)\n' in printed
-    assert printed.endswith(f'is run by: crossformer infer --onnx {out} IMAGES\n')
+    assert printed.endswith(f"is run by: crossformer infer --onnx '{out}' IMAGES\n")
     file = OnnxModel(out)
     assert (file.task, file.size, file.batch) == ('semantic segmentation', (32, 64), 2)
     assert (file.classes, file.palette) == (['sky', 'sea'], [[1, 2, 3], [4, 5, 6]])
