@@ -1,6 +1,7 @@
 """``crossformer export``: write a model as an ONNX file."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from ..checkpoint import load_backbone, load_model
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..data.datasets import image_folder, set_num_classes
 from ..data.exif import ignores_exif, trained_without_exif
-from ..data.images import NoImageError, image_files, read_image, spread
+from ..data.images import SUFFIXES, NoImageError, image_files, read_image, spread
 from ..deploy.model import OnnxModel
 from ..export.graphs import graph_of
 from ..export.parity import TOLERANCES, Comparison, compare
@@ -124,7 +125,7 @@ def export(options: argparse.Namespace) -> None:
     with _timed('exporting'):
         proto = trace(graph, size, None if options.dynamic_batch else options.batch)
     if calibration:
-        with _timed(f'quantised on {len(calibration)} images'):
+        with _timed(f'quantising on {len(calibration)} images'):
             proto = quantise(proto, calibration, preprocessing)
 
     def save(part: Path) -> None:
@@ -134,11 +135,16 @@ def export(options: argparse.Namespace) -> None:
         _report(comparison, out)
 
     write_atomically(out, save, overwrite=options.overwrite)
-    if options.int8 and not options.backbone:
-        print(printable(f'what integers cost is measured by: crossformer test {options.config} {out}'))
-    megabytes = out.stat().st_size / 1e6
-    use = 'is run by onnxruntime' if options.backbone else f'is run by: crossformer infer --onnx {out} IMAGES'
-    print(printable(f'{out}, {megabytes:.1f} MB, {use}'))
+    _say_what_next(options, out)
+
+
+def _say_what_next(options: argparse.Namespace, out: Path) -> None:
+    uses = {'runs it': ['infer', '--onnx', options.out, 'IMAGES']}
+    if options.int8:
+        uses['measures what integers cost'] = ['test', options.config, options.out]
+    print(printable(f'{out}, {out.stat().st_size / 1e6:.1f} MB'))
+    for use, words in uses.items() if not options.backbone else ():
+        print(printable(f'  {shlex.join(["crossformer", *words])} {use}'))
 
 
 def _check_installed() -> None:
@@ -205,7 +211,8 @@ def _find(option: str, words: Sequence[str], out: str) -> list[Path]:
     files, empty = find_files(words, out)
     for word, reason in empty.items():
         raise UserError(f'{option} {word}: {reason}')
-    return files
+    named = [file for file in files if file.name.lower().endswith(SUFFIXES)]  # annotations are beside them
+    return named or files
 
 
 def _open_model(cfg: Config, checkpoint: Checkpoint, classes: Sequence[str]) -> BaseModel:

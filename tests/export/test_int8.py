@@ -114,7 +114,7 @@ def test_the_command_quantises(
     assert run(images) == 0
     printed = capsys.readouterr().out
     assert 'warning: --int8: 3 images are few' in printed
-    assert 'quantised on 3 images' in printed and '(tolerance 0.5)' in printed
+    assert 'quantising on 3 images' in printed and '(tolerance 0.5)' in printed
     assert f'measured by: crossformer test {tmp_path / "narrow.py"} {out}\n' in printed
     file = OnnxModel(out)
     assert file.origin['precision'] == 'int8' and len(file.classes) == 1000
