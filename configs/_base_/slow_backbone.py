@@ -1,8 +1,7 @@
 """Swin's settings of Mask2Former for each parameter, with the names of this backbone.
 
 The backbone learns at a tenth of the rate. Its norms and position MLPs have no weight decay, nor have the
-queries. The longest key that a parameter's name contains counts, so that all must be longer
-than 'backbone'.
+queries. The longest key that a parameter's name contains counts, so that all must be longer than 'backbone'.
 """
 
 slow, slow_without_decay = dict(lr_mult=0.1), dict(lr_mult=0.1, decay_mult=0.0)

@@ -20,7 +20,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from crossformer_mm.checkpoint import load_model
-from crossformer_mm.data.datasets import set_num_classes, trains_masks
+from crossformer_mm.checkpoint.names import model_kind
+from crossformer_mm.data.datasets import dicts_in, set_num_classes, trains_masks
+from crossformer_mm.engine.inferencer import open_inferencer
+from crossformer_mm.engine.test import evaluate, evaluation_parser
+from crossformer_mm.engine.train import train, training_parser
 
 DINO = [f'dino_crossformer_{arch}' for arch in 'sbl']
 INSTANCES = [f'mask2former_crossformer_{arch}_coco' for arch in 'sbl']
@@ -71,6 +75,9 @@ def test_full_size_model(name: str, config: Callable[[str], Config]) -> None:
     assert f'_crossformer_{arch}' in name
     assert cfg.model[part].in_channels == list(model.backbone.out_channels) == used
     assert groups_of(cfg) == STANDARD
+    if 'mask2former' in name:
+        deepest = max(len(stage.blocks) for stage in model.backbone.layers)
+        assert f'blocks.{deepest - 1}.norm' in cfg.optim_wrapper.paramwise_cfg.custom_keys
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters / 1e6 == pytest.approx(MILLIONS[name], abs=0.006)
 
@@ -153,6 +160,7 @@ def test_heads_adapt_to_the_classes(
     """A trained model of other classes gives all its other weights, and the loss knows the new classes."""
     cfg = (narrow_segmentor if name in SEGMENTORS else narrow_config)(name)
     source = build(cfg).state_dict()
+    assert model_kind(source) == ('segmentor' if name in SEGMENTORS else 'detector')
     torch.save({'state_dict': source}, tmp_path / 'other.pth')
     set_num_classes(cfg.model, 4)
     model = build(cfg)
@@ -163,6 +171,17 @@ def test_heads_adapt_to_the_classes(
     if name in SEGMENTORS:
         assert model.decode_head.num_classes == 4
     check_gradients(model, data)
+
+
+def test_things_are_the_classes_of_a_checkpoint_without_names(
+    narrow_config: Callable[[str], Config], tmp_path: Path
+) -> None:
+    cfg = narrow_config(INSTANCES[0])
+    cfg.dump(tmp_path / 'mine.py')
+    torch.save({'state_dict': build(cfg).state_dict()}, tmp_path / 'mine.pth')
+    inferencer = open_inferencer(tmp_path / 'mine.py', tmp_path / 'mine.pth', 'cpu')
+    assert inferencer.model.panoptic_head.num_things_classes == 80
+    assert inferencer.model.dataset_meta['classes'][:2] == ('person', 'bicycle')
 
 
 @pytest.mark.parametrize('name', [*DETECTORS, *SEGMENTORS])
@@ -223,3 +242,36 @@ def labelled(*sizes: tuple[int, int]) -> dict:
         samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
     images = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for size in sizes]
     return {'inputs': images, 'data_samples': samples}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', DETECTORS)
+def test_training_and_evaluation_with_the_own_pipeline(
+    name: str, narrow_config: Callable[[str], Config], coco_root: Path, tmp_path: Path
+) -> None:
+    """On images an eighth as large; RTMDet's pipeline changes after the first of two epochs."""
+    cfg = narrow_config(name)
+    for _, step in dicts_in([cfg.train_dataloader, cfg.test_dataloader, cfg.custom_hooks]):
+        if step.get('type') != 'Resize':  # which is narrow already
+            for key in {'scale', 'scales', 'crop_size', 'size', 'img_scale'} & step.keys():
+                step[key] = smaller(step[key])
+        if 'switch_epoch' in step:
+            step.switch_epoch = 1
+    cfg.train_dataloader.batch_size = 2
+    length = (
+        {'max_iters': 6, 'val_interval': 6} if name == INSTANCES[0] else {'max_epochs': 2, 'val_interval': 2}
+    )
+    cfg.train_cfg.update(**length, dynamic_intervals=None)
+    cfg.dump(tmp_path / 'mine.py')
+    config, work_dir = str(tmp_path / 'mine.py'), str(tmp_path / 'run')
+    data = ['--work-dir', work_dir, '--data-root', str(coco_root)]
+    train(training_parser().parse_args([config, *data]))
+    (last,) = (tmp_path / 'run').glob('best*.pth')
+    scores = evaluate(evaluation_parser().parse_args([config, str(last), *data]))
+    kinds = {'bbox', 'segm'} if name in (INSTANCES[0], RTMDET) else {'bbox'}
+    assert {f'coco/{kind}_mAP/circle' for kind in kinds} <= set(scores)
+
+
+def smaller(size: Any) -> Any:
+    """A size or a list of sizes in pixels, an eighth as large."""
+    return max(size // 8, 1) if isinstance(size, int) else type(size)(map(smaller, size))
