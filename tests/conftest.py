@@ -154,12 +154,17 @@ def narrow_classifier(config: Callable[[str], Config]) -> Callable[[str], Config
 def _narrow_segmentor(model: ConfigDict) -> None:
     model.backbone.arch = _narrow_arch(model.backbone.arch.startswith('pp'))
     model.data_preprocessor.size = (512 // SMALLER, 512 // SMALLER)
+    if 'pixel_decoder' in model.decode_head:  # Mask2Former
+        model.decode_head.in_channels = WIDTHS
+        _shrink(model.decode_head)
+        return
     model.decode_head.channels = WIDTH
     if 'neck' in model:
         model.neck.update(in_channels=WIDTHS, out_channels=WIDTH)
         model.decode_head.in_channels = [WIDTH] * 4
     else:
         model.decode_head.in_channels = WIDTHS
+    if 'auxiliary_head' in model:
         model.auxiliary_head.update(in_channels=WIDTHS[2], channels=WIDTH)
 
 
@@ -171,6 +176,8 @@ def _shrink_images(step: list | dict) -> None:
     for key in ('scale', 'crop_size'):
         if key in step:
             step[key] = tuple(side // SMALLER for side in step[key])
+    if 'scales' in step:
+        step['scales'] = [side // SMALLER for side in step['scales']]
     _shrink_images(step.get('transforms', []))
 
 
@@ -187,7 +194,12 @@ def narrow_model(model: dict[str, Any]) -> None:
     """Keep a model's structure, its cooling layers included, and shrink every width and count in it."""
     acl = str(model['backbone']['arch']).startswith('pp')
     model['backbone']['arch'] = _narrow_arch(acl)
-    model['neck']['in_channels'] = WIDTHS
+    widths = [WIDTHS[stage] for stage in model['backbone'].get('out_indices', range(4))]
+    model['neck' if 'neck' in model else 'panoptic_head']['in_channels'] = widths
+    if 'encoder' in model:
+        model['bbox_head']['embed_dims'] = WIDTH
+    for padding in model['data_preprocessor'].get('batch_augments') or []:
+        padding['size'] = (96, 96)
     _shrink(model)
 
 
@@ -196,12 +208,14 @@ def _narrow_arch(acl: bool) -> dict[str, Any]:
 
 
 def _shrink(part: Any) -> None:
-    smaller = {256: WIDTH, 1024: 32}  # widths; and how many boxes are proposed and sampled
-    counts = {'nms_pre': 50, 'max_per_img': 20, 'num': 16}
+    smaller = {128: WIDTH // 2, 256: WIDTH, 1024: 32, 2048: 32}
+    counts = {'nms_pre': 50, 'max_per_img': 20, 'num': 16}  # of boxes that are proposed and sampled
+    counts |= {'num_layers': 2, 'num_queries': 20, 'max_per_image': 20, 'num_dn_queries': 5}
+    counts |= {'num_points': 4, 'num_groups': 4}
     if isinstance(part, dict):
         for key, value in part.items():
-            if key.endswith('channels') and value in (256, 1024):
-                part[key] = smaller[value]
+            if key.endswith(('channels', 'embed_dims', 'num_feats')) and isinstance(value, int):
+                part[key] = smaller.get(value, value)
             elif key in counts and isinstance(value, int):
                 part[key] = counts[key]
             else:

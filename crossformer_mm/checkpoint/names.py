@@ -30,7 +30,7 @@ HEAD_WIDTH = 32  # channels per head of every published arch
 AVERAGED = 'ema_'  # prefix of the copies that MMCV 1.x's averaging hook adds
 HEADS = {
     'segmentor': ('decode_head.', 'auxiliary_head.'),
-    'detector': ('rpn_head.', 'roi_head.', 'bbox_head.'),
+    'detector': ('rpn_head.', 'roi_head.', 'bbox_head.', 'panoptic_head.'),
     'classifier': ('head.',),
 }
 

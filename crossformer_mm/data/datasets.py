@@ -168,8 +168,8 @@ def coco_evaluators(cfg: Config, split: str) -> list[ConfigDict]:
 
 
 def trains_masks(cfg: Config) -> bool:
-    """Whether a detector has a mask head, so that all objects need masks."""
-    return bool(cfg.model.get('roi_head', {}).get('mask_head'))
+    """Whether a detector has a mask head or a loss of masks, so that all objects need masks."""
+    return any(part.get('mask_head') or part.get('loss_mask') for _, part in dicts_in(cfg.model))
 
 
 def check_present(
@@ -223,21 +223,49 @@ def without_annotations(steps: list[Any]) -> list[Any]:
 
 
 def set_num_classes(model: Any, count: int) -> None:
-    """Set ``num_classes`` in every head, in place, except an RPN's, which does not classify objects.
+    """Set the number of classes in every head, in place, except an RPN's, which does not classify objects.
+
+    Mask2Former counts things and stuff apart; unless they fit already, all classes become things.
 
     Args:
         model: The model's config or a part of it; heads may be in lists.
         count: The number of classes.
+
+    Raises:
+        UserError: A loss has weights of another number of classes, which are not all equal.
     """
     if isinstance(model, dict):
         if 'num_classes' in model:
             model['num_classes'] = count
+        if 'num_things_classes' in model and things_and_stuff(model) != count:
+            model.update(num_things_classes=count, num_stuff_classes=0)
+        if 'loss_cls' in model:
+            _set_class_weights(model['loss_cls'], count)
         for name, part in model.items():
             if name != 'rpn_head':
                 set_num_classes(part, count)
     elif isinstance(model, list | tuple):
         for part in model:
             set_num_classes(part, count)
+
+
+def things_and_stuff(head: dict[str, Any]) -> int:
+    """The number of classes of a panoptic head's config; 0 if it is another head's."""
+    return head.get('num_things_classes', 0) + head.get('num_stuff_classes', 0)
+
+
+def _set_class_weights(loss: dict[str, Any], count: int) -> None:
+    """Set the weights of a softmax's classes; the last one is the background's."""
+    weights = loss.get('class_weight')
+    if not isinstance(weights, list | tuple) or loss.get('use_sigmoid') or len(weights) == count + 1:
+        return
+    *of_classes, background = weights
+    if len(set(of_classes)) != 1:
+        raise UserError(
+            f'class_weight of {loss["type"]}: {len(weights)} numbers for {count} classes and the background;'
+            ' give one number per class, in the order of labels, and one for the background'
+        )
+    loss['class_weight'] = of_classes[:1] * count + [background]
 
 
 def replace_sync_bn(part: Any) -> int:

@@ -1,7 +1,7 @@
 """``crossformer flops``: count the parameters and multiply-adds of a model and of its parts."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..compat import CPU_ATTENTION, without_data
+from ..compat import CPU_ATTENTION, unseen, without_data
 from ..data.datasets import build_network
 from ..models.crossformer import IMAGE_CHANNELS
 from ..utils.errors import UserError
@@ -26,14 +27,14 @@ RULE = (
     'What is counted: the multiply-adds of convolutions, linear layers and the two products of attention, for'
     f' one image of the given size. A two-stage model classifies {PROPOSALS} proposals and predicts {MASKS}'
     ' masks in each of its stages. An auxiliary head, which only training uses, is listed but not included in'
-    " the whole model's multiply-adds. Norms, activations, interpolation, RoI sampling and postprocessing are"
-    ' not counted.'
+    " the whole model's multiply-adds. Norms, activations, interpolation, the sampling of regions and of"
+    ' deformable attention, and postprocessing are not counted.'
 )
 # Height and width of the image for which papers count, by a config's default scope.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (1024, 1024), 'mmpretrain': (224, 224)}
 _TRAINING_ONLY = 'auxiliary_head'
 # they run on the neck's or the backbone's maps
-_DENSE_HEADS = ('rpn_head', 'bbox_head', 'decode_head', 'head', _TRAINING_ONLY)
+_DENSE_HEADS = ('rpn_head', 'bbox_head', 'panoptic_head', 'decode_head', 'head', _TRAINING_ONLY)
 
 
 def flops_parser() -> argparse.ArgumentParser:
@@ -91,14 +92,14 @@ def build_model(cfg: Config) -> nn.Module:
         cfg: The config.
 
     Returns:
-        The model in evaluation mode, with BN in place of SyncBN, which needs several processes.
+        The model in evaluation mode and frozen, with BN in place of SyncBN, which needs several processes.
 
     Raises:
         UserError: The config has no model, or the model cannot be built.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     check_has_model(cfg)
-    return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval()
+    return revert_sync_batchnorm(build_network(cfg, cfg.model)).eval().requires_grad_(False)
 
 
 def usual_shape(cfg: Config) -> tuple[int, int]:
@@ -122,7 +123,8 @@ def count(model: nn.Module, height: int, width: int) -> list[Part]:
         width: Width of that image in pixels.
 
     Returns:
-        Its backbone, neck and heads, then the total, without the multiply-adds of an auxiliary head.
+        Its backbone, neck and heads (of a DETR, all after the neck as one part), then the total, without the
+        multiply-adds of an auxiliary head.
 
     Raises:
         UserError: The size is not allowed, or the model has parts that cannot be counted.
@@ -170,6 +172,7 @@ def _check_parts(model: nn.Module) -> None:
     """Raise a :class:`UserError` if a model has parameters in parts that would not be counted."""
     known = {'backbone', 'neck', *_DENSE_HEADS, 'roi_head'}
     unknown = [name for name, part in model.named_children() if name not in known and _parameters(part)]
+    unknown = [] if _is_detr(model) else unknown
     if unknown or not hasattr(model, 'backbone'):
         raise UserError(
             f'cannot count a {type(model).__name__} with {", ".join(unknown) or "no backbone"}:'
@@ -183,6 +186,9 @@ def _count_parts(model: nn.Module, image: Tensor) -> Iterator[Part]:
     if getattr(model, 'neck', None) is not None:
         part, maps = _run('neck', model.neck, maps)
         yield part
+    if _is_detr(model):
+        yield _count_transformer(model, maps, image)
+        return
     for name in _DENSE_HEADS:
         if getattr(model, name, None) is not None:
             yield _count_heads(name, getattr(model, name), maps)
@@ -202,8 +208,35 @@ def _run(name: str, module: nn.Module, inputs: Any) -> tuple[Part, Any]:
 
 def _count_heads(name: str, heads: nn.Module, maps: Any) -> Part:
     """The cost of one or several heads on maps; a segmentor may have several auxiliary heads."""
+    if hasattr(heads, 'pixel_decoder'):  # of Mask2Former; its outputs do not depend on the samples
+        return Part(name, _parameters(heads), _multiply_adds(lambda values: heads(values, []), maps))
     multiply_adds = sum(_run(name, head, maps)[0].multiply_adds for head in _as_list(heads))
     return Part(name, _parameters(heads), multiply_adds)
+
+
+def _is_detr(model: nn.Module) -> bool:
+    return hasattr(model, 'forward_transformer')
+
+
+def _count_transformer(model: nn.Module, maps: Sequence[Tensor], image: Tensor) -> Part:
+    """The cost of a DETR's encoder, decoder and head, which share layers."""
+    size = tuple(image.shape[-2:])
+    sample = BaseDataElement(metainfo={'img_shape': size, 'batch_input_shape': size})
+    parameters = _parameters(model) - _parameters(model.backbone) - _parameters(model.neck)
+
+    def run(values: Sequence[Tensor]) -> None:
+        model.bbox_head(**model.forward_transformer(values, [sample]))
+
+    return Part('transformer', parameters, _multiply_adds(run, maps))
+
+
+def _multiply_adds(run: Callable[[Sequence[Tensor]], Any], maps: Sequence[Tensor]) -> int:
+    """The multiply-adds of a function of maps that computes sizes from values, so that it needs some."""
+    with unseen():
+        values = [torch.zeros(tuple(x.shape)) for x in maps]
+        with flop_counter() as counter:
+            run(values)
+    return counter.get_total_flops() // 2
 
 
 def _count_regions(name: str, heads: nn.Module, extractors: nn.Module, regions: int) -> Part:

@@ -23,7 +23,14 @@ from ..checkpoint.load import load_model
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.names import classes_in, tensors_of
 from ..checkpoint.reader import Checkpoint, error_context, open_checkpoint
-from ..data.datasets import building, dataset_meta, palette, set_num_classes, without_annotations
+from ..data.datasets import (
+    building,
+    dataset_meta,
+    palette,
+    set_num_classes,
+    things_and_stuff,
+    without_annotations,
+)
 from ..data.exif import ignore_exif, trained_without_exif
 from ..deploy.prepare import widen
 from ..plugins import TOOLBOXES
@@ -264,7 +271,7 @@ def _num_classes(model: Any) -> int:
     """The number of classes of the first head in a model's config that has one; an RPN has none."""
     counts = []
     if isinstance(model, dict):
-        own = [model['num_classes']] if 'num_classes' in model else []
+        own = [model.get('num_classes', things_and_stuff(model))]
         counts = own + [_num_classes(part) for name, part in model.items() if name != 'rpn_head']
     elif isinstance(model, list | tuple):
         counts = [_num_classes(part) for part in model]

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from torch import nn
 
+from ..data.datasets import build_network
 from ..models.arch import ARCHS
 from ..utils.errors import UserError
 from ..utils.files import check_free, write_atomically
 from ..utils.progress import progress_bar
-from .benchmark import GROUPS
+from .benchmark import GROUPS, SWINS
 from .config import load_config
 from .flops import SHAPES, Part, build_model, count, usual_shape
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn', 'retinanet')
 SEGMENTORS = ('fpn', 'upernet')
-VARIANTS = ('', '_3x', '_g14', '_pgs')
+TOOLBOX_HEADS = ('dino', 'deformable_detr', 'rtmdet_ins', 'mask2former', 'segformer')
+VARIANTS = ('', '_3x', '_g14', '_pgs', '_coco', '_ade20k')
 CLASSIFIER = '_in1k'  # in the names of classifiers' configs, before the name of an ablation
 ABLATIONS = ('_single_scale', '_cel_stage1', '_short_distance', '_dpb_residual', '_rpb', '_ape')
 AUTHORS = 'https://github.com/cheerss/CrossFormer'
@@ -87,10 +90,27 @@ PUBLISHED = {
 }
 
 
+# For each config of TOOLBOX_HEADS, the Swin of like size, and what the toolboxes or detrex publish with it.
+SWIN_BESIDE = {
+    'dino_crossformer_s': ('swin_t', 'box AP 51.3'),
+    'dino_crossformer_b': ('swin_s', 'box AP 53.0'),
+    'dino_crossformer_l': ('swin_b', 'box AP 55.8 *'),
+    'deformable_detr_crossformer_s': ('swin_t', ''),
+    'rtmdet_ins_crossformer_s': ('swin_t', ''),
+    'mask2former_crossformer_s_coco': ('swin_t', 'box AP 47.7, mask AP 44.7'),
+    'mask2former_crossformer_b_coco': ('swin_s', 'box AP 49.3, mask AP 46.1'),
+    'mask2former_crossformer_l_coco': ('swin_b', ''),
+    'mask2former_crossformer_s_ade20k': ('swin_t', 'mIoU 48.66'),
+    'mask2former_crossformer_b_ade20k': ('swin_s', 'mIoU 51.24'),
+    'mask2former_crossformer_l_ade20k': ('swin_b', 'mIoU 52.44 *'),
+    'segformer_crossformer_s': ('swin_t', ''),
+}
+
+
 def model_zoo_parser() -> argparse.ArgumentParser:
     """The options of ``tools/model_zoo.py``."""
     parser = argparse.ArgumentParser(
-        description='Count the models of all configs, and write the page and the index of them (two minutes).'
+        description='Count the models of all configs, and write their page and their index (five minutes).'
     )
     parser.add_argument(
         '--configs', type=Path, default=Path('configs'), help='the folder of configs (configs)'
@@ -138,7 +158,9 @@ def config_names(configs: Path) -> list[str]:
     """
     stems = {path.stem for path in configs.glob('*.py')}
     # of each kind and arch the plain config first, then its variants
-    prefixes = [f'{kind}_crossformer_{arch}' for kind in DETECTORS + SEGMENTORS for arch in ARCHS]
+    prefixes = [
+        f'{kind}_crossformer_{arch}' for kind in DETECTORS + SEGMENTORS + TOOLBOX_HEADS for arch in ARCHS
+    ]
     names = [prefix + variant for prefix in prefixes for variant in VARIANTS]
     names += [f'crossformer_{arch}{CLASSIFIER}{variant}' for variant in ('', *ABLATIONS) for arch in ARCHS]
     names = [name for name in names if name in stems]
@@ -161,20 +183,23 @@ class Model:
     def __init__(self, configs: Path, name: str) -> None:
         cfg = load_config(configs / f'{name}.py')
         self.name = name
-        self.is_detector = name.startswith(DETECTORS)
+        self.is_detector = cfg.default_scope == 'mmdet'
         self.is_classifier = CLASSIFIER in name
         self.published = PUBLISHED.get(name)
-        self.counted = self.comparable = _count_total(cfg)
+        parts = count(build_model(cfg), *usual_shape(cfg))
+        self.counted = self.comparable = parts[-1]
+        self.beside = _with_swin(cfg, parts, SWIN_BESIDE[name][0]) if name in SWIN_BESIDE else None
         if self.published and self.published.large_groups:
             cfg.model.backbone.update(GROUPS['large'])
-            self.comparable = _count_total(cfg)
+            self.comparable = count(build_model(cfg), *usual_shape(cfg))[-1]
 
     def row(self) -> str:
         """The line of the page's table."""
         if self.is_classifier:
             return self._classifier_row()
         cells = [f'`{self.name}`', f'{self.counted.parameters / 1e6:.1f}']
-        cells += [f'{self.counted.multiply_adds / 1e9:.1f}', *self._published_cells()]
+        cells += [f'{self.counted.multiply_adds / 1e9:.1f}']
+        cells += self._swin_cells() if self.beside else self._published_cells()
         return f'| {" | ".join(cells)} |'
 
     def _classifier_row(self) -> str:
@@ -188,6 +213,12 @@ class Model:
             ]
             cells[-2] += ' (a misprint)' * published.misprint
         return f'| {" | ".join(cells)} |'
+
+    def _swin_cells(self) -> list[str]:
+        """The same model's cost with Swin, and what is published of it."""
+        swin, score = SWIN_BESIDE[self.name]
+        parameters, multiply_adds = self.beside.parameters / 1e6, self.beside.multiply_adds / 1e9
+        return [f'Swin-{swin[-1].upper()}', f'{parameters:.1f}', f'{multiply_adds:.1f}', score]
 
     def _published_cells(self) -> list[str]:
         """The published figures, and how far the multiply-adds exceed those counted with the same groups."""
@@ -241,15 +272,32 @@ class Model:
         return results
 
 
-def _count_total(cfg: Config) -> Part:
-    return count(build_model(cfg), *usual_shape(cfg))[-1]
+def _with_swin(cfg: Config, parts: Sequence[Part], swin: str) -> Part:
+    """The cost of a whole model with Swin in place of its backbone; both return maps of the same sizes.
+
+    Args:
+        cfg: The model's config.
+        parts: The cost of the model, from :func:`~.flops.count`.
+        swin: One of the benchmark's ``SWINS``.
+    """
+    used = {key: value for key, value in cfg.model.backbone.items() if key == 'out_indices'}
+    network = build_network(cfg, ConfigDict(type='SwinTransformer', **SWINS[swin], **used))
+    network.eval()  # mmdet's Swin returns nothing from this
+    other = count(nn.ModuleDict({'backbone': network}), *usual_shape(cfg))[-1]
+    own, whole = parts[0], parts[-1]
+    return Part(
+        'whole model',
+        whole.parameters - own.parameters + other.parameters,
+        whole.multiply_adds - own.multiply_adds + other.multiply_adds,
+    )
 
 
 def page(models: Sequence[Model]) -> str:
     """The text of ``docs/model_zoo.md``."""
-    kinds = {'detectors': [], 'segmentors': [], 'classifiers': [], 'ablations': []}
+    names = ('detectors', 'segmentors', 'other_detectors', 'other_segmentors', 'classifiers', 'ablations')
+    kinds = {name: [] for name in names}
     for model in models:
-        detection = 'detectors' if model.is_detector else 'segmentors'
+        detection = 'other_' * bool(model.beside) + ('detectors' if model.is_detector else 'segmentors')
         classification = 'classifiers' if model.published else 'ablations'
         kinds[classification if model.is_classifier else detection].append(model.row())
     return _PAGE.format(**{kind: '\n'.join(rows) for kind, rows in kinds.items()})
@@ -313,6 +361,26 @@ head, its multiply-adds do not.
 
 The misprints: RetinaNet with CrossFormer++-S has the count of CrossFormer-S, and 83.7 should be 83.6
 (83.645 M).
+
+## Other heads, beside the same models with Swin
+
+The toolboxes' heads and recipes, with CrossFormer; **none was trained, and there is no published result**.
+The next columns are the same model's with the Swin of like size (window 7), counted in the same way, and what
+MMDetection, MMSegmentation or, for DINO, detrex publish for it. Groups are standard.
+
+Detection on COCO, one image of {SHAPES['mmdet'][1]}×{SHAPES['mmdet'][0]}:
+
+| config | parameters | multiply-adds | Swin | parameters | multiply-adds | published with Swin |
+|---|---|---|---|---|---|---|
+{{other_detectors}}
+
+Segmentation on ADE20K, one image of {SHAPES['mmseg'][1]}×{SHAPES['mmseg'][0]}:
+
+| config | parameters | multiply-adds | Swin | parameters | multiply-adds | published with Swin |
+|---|---|---|---|---|---|---|
+{{other_segmentors}}
+
+\\* With window 12 and weights for 384×384; DINO's are of ImageNet-22K.
 
 ## Classification on ImageNet-1K, one image of {SHAPES['mmpretrain'][1]}×{SHAPES['mmpretrain'][0]}
 

@@ -220,8 +220,11 @@ def test_prediction_at_many_scales(
     assert result.pred_sem_seg.data.shape == (1, 61, 91)
 
 
+SLOW = ('upernet_crossformer_pp_s', 'mask2former_crossformer_s_ade20k', 'segformer_crossformer_s')
+
+
 @pytest.mark.parametrize(
-    'name', ['fpn_crossformer_t', pytest.param('upernet_crossformer_pp_s', marks=pytest.mark.slow)]
+    'name', ['fpn_crossformer_t', *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_training_and_evaluation(
     name: str, narrow_segmentor: Callable[[str], Config], ade_root: Path, tmp_path: Path

@@ -96,6 +96,29 @@ def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> N
     assert (model.bbox_head.num_classes, model.rpn_head.num_classes) == (5, 1)
 
 
+@pytest.mark.parametrize(('things', 'stuff', 'expected'), [(80, 0, (5, 0)), (80, 53, (5, 0)), (2, 3, (2, 3))])
+def test_mask2former_gets_things_and_a_weight_for_each(
+    things: int, stuff: int, expected: tuple[int, int]
+) -> None:
+    """A panoptic model keeps its own division of as many classes."""
+    counts = {'num_things_classes': things, 'num_stuff_classes': stuff}
+    loss = {'type': 'CrossEntropyLoss', 'class_weight': [1.0] * (things + stuff) + [0.1]}
+    model = ConfigDict(panoptic_head={**counts, 'loss_cls': loss}, panoptic_fusion_head=counts)
+    set_num_classes(model, 5)
+    for head in (model.panoptic_head, model.panoptic_fusion_head):
+        assert (head.num_things_classes, head.num_stuff_classes) == expected
+    assert model.panoptic_head.loss_cls.class_weight == [1.0] * 5 + [0.1]
+
+
+def test_weights_of_single_classes_are_not_guessed() -> None:
+    loss = {'type': 'CrossEntropyLoss', 'class_weight': [1.0, 2.0, 0.1]}
+    model = ConfigDict(decode_head={'num_classes': 2, 'loss_cls': loss})
+    set_num_classes(model, 2)
+    assert model.decode_head.loss_cls.class_weight == [1.0, 2.0, 0.1]
+    with pytest.raises(UserError, match=r'CrossEntropyLoss: 3 numbers for 3 classes and the background'):
+        set_num_classes(model, 3)
+
+
 def test_training_without_validation(cfg: Config, coco_root: Path) -> None:
     cfg.val_dataloader = cfg.val_evaluator = None
     set_data_paths(cfg, DataOptions(data_root=str(coco_root)))

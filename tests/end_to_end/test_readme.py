@@ -44,18 +44,31 @@ H, W = 64, 96
 by_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 
 
-def example(word: str) -> str:
-    """The one Python example of the README that contains a word."""
-    (found,) = [code for code in PYTHON.findall(TEXTS[README]) if word in code]
+def example(word: str, page: Path = README) -> str:
+    """The one Python example of a page that contains a word."""
+    (found,) = [code for code in PYTHON.findall(TEXTS[page]) if word in code]
     return found
 
 
 # ---- examples --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('toolbox', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize(
+    ('toolbox', 'page', 'base', 'size'),
+    [
+        ('mmdet', README, "'mmdet::", (H, W)),
+        ('mmseg', README, "'./configs/", (H, W)),
+        ('mmdet', ROOT / 'docs' / 'your_config.md', "'mmdet::dino/", (224, 224)),
+    ],
+    ids=['mask_rcnn', 'semantic_fpn', 'dino'],
+)
 def test_backbone_in_a_config_of_a_toolbox(
-    toolbox: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toolbox: str,
+    page: Path,
+    base: str,
+    size: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model builds, starts from the weights that the config names, and predicts."""
     monkeypatch.chdir(tmp_path)
@@ -64,7 +77,7 @@ def test_backbone_in_a_config_of_a_toolbox(
     Path('configs').symlink_to(
         Path(mmseg.__file__).parent / '.mim' / 'configs'
     )  # as in MMSegmentation's clone
-    Path('example.py').write_text(example('mmdet::' if toolbox == 'mmdet' else "'./configs/"))
+    Path('example.py').write_text(example(base, page))
     model, cfg = build('example.py')
     assert cfg.default_scope == toolbox
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
@@ -72,11 +85,11 @@ def test_backbone_in_a_config_of_a_toolbox(
     assert all(torch.equal(value, weights[name]) for name, value in model.backbone.state_dict().items())
 
     sample = DetDataSample() if toolbox == 'mmdet' else SegDataSample()
-    sample.set_metainfo(dict(img_shape=(H, W), ori_shape=(H, W), pad_shape=(H, W), scale_factor=(1.0, 1.0)))
-    image = torch.randint(0, 256, (3, H, W), dtype=torch.uint8)
+    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0)))
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     with torch.no_grad():
         (output,) = model.eval().test_step(dict(inputs=[image], data_samples=[sample]))
-    assert 'pred_instances' in output if toolbox == 'mmdet' else output.pred_sem_seg.shape == (H, W)
+    assert 'pred_instances' in output if toolbox == 'mmdet' else output.pred_sem_seg.shape == size
 
 
 def build(config: str) -> tuple[nn.Module, Config]:

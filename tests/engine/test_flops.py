@@ -67,6 +67,12 @@ PARTS = {
     'retinanet_crossformer_pp_s': ['backbone', 'neck', 'bbox_head'],
     'fpn_crossformer_t': ['backbone', 'neck', 'decode_head'],
     'upernet_crossformer_pp_s': ['backbone', 'decode_head', 'auxiliary_head'],
+    'dino_crossformer_s': ['backbone', 'neck', 'transformer'],
+    'deformable_detr_crossformer_s': ['backbone', 'neck', 'transformer'],
+    'rtmdet_ins_crossformer_s': ['backbone', 'neck', 'bbox_head'],
+    'mask2former_crossformer_s_coco': ['backbone', 'panoptic_head'],
+    'mask2former_crossformer_s_ade20k': ['backbone', 'decode_head'],
+    'segformer_crossformer_s': ['backbone', 'decode_head'],
 }
 
 
@@ -74,7 +80,7 @@ PARTS = {
 def test_parts_sum_up_to_the_whole(
     name: str, narrow_config: Callable[[str], Config], narrow_segmentor: Callable[[str], Config]
 ) -> None:
-    narrow = narrow_segmentor if name.startswith(('fpn', 'upernet')) else narrow_config
+    narrow = narrow_segmentor if 'decode_head' in PARTS[name] else narrow_config
     model = build_model(narrow(name))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     *parts, whole = count(model, HEIGHT, WIDTH)
@@ -133,6 +139,16 @@ def test_heads_count_as_in_papers(tmp_path: Path) -> None:
     whole = count(build_model(Config.fromfile(leaf)), 800, 1280)[-1]
     assert whole.parameters / 1e6 == pytest.approx(48, abs=0.5)
     assert whole.multiply_adds / 1e9 == pytest.approx(267, abs=1)
+
+
+@pytest.mark.slow
+def test_transformers_count_as_in_papers(tmp_path: Path) -> None:
+    """The published figures of DINO with ResNet-50 are 47 M and 279 G."""
+    leaf = tmp_path / 'dino.py'
+    leaf.write_text("_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'\n")
+    whole = count(build_model(Config.fromfile(leaf)), 800, 1280)[-1]
+    assert whole.parameters / 1e6 == pytest.approx(47, abs=1)
+    assert whole.multiply_adds / 1e9 == pytest.approx(279, abs=1)
 
 
 @pytest.mark.parametrize('size', [(0, 800), (800, -1), (MAX_PIXELS, 2)])

@@ -1,6 +1,7 @@
 """The page and the index of models: up to date, complete, and consistent with the published figures."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from crossformer_mm.engine.flops import usual_shape
 from crossformer_mm.engine.model_zoo import (
     PAPERS,
     PUBLISHED,
+    SWIN_BESIDE,
     Model,
     config_names,
     model_zoo_parser,
@@ -53,6 +55,7 @@ def test_every_config_has_a_row_and_an_entry() -> None:
         'mask_rcnn_crossformer_s_g14',
         'upernet_crossformer_s',
         'crossformer_pp_s_in1k',
+        'segformer_crossformer_s',
     ],
 )
 def test_rows_and_entries_are_up_to_date(name: str) -> None:
@@ -77,6 +80,7 @@ def test_entries_agree_with_the_page(name: str) -> None:
     results = ENTRIES[name].get('Results', [])
     figures = [f'{figure:.1f}' for result in results for figure in result['Metrics'].values()]
     scores = published[2:] if '_in1k' in name else published[3:]
+    scores = [] if name in SWIN_BESIDE else scores
     assert figures == [figure for figure in scores if figure]
     assert bool(results) == (name in PUBLISHED)
 
@@ -91,6 +95,20 @@ def test_parameters_agree_to_the_printed_digit(name: str) -> None:
         assert (here, published) in [('33.0', '40.8 (a misprint)'), ('83.6', '83.7 (a misprint)')]
     else:
         assert here == published
+
+
+@pytest.mark.parametrize('name', SWIN_BESIDE)
+def test_models_with_swin_have_its_size_and_the_published_scores(name: str) -> None:
+    """Heads are equal, so that only the backbones differ; the config's heading has the same scores."""
+    ours, _, swin, theirs, _, score = cells(name)
+    backbones = {'Swin-T': (29.887, 27.520), 'Swin-S': (51.201, 48.837), 'Swin-B': (90.944, 86.743)}
+    crossformer, other = backbones[swin]
+    assert float(ours) - float(theirs) == pytest.approx(crossformer - other, abs=0.11)
+    heading = ' '.join((CONFIGS / f'{name}.py').read_text().partition('crossformer train')[0].split())
+    if score:
+        assert f'{swin}: {score.removesuffix(" *")}' in heading
+    else:
+        assert not re.search(rf'{swin}: (box AP|mask AP|mIoU)', heading)
 
 
 def pairs(sides: list[int], span: float, interval: int) -> int:
