@@ -115,7 +115,7 @@ def test_the_command_quantises(
     printed = capsys.readouterr().out
     assert 'warning: --int8: 3 images are few' in printed
     assert 'quantising on 3 images' in printed and '(tolerance 0.5)' in printed
-    assert f'measured by: crossformer test {tmp_path / "narrow.py"} {out}\n' in printed
+    assert f'crossformer test {tmp_path / "narrow.py"} {out} measures what integers cost\n' in printed
     file = OnnxModel(out)
     assert file.origin['precision'] == 'int8' and len(file.classes) == 1000
     assert out.stat().st_size < (tmp_path / 'model.pth').stat().st_size / 2
