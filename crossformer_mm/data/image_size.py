@@ -13,6 +13,7 @@ from .datasets import LOADERS, dicts_in
 _SIZES = {
     'scale': ('Resize', 'RandomResize', 'ResizeEdge', 'RandomResizedCrop', 'ResizeShortestEdge'),
     'scales': ('RandomChoiceResize',),
+    'max_size': ('RandomChoiceResize', 'ResizeShortestEdge'),
     'crop_size': ('RandomCrop', 'CenterCrop', 'RandomCenterCropPad'),
     'size': ('Pad', 'SegDataPreProcessor', 'BatchFixedSizePad'),
     'img_scale': ('Mosaic', 'MixUp', 'CachedMosaic', 'CachedMixUp'),
@@ -62,11 +63,15 @@ def set_image_size(cfg: Config, sides: Sequence[int]) -> None:
     else:
         factors = sides[1] / size[0], sides[0] / size[1]
     crop = (factors[1] if keeps_ratio else min(factors),) * 2
-    parts = [cfg.get(name) for name in (*LOADERS, 'tta_pipeline')]
+    parts = [cfg.get(name) for name in (*LOADERS, 'tta_pipeline', 'custom_hooks')]  # hooks switch pipelines
     steps = {id(step): step for part in (*parts, cfg.model) for _, step in dicts_in(part)}  # each once
     for step in steps.values():
         for key in _keys(step):
-            step[key] = _scaled(step[key], factors if 'scale' in key else crop, keeps_ratio)
+            wanted = factors if 'scale' in key else crop
+            if key == 'scales':
+                step[key] = [_scaled(size, wanted, keeps_ratio) for size in step[key]]
+            else:
+                step[key] = _scaled(step[key], wanted, keeps_ratio)
 
 
 def _tested_size(cfg: Config, given: str) -> tuple[int | Sequence[int], bool]:
@@ -92,15 +97,13 @@ def _keys(step: dict[str, Any]) -> list[str]:
 
 
 def _scaled(value: Any, factors: Sequence[float], keeps_ratio: bool) -> Any:
-    """A size, a pair of sizes, or a list of pairs, times the factors.
+    """A size, or a pair of sizes, times the factors.
 
     They are those of width and height; or if the ratio is kept, of the longer and the shorter side, which
     then have any order.
     """
     if isinstance(value, int | float):
         return round(value * min(factors))
-    if isinstance(value[0], list | tuple):
-        return [_scaled(pair, factors, keeps_ratio) for pair in value]
     if keeps_ratio and value[0] < value[1]:
         factors = factors[::-1]
     return tuple(round(side * factor) for side, factor in zip(value, factors, strict=True))

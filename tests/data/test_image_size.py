@@ -42,6 +42,19 @@ def test_segmentation_with_its_crops_and_views(config: Callable[[str], Config]) 
     assert sizes(cfg.tta_pipeline)[0] == (512, 128)
 
 
+def test_lists_of_shorter_sides(config: Callable[[str], Config]) -> None:
+    cfg = config('mask2former_crossformer_s_ade20k')
+    set_image_size(cfg, [256])
+    (resize,) = [step for _, step in dicts_in(cfg.train_dataloader) if 'scales' in step]
+    assert (resize.scales[0], resize.scales[-1], resize.max_size) == (128, 512, 1024)
+
+
+def test_pipelines_that_a_hook_switches_to(config: Callable[[str], Config]) -> None:
+    cfg = config('rtmdet_ins_crossformer_s')
+    set_image_size(cfg, [320])
+    assert sizes(cfg.custom_hooks) == [(320, 320), (320, 320)]
+
+
 def test_classification(config: Callable[[str], Config]) -> None:
     cfg = config('crossformer_s_in1k')
     set_image_size(cfg, [112])

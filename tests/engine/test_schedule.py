@@ -55,6 +55,19 @@ def test_settings_that_the_user_states_stay(config: Callable[[str], Config]) -> 
     assert times(cfg) == [{'begin': 0, 'end': 200}, {'begin': 200, 'end': 1600}]
 
 
+def test_times_of_other_intervals_and_pipelines(config: Callable[[str], Config]) -> None:
+    cfg = config('rtmdet_ins_crossformer_s')
+    set_length(cfg, 10, None)
+    assert cfg.train_cfg.dynamic_intervals == [(9, 1)]
+    assert [hook.switch_epoch for hook in cfg.custom_hooks if 'switch_epoch' in hook] == [9]
+
+
+def test_the_last_validation_is_at_the_end(config: Callable[[str], Config]) -> None:
+    cfg = config('mask2former_crossformer_s_coco')
+    set_length(cfg, None, 2000)
+    assert cfg.train_cfg.dynamic_intervals == [(1980, 2000)]
+
+
 def test_fractions_of_epochs(config: Callable[[str], Config]) -> None:
     cfg = config('crossformer_s_in1k')
     set_length(cfg, 15, None)
