@@ -7,7 +7,7 @@ from ..utils.errors import UserError
 from .backbone import BackboneGraph
 
 _SUPPORTED = (
-    'RetinaNet, Mask R-CNN and Cascade Mask R-CNN, an EncoderDecoder with one decode head, an'
+    'RetinaNet, Faster, Mask and Cascade R-CNN, an EncoderDecoder with one decode head, an'
     ' ImageClassifier with a softmax, and with --backbone the backbone of any model'
 )
 
