@@ -44,7 +44,7 @@ def graph_of(model: BaseModel, backbone_only: bool = False) -> nn.Module:
         return ClassifierGraph(model)
     head = next((getattr(model, name) for name in ('decode_head', 'head') if hasattr(model, name)), None)
     kind = type(model).__name__ + (f' with a {type(head).__name__}' if head is not None else '')
-    raise UserError(f'a {kind} cannot be exported; {_SUPPORTED} can')
+    raise UserError(f'{kind} cannot be exported; {_SUPPORTED} can')
 
 
 def _is_plain_segmentor(model: BaseModel) -> bool:

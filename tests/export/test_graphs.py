@@ -65,6 +65,6 @@ def test_other_models_are_refused(narrow_classifier: Callable[[str], Config]) ->
     cfg.model.head = dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=256)
     cfg.model.neck = dict(type='GlobalAveragePooling')
     model = random_model(cfg)
-    with pytest.raises(UserError, match=r'ImageClassifier with a MultiLabelLinearClsHead.*RetinaNet, Mask'):
+    with pytest.raises(UserError, match=r'ImageClassifier with a MultiLabelLinearClsHead.*RetinaNet, Faster'):
         graph_of(model)
     assert graph_of(model, backbone_only=True).outputs == ('stage4',)
