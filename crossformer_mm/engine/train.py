@@ -18,6 +18,7 @@ from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..data.datasets import class_datasets
 from ..data.image_size import add_size_option, set_image_size
+from ..models.arch import STAGES
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
@@ -100,6 +101,13 @@ def training_parser() -> argparse.ArgumentParser:
         '--workers', type=int, metavar='N', help='worker processes that read data, per process'
     )
     parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (a random one)')
+    parser.add_argument(
+        '--freeze',
+        type=int,
+        choices=range(STAGES + 1),
+        metavar='N',
+        help='keep the weights of the first embedding and of the first N stages, 0 to 4, of the backbone',
+    )
     parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
         '--stop-on-nan',
@@ -197,6 +205,8 @@ def training_config(options: argparse.Namespace) -> Config:
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *custom_hooks]
     if options.with_cp:
         cfg.model.backbone.with_cp = True
+    if options.freeze is not None:
+        cfg.model.backbone.frozen_stages = options.freeze
     if options.amp:
         set_mixed_precision(cfg, options.amp)
     if options.auto_scale_lr:

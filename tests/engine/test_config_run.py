@@ -98,8 +98,9 @@ def test_auto_scaling_reckons_with_accumulation(train_with: Callable[..., Config
 
 
 def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
-    words = ['--batch-size', '3', '--accumulate', '4', '--clip-grad', '0.5', '--with-cp']
+    words = ['--batch-size', '3', '--accumulate', '4', '--clip-grad', '0.5', '--with-cp', '--freeze', '2']
     cfg = train_with(*words)
+    assert cfg.model.backbone.frozen_stages == 2
     assert cfg.train_dataloader.batch_size == 3
     assert cfg.optim_wrapper.accumulative_counts == 4
     assert cfg.optim_wrapper.clip_grad == {'max_norm': 0.5}
