@@ -41,6 +41,7 @@ from .schedule import add_length_options, fit_warm_up, set_length
 from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
+EMA = {'type': 'EMAHook', 'ema_type': 'MomentumAnnealingEMA', 'momentum': 2e-4, 'update_buffers': True}
 
 
 def training_parser() -> argparse.ArgumentParser:
@@ -102,6 +103,12 @@ def training_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (a random one)')
     parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='average the weights over the training (exponential moving average); this average is evaluated'
+        ' and saved',
+    )
+    parser.add_argument(
         '--freeze',
         type=int,
         choices=range(STAGES + 1),
@@ -149,6 +156,8 @@ def train(options: argparse.Namespace) -> None:
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         if run.checkpoint:
             check_trained_classes(cfg, run.checkpoint)
+            if run.checkpoint.get('ema_state_dict') and not averages(cfg):
+                raise UserError(f'--resume {run.checkpoint.path}: averages its weights; give --ema as before')
             warnings += compare_settings(cfg, run.checkpoint)
         runner = run.build(labels, warnings)
         set_start(runner, run)
@@ -203,6 +212,8 @@ def training_config(options: argparse.Namespace) -> Config:
     if cfg.launcher != 'none':
         custom_hooks.append({'type': 'AgreementHook'})
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *custom_hooks]
+    if options.ema:
+        average_weights(cfg)
     if options.with_cp:
         cfg.model.backbone.with_cp = True
     if options.freeze is not None:
@@ -222,6 +233,25 @@ def training_config(options: argparse.Namespace) -> Config:
             if not Path(options.resume).exists():
                 raise UserError(f'--resume {options.resume}: no such file or folder')
     return cfg
+
+
+def average_weights(cfg: Config) -> None:
+    """Average the weights by MMEngine's hook, whose average follows more closely at first.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Raises:
+        UserError: The config averages them already.
+    """
+    if averages(cfg):
+        raise UserError('--ema: the config averages the weights already; leave the option out')
+    cfg.custom_hooks = [*cfg.custom_hooks, EMA]
+
+
+def averages(cfg: Config) -> bool:
+    """Whether a training averages its weights."""
+    return any(str(hook.get('type')).endswith('EMAHook') for hook in cfg.get('custom_hooks') or ())
 
 
 def set_backbone_file(cfg: Config, path: str | None) -> None:

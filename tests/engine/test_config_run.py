@@ -13,6 +13,8 @@ from crossformer_mm.engine.config import load_config, quiet_imports
 from crossformer_mm.engine.schedule import length_warnings, schedules
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
 from crossformer_mm.engine.train import (
+    average_weights,
+    averages,
     check_work_folder,
     make_resumable,
     open_weights,
@@ -105,6 +107,14 @@ def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
     assert cfg.optim_wrapper.accumulative_counts == 4
     assert cfg.optim_wrapper.clip_grad == {'max_norm': 0.5}
     assert cfg.model.backbone.with_cp
+
+
+def test_averages_of_weights(train_with: Callable[..., Config]) -> None:
+    assert not averages(train_with())
+    cfg = train_with('--ema')
+    assert cfg.custom_hooks[-1].type == 'EMAHook'
+    with pytest.raises(UserError, match='--ema: the config averages the weights already'):
+        average_weights(cfg)
 
 
 def test_rate_workers_and_seed(train_with: Callable[..., Config]) -> None:

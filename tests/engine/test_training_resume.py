@@ -16,6 +16,7 @@ from small_runs import IMAGES, Noisy, StopHook, Stopped, assert_same_state, smal
 from torch.utils.data import DataLoader, Dataset
 
 from crossformer_mm.engine.replay import ReplayedLoader, seed_of, seed_step
+from crossformer_mm.engine.train import EMA
 from crossformer_mm.utils.errors import UserError
 
 
@@ -53,6 +54,23 @@ def test_the_seed_matters(whole: dict[str, Path], tmp_path: Path, kind: str) -> 
     run.train()
     with pytest.raises(AssertionError, match='Tensor-likes are not equal'):
         assert_same_state(tmp_path, whole[kind])
+
+
+def test_averages_of_weights(whole: dict[str, Path], tmp_path: Path) -> None:
+    averaged, stopped = ({'custom_hooks': [*hooks, EMA]} for hooks in ((), (StopHook(5),)))
+    small_run(tmp_path / 'whole', **averaged).train()
+    with pytest.raises(Stopped):
+        small_run(tmp_path / 'stopped', **stopped).train()
+    small_run(tmp_path / 'stopped', resume=True, **averaged).train()
+    assert_same_state(tmp_path / 'whole', tmp_path / 'stopped')
+    found, resumed, plain = (
+        torch.load(folder / 'iter_12.pth', weights_only=False)
+        for folder in (tmp_path / 'whole', tmp_path / 'stopped', whole['Epoch'])
+    )
+    torch.testing.assert_close(resumed['ema_state_dict'], found['ema_state_dict'], rtol=0, atol=0)
+    name = 'layers.0.weight'
+    assert torch.equal(found['ema_state_dict'][f'module.{name}'], plain['state_dict'][name])
+    assert not torch.equal(found['state_dict'][name], plain['state_dict'][name])  # the average
 
 
 def test_gradients_that_wait_for_their_update(tmp_path: Path) -> None:
