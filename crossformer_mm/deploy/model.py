@@ -17,6 +17,7 @@ from .prepare import prepare, widen
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+SUFFIX = '.onnx'  # of the names of exported files
 _METADATA = {'task': str, 'classes': list, 'palette': list, 'preprocessing': dict, 'origin': dict}
 _INPUTS = (['image', 'size'], ['image'])  # a classifier needs no size
 _FATAL = 4  # onnxruntime's level of messages; errors are raised as well

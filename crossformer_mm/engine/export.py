@@ -19,7 +19,7 @@ from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..data.datasets import image_folder, set_num_classes
 from ..data.exif import ignores_exif, trained_without_exif
 from ..data.images import SUFFIXES, NoImageError, image_files, read_image, spread
-from ..deploy.model import OnnxModel
+from ..deploy.model import SUFFIX, OnnxModel
 from ..export.graphs import graph_of
 from ..export.parity import TOLERANCES, Comparison, compare
 from ..export.precision import in_float16
@@ -35,7 +35,6 @@ from .flops import MAX_PIXELS, build_model
 from .infer import find_files
 from .inferencer import meta_for
 
-SUFFIX = '.onnx'
 _PACKAGES = ('onnx', 'onnxruntime')
 _LEAST_SIDE = 32  # pixels
 _MOST_OF_DATASET, _MOST_GIVEN = 4, 16  # images on which a file is compared with PyTorch

@@ -14,10 +14,9 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from ..data.datasets import trains_masks
 from ..data.exif import ignores_exif
 from ..data.images import read_image
-from ..deploy.model import OnnxModel
+from ..deploy.model import SUFFIX, OnnxModel
 from ..deploy.predictions import Objects
 from ..utils.errors import UserError
-from .export import SUFFIX
 
 _TASKS = {'mmseg': 'semantic segmentation', 'mmpretrain': 'classification'}
 

@@ -15,10 +15,10 @@ from ..data.class_splits import OTHER_CHOICE
 from ..data.classes import classes_of
 from ..data.datasets import class_datasets, datasets_of, map_datasets, without_annotations
 from ..data.exif import other_than_in_training, trained_without_exif
+from ..deploy.model import SUFFIX
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .distributed import sync_bn_warnings
-from .export import SUFFIX
 from .exported_model import is_exported, open_exported
 from .outputs import LOADERS, list_results, prepare_images, set_outputs
 from .runner import (
