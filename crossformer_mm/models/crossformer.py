@@ -334,11 +334,14 @@ class Stage(nn.Module):
         return x
 
 
-def init_as_published(module: nn.Module) -> None:
-    """Linear weights from a truncated normal of deviation 0.02; zero biases."""
+def init_linear(module: nn.Module) -> None:
+    """Linear weights from a truncated normal of deviation 0.02, with zero biases, as in Swin and others.
+
+    The papers do not state initial values. Convolutions keep PyTorch's: with zero biases, an image's
+    zero-padded area would be zero up to the first norms, whose gradient is 1/√ε there.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.zeros_(module.bias)
 
 
@@ -467,7 +470,7 @@ class CrossFormer(BaseModule):
                     with_cp=with_cp,
                 )
             )
-        self.apply(init_as_published)
+        self.apply(init_linear)
         self._freeze()
 
     @classmethod

@@ -228,15 +228,30 @@ def test_frozen_stages_stay_frozen(frozen):
     assert bool(changed) is (frozen < 4)
 
 
-def test_initialisation_as_published():
+def test_initialisation():
     torch.manual_seed(0)
     for name, module in CrossFormer('t').named_modules():
         if isinstance(module, nn.Linear) and module.weight.numel() > 4000:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), name
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+        if isinstance(module, nn.Linear | nn.LayerNorm):
             assert (module.bias == 0).all(), name
+        if isinstance(module, nn.Conv2d):
+            assert (module.bias != 0).all(), name
         if isinstance(module, nn.LayerNorm):
             assert (module.weight == 1).all(), name
+
+
+def test_first_gradient_of_a_padded_image():
+    """Images of a batch are padded with zeros: their gradient is not larger than that of others."""
+    norms = []
+    for padded in (0, 64):
+        torch.manual_seed(0)
+        model = narrow().train()
+        images = torch.randn(1, 3, 128, 128)
+        images[:, :, 128 - padded :] = 0
+        sum((output * torch.randn_like(output)).mean() for output in model(images)).backward()
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+    assert norms[1] < 3 * norms[0]
 
 
 # Precision, compilers, copies
