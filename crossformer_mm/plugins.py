@@ -17,6 +17,7 @@ from mmengine.registry import (
     LOOPS,
     METRICS,
     MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
     OPTIM_WRAPPERS,
     WEIGHT_INITIALIZERS,
     Registry,
@@ -36,8 +37,10 @@ PARTS = (
     (HOOKS, 'engine.hooks.agreement', ['AgreementHook']),
     (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),
+    (HOOKS, 'engine.hooks.early_stop', ['EarlyStopHook']),
     (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
     (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
+    (OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay', ['CrossFormerLayerDecayConstructor']),
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
     (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )

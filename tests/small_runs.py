@@ -69,6 +69,7 @@ def small_run(
     sampler: type | None = None,
     wrapper: dict[str, Any] | None = None,
     checkpoint: dict[str, Any] | None = None,
+    loop: dict[str, Any] | None = None,
     **more: Any,
 ) -> Runner:
     """A training of 12 iterations, three epochs, with a checkpoint after each iteration."""
@@ -85,7 +86,7 @@ def small_run(
             sampler=(sampler or SAMPLERS[kind])(dataset, seed=0),
             num_workers=workers,
         ),
-        train_cfg={'type': f'Resumable{kind}Loop', **length},
+        train_cfg={'type': f'Resumable{kind}Loop', **length, **(loop or {})},
         optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 0.1}, **(wrapper or {})},
         param_scheduler=[
             {'type': 'LinearLR', 'start_factor': 0.1, 'begin': 0, 'end': 5, 'by_epoch': False},

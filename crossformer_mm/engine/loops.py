@@ -66,6 +66,12 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         with workers_ended(self.runner):
             return super().run()
 
+    def is_validated(self) -> bool:
+        """Whether a validation follows where the training is, which is between two epochs."""
+        self._decide_current_val_interval()
+        due = self.epoch % self.val_interval == 0 or self.epoch == self.max_epochs
+        return due and self.epoch >= self.val_begin and self.iter == self.epoch * len(self.dataloader)
+
     def run_epoch(self) -> None:
         """Train for one epoch, or for the rest of one after a resume."""
         epoch, done = self.runner.message_hub.get_info(POSITION, (0, 0))
@@ -105,6 +111,12 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.dataloader_iterator = _Batches(batches, skipped=self.iter)
         with workers_ended(self.runner), closing(batches):
             return super().run()
+
+    def is_validated(self) -> bool:
+        """Whether a validation follows where the training is."""
+        self._decide_current_val_interval()
+        due = self.iter % self.val_interval == 0 or self.iter == self.max_iters
+        return due and self.iter >= self.val_begin
 
     def run_iter(self, data_batch: Sequence[dict]) -> None:
         """One step.

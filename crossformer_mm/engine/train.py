@@ -16,6 +16,7 @@ from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
+from ..data.augment import add_augment_option, augmentation_note, set_augment
 from ..data.datasets import class_datasets
 from ..data.image_size import add_size_option, set_image_size
 from ..models.arch import STAGES
@@ -24,7 +25,9 @@ from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
 from .changes import check_optimizer, check_trained_classes, compare_settings
 from .distributed import on_first_process, sync_bn_warnings
+from .early_stop import add_stop_option, set_early_stop
 from .hooks.curves import CURVES
+from .layer_decay import add_decay_option, set_layer_decay
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
     SEEDS,
@@ -115,6 +118,9 @@ def training_parser() -> argparse.ArgumentParser:
         metavar='N',
         help='keep the weights of the first embedding and of the first N stages, 0 to 4, of the backbone',
     )
+    add_decay_option(parser)
+    add_augment_option(parser)
+    add_stop_option(parser)
     parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
         '--stop-on-nan',
@@ -149,6 +155,8 @@ def train(options: argparse.Namespace) -> None:
         on_first_process(lambda: check_work_folder(cfg, run.checkpoint, run.weights))
         drawn = draw_validation(cfg, options, run.checkpoint) if options.val_fraction else None
         run.data = apply_data(cfg, LOADERS, source=options.source)
+        if options.augment:
+            run.data.notes.append(augmentation_note(cfg, options.augment))
         if drawn:
             run.data.notes.extend(drawn.notes)
             run.data.warnings.extend(drawn.warnings)
@@ -214,6 +222,12 @@ def training_config(options: argparse.Namespace) -> Config:
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *custom_hooks]
     if options.ema:
         average_weights(cfg)
+    if options.layer_decay is not None:
+        set_layer_decay(cfg, options.layer_decay)
+    if options.augment:
+        set_augment(cfg, options.augment)
+    if options.early_stop is not None:
+        set_early_stop(cfg, options.early_stop)
     if options.with_cp:
         cfg.model.backbone.with_cp = True
     if options.freeze is not None:

@@ -117,6 +117,19 @@ def test_averages_of_weights(train_with: Callable[..., Config]) -> None:
         average_weights(cfg)
 
 
+def test_layers_augmentation_and_the_end(train_with: Callable[..., Config]) -> None:
+    words = ['--layer-decay', '0.75', '--augment', 'strong', '--early-stop', '3', '--image-size', '400']
+    cfg = train_with(*words)
+    assert cfg.optim_wrapper.paramwise_cfg == {'decay_rate': 0.75}
+    assert cfg.train_dataloader.dataset.dataset.pipeline[-1] == {'type': 'Pad', 'size': (512, 512)}
+    assert cfg.custom_hooks[-1].type == 'EarlyStopHook'
+    for setting in ('train_dataloader.dataset.pipeline=[]', 'optim_wrapper.constructor=Own'):
+        with pytest.raises(UserError, match='--augment strong' if 'pipeline' in setting else '--layer-decay'):
+            train_with(*words[:4], '--cfg-options', setting)
+    with pytest.raises(UserError, match='--early-stop 3: needs a validation set; leave out --no-val'):
+        train_with('--early-stop', '3', '--no-val')
+
+
 def test_rate_workers_and_seed(train_with: Callable[..., Config]) -> None:
     cfg = train_with('--lr', '0.003', '--workers', '0', '--seed', '7')
     assert cfg.optim_wrapper.optimizer.lr == 0.003

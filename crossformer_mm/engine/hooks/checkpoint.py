@@ -141,10 +141,37 @@ class AtomicCheckpointHook(CheckpointHook):
         with self._removals_last():
             super().after_train_epoch(*args, **kwargs)
 
-    def after_val_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Save the best checkpoint, if this is it."""
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save the best checkpoint, if this is it.
+
+        Args:
+            runner: The run.
+            metrics: The scores, by name.
+
+        Raises:
+            UserError: The score that decides is not among them.
+        """
+        wanted = self.key_indicators if self.save_best and metrics else ()
+        if unknown := [name for name in wanted if name not in metrics and name != 'auto']:
+            raise UserError(
+                f'default_hooks.checkpoint.save_best={unknown[0]}: the validation has no such score, only'
+                f' {shorten(list(metrics))}'
+            )
         with self._removals_last():
-            super().after_val_epoch(*args, **kwargs)
+            super().after_val_epoch(runner, metrics)
+
+    def save_now(self, runner: Runner) -> None:
+        """Save after an epoch or iteration that is not one of the interval.
+
+        Args:
+            runner: The run, between two epochs or iterations.
+        """
+        step = runner.epoch if self.by_epoch else runner.iter
+        last = runner.message_hub.get_info('last_ckpt', '')  # also that of a resume
+        if step and Path(str(last)).name != self.filename_tmpl.format(step):
+            with self._removals_last():
+                meta = {'epoch': runner.epoch, 'iter': runner.iter}
+                self._save_checkpoint_with_step(runner, step, meta)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite; add notes about the training, and accumulated gradients.
