@@ -7,7 +7,7 @@ import numpy as np
 from .masks import MaskPart, MaskParts, part_of
 from .predictions import Objects, Tile
 
-_SAME = 0.5  # two objects are one if more of the smaller one lies in the other
+_SAME = 0.5  # of what two tiles see of an object, this share must agree
 
 
 def merge_objects(
@@ -22,23 +22,24 @@ def merge_objects(
         score_thr: Objects of a lower score are left out.
 
     Returns:
-        The objects, in pixels of the image. Those of one class in different tiles become one if more than
-        half of the smaller one lies in the other: with the union of boxes and masks, and the best score.
+        The objects, in pixels of the image. Two of one class from different tiles are the same if, of their
+        parts where the tiles overlap, more than half of the smaller one lies in the other. They become one
+        with the union of their boxes and masks, and the best score.
     """
     parts = [_placed(objects, tile, score_thr) for tile, objects in zip(tiles, found, strict=True)]
     sources = np.repeat(np.arange(len(parts)), [len(part.scores) for part in parts])
     order = np.argsort(-np.concatenate([part.scores for part in parts]), kind='stable')
-    boxes, scores, labels = (
-        np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ('boxes', 'scores', 'labels')
-    )
-    masks = None if parts[0].masks is None else [part for objects in parts for part in objects.masks]
-    masks = masks and [masks[index] for index in order]
-    groups = _groups(boxes, labels, sources[order], masks)
+    boxes, scores, labels = (np.concatenate(values)[order] for values in list(zip(*parts, strict=True))[:3])
+    masks = None
+    if parts[0].masks is not None:
+        masks = [mask for part in parts for mask in part.masks]
+        masks = [masks[index] for index in order]
+    edges = np.array([[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in tiles])
+    groups = _groups(Objects(boxes, scores, labels, masks), sources[order], edges)
     best = [group[0] for group in groups]
+    boxes = np.array([_hull(boxes[group]) for group in groups], np.float32).reshape(-1, 4)
     if masks is not None:
         masks = MaskParts([_union([masks[index] for index in group]) for group in groups], size)
-    boxes = np.array([_hull(boxes[group]) for group in groups], np.float32).reshape(-1, 4)
     return Objects(boxes, scores[best], labels[best], masks)
 
 
@@ -54,44 +55,58 @@ def _placed(found: Objects, tile: Tile, score_thr: float) -> Objects:
     return Objects(found.boxes[kept] + corner, found.scores[kept], found.labels[kept], masks)
 
 
-def _groups(
-    boxes: np.ndarray, labels: np.ndarray, sources: np.ndarray, masks: Sequence[MaskPart] | None
-) -> list[list[int]]:
-    """Find which objects, given the best first, are the same one."""
-    free = np.ones(len(boxes), bool)
+def _groups(found: Objects, sources: np.ndarray, tiles: np.ndarray) -> list[list[int]]:
+    """Find which objects are the same one.
+
+    Args:
+        found: The objects of all tiles, the best first.
+        sources: The tile of each.
+        tiles: Left, top, right and bottom of each tile.
+
+    Returns:
+        The indices of each group, the best first.
+    """
+    free = np.ones(len(found.scores), bool)
     groups = []
-    for first in range(len(boxes)):
+    for first in range(len(free)):
         if not free[first]:
             continue
         free[first] = False
         group = [first]
-        for member in group:  # which grows: an object may lie in several tiles
-            near = free & (labels == labels[member]) & (sources != sources[member])
-            near[near] = _shares(boxes[member], boxes[near]) > 0
-            same = [index for index in np.flatnonzero(near) if _is_same(member, index, boxes, masks)]
+        for member in group:  # which grows: an object may lie in many tiles
+            candidates = free & (found.labels == found.labels[member]) & (sources != sources[member])
+            others = np.flatnonzero(candidates)
+            both = _common(tiles[sources[member]], tiles[sources[others]])  # what both tiles see
+            near = _areas(_common(_common(found.boxes[member], found.boxes[others]), both)) > 0
+            same = [
+                index
+                for index, zone in zip(others[near], both[near], strict=True)
+                if _is_same(found, member, index, zone)
+            ]
             free[same] = False
             group += same
         groups.append(group)
     return groups
 
 
-def _is_same(one: int, other: int, boxes: np.ndarray, masks: Sequence[MaskPart] | None) -> bool:
-    """Whether more than a share of the smaller of two objects lies in the other."""
-    if masks is None:
-        return _shares(boxes[one], boxes[[other]])[0] > _SAME
-    small, large = sorted((masks[one], masks[other]), key=lambda part: part.pixels.sum())
-    area = small.pixels.sum()
-    height, width = small.pixels.shape
-    common = large.within(small.top, small.left, small.top + height, small.left + width)
-    return area > 0 and (small.pixels & common).sum() > _SAME * area
+def _is_same(found: Objects, one: int, other: int, zone: np.ndarray) -> bool:
+    """Whether, of the parts of two objects in a zone, more than a share of the smaller lies in the other."""
+    if found.masks is None:
+        parts = _common(found.boxes[[one, other]], zone)
+        return _areas(_common(*parts)) > _SAME * _areas(parts).min()
+    left, top, right, low = zone
+    parts = [found.masks[index].within(top, left, low, right) for index in (one, other)]
+    return (parts[0] & parts[1]).sum() > _SAME * min(part.sum() for part in parts)
 
 
-def _shares(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The share of the smaller box of each pair that lies in the other one."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    areas = [np.prod(part[..., 2:] - part[..., :2], axis=-1) for part in (box, others)]
-    common = np.prod((high - low).clip(0), axis=1)
-    return common / np.minimum(*areas).clip(np.finfo(np.float32).tiny)
+def _common(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The intersections of boxes."""
+    low = np.maximum(boxes[..., :2], others[..., :2])
+    return np.concatenate([low, np.minimum(boxes[..., 2:], others[..., 2:])], -1)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return np.prod((boxes[..., 2:] - boxes[..., :2]).clip(0), -1)
 
 
 def _hull(boxes: np.ndarray) -> np.ndarray:
