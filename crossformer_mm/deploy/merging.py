@@ -7,7 +7,8 @@ import numpy as np
 from .masks import MaskPart, MaskParts, part_of
 from .predictions import Objects, Tile
 
-_SAME = 0.5  # of what two tiles see of an object, this share must agree
+_SAME = 0.5  # least overlap of boxes of one object
+_MARGIN = 0.01  # of a tile: an object that is so near to its border is cut
 
 
 def merge_objects(
@@ -22,8 +23,10 @@ def merge_objects(
         score_thr: Objects of a lower score are left out.
 
     Returns:
-        The objects, in pixels of the image. Two of one class from different tiles are the same if, of their
-        parts where the tiles overlap, more than half of the smaller one lies in the other. They become one
+        The objects, in pixels of the image, each once. Of several whole ones of a class in different tiles
+        that overlap by more than half, the best is kept. Objects that are cut by the borders of their tiles
+        are left out if more than half of them lies in a whole one. The others, larger than the overlap of
+        tiles, are put together: if two agree by more than half where both tiles see them, they become one
         with the union of their boxes and masks, and the best score.
     """
     parts = [_placed(objects, tile, score_thr) for tile, objects in zip(tiles, found, strict=True)]
@@ -35,7 +38,8 @@ def merge_objects(
         masks = [mask for part in parts for mask in part.masks]
         masks = [masks[index] for index in order]
     edges = np.array([[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in tiles])
-    groups = _groups(Objects(boxes, scores, labels, masks), sources[order], edges)
+    groups = _groups(boxes, labels, sources[order], edges, size)
+    groups.sort(key=lambda group: group[0])  # the best first
     best = [group[0] for group in groups]
     boxes = np.array([_hull(boxes[group]) for group in groups], np.float32).reshape(-1, 4)
     if masks is not None:
@@ -55,48 +59,56 @@ def _placed(found: Objects, tile: Tile, score_thr: float) -> Objects:
     return Objects(found.boxes[kept] + corner, found.scores[kept], found.labels[kept], masks)
 
 
-def _groups(found: Objects, sources: np.ndarray, tiles: np.ndarray) -> list[list[int]]:
+def _groups(
+    boxes: np.ndarray, labels: np.ndarray, sources: np.ndarray, tiles: np.ndarray, size: tuple[int, int]
+) -> list[list[int]]:
     """Find which objects are the same one.
 
     Args:
-        found: The objects of all tiles, the best first.
+        boxes: Those of the objects of all tiles, the best first.
+        labels: Their classes.
         sources: The tile of each.
         tiles: Left, top, right and bottom of each tile.
+        size: Height and width of the image.
 
     Returns:
-        The indices of each group, the best first.
+        The indices of the parts of each object: one, if it is whole in a tile.
     """
-    free = np.ones(len(found.scores), bool)
+    areas = _areas(boxes)
+    cut = _cut(boxes, tiles[sources], size)
+    free = np.ones(len(boxes), bool)
     groups = []
-    for first in range(len(free)):
+    for first in [*np.flatnonzero(~cut), *np.flatnonzero(cut)]:
         if not free[first]:
             continue
         free[first] = False
         group = [first]
-        for member in group:  # which grows: an object may lie in many tiles
-            candidates = free & (found.labels == found.labels[member]) & (sources != sources[member])
-            others = np.flatnonzero(candidates)
-            both = _common(tiles[sources[member]], tiles[sources[others]])  # what both tiles see
-            near = _areas(_common(_common(found.boxes[member], found.boxes[others]), both)) > 0
-            same = [
-                index
-                for index, zone in zip(others[near], both[near], strict=True)
-                if _is_same(found, member, index, zone)
-            ]
-            free[same] = False
-            group += same
+        for member in group:  # which grows: a large object may lie in many tiles
+            rivals = np.flatnonzero(free & (labels == labels[member]) & (sources != sources[member]))
+            if cut[member]:  # compare what both tiles see
+                both = _common(tiles[sources[member]], tiles[sources[rivals]])
+                same = _overlap(_common(boxes[member], both), _common(boxes[rivals], both)) > _SAME
+                group += list(rivals[same])
+            else:
+                inside = _areas(_common(boxes[member], boxes[rivals])) > _SAME * areas[rivals]
+                same = np.where(cut[rivals], inside, _overlap(boxes[member], boxes[rivals]) > _SAME)
+            free[rivals[same]] = False
         groups.append(group)
     return groups
 
 
-def _is_same(found: Objects, one: int, other: int, zone: np.ndarray) -> bool:
-    """Whether, of the parts of two objects in a zone, more than a share of the smaller lies in the other."""
-    if found.masks is None:
-        parts = _common(found.boxes[[one, other]], zone)
-        return _areas(_common(*parts)) > _SAME * _areas(parts).min()
-    left, top, right, low = zone
-    parts = [found.masks[index].within(top, left, low, right) for index in (one, other)]
-    return (parts[0] & parts[1]).sum() > _SAME * min(part.sum() for part in parts)
+def _cut(boxes: np.ndarray, tiles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Whether objects reach borders of their tiles that are not the image's."""
+    margin = _MARGIN * (tiles[:, 2:] - tiles[:, :2])
+    low = (boxes[:, :2] < tiles[:, :2] + margin) & (tiles[:, :2] > 0)
+    high = (boxes[:, 2:] > tiles[:, 2:] - margin) & (tiles[:, 2:] < size[::-1])
+    return (low | high).any(1)
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union; 0 for boxes without area."""
+    common = _areas(_common(boxes, others))
+    return common / (_areas(boxes) + _areas(others) - common).clip(np.finfo(np.float32).tiny)
 
 
 def _common(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

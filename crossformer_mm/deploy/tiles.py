@@ -17,8 +17,8 @@ _SMALLEST, _MOST = 32, 0.9  # side of a tile in pixels, overlap
 class TiledModel:
     """A model that predicts on images larger than a tile in tiles, and on smaller ones as before.
 
-    The objects of all tiles are merged: those of one class from different tiles become one if more than
-    half of the smaller one lies in the other. The scores of segments are averaged where tiles overlap.
+    The objects of all tiles are merged (:func:`crossformer_mm.deploy.merging.merge_objects`). The scores of
+    segments are averaged where tiles overlap.
 
     Args:
         model: What predicts: an :class:`crossformer_mm.deploy.model.OnnxModel`, or a
