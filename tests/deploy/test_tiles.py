@@ -178,10 +178,7 @@ def save(cfg: Config, folder: Path, classes: int) -> None:
     set_num_classes(cfg.model, classes)
     torch.manual_seed(0)
     names = tuple(f'class {i}' for i in range(classes))
-    content = {
-        'state_dict': MODELS.build(cfg.model).state_dict(),
-        'meta': {'dataset_meta': {'classes': names}},
-    }
+    state, meta = MODELS.build(cfg.model).state_dict(), {'dataset_meta': {'classes': names}}
     torch.save({'state_dict': state, 'meta': meta}, folder / 'random.pth')
 
 
