@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+Tile = tuple[slice, slice]  # rows and columns of an image
+
 
 class Objects(NamedTuple):
     """The objects in an image, the best first."""

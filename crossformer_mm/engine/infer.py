@@ -7,18 +7,20 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from rich.progress import Progress
 
 from ..data.images import IGNORE_EXIF_HELP, NoImageError, read_image
 from ..data.label_files import write_label_map
 from ..deploy.model import OnnxModel
 from ..deploy.predictions import Objects
+from ..deploy.tiles import OVERLAP, TiledModel, check_tiles
 from ..evaluation.class_pictures import save_classified
 from ..evaluation.detection_pictures import drawn_objects, save_objects
 from ..evaluation.records import best_classes, class_record, object_records, segment_records
@@ -69,7 +71,22 @@ def inference_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU, if there is one)')
     parser.add_argument(
-        '--batch-size', type=int, default=1, metavar='N', help='images per batch (%(default)s)'
+        '--batch-size', type=int, default=1, metavar='N', help='images, or tiles, per batch (%(default)s)'
+    )
+    parser.add_argument(
+        '--tiles',
+        type=int,
+        metavar='S',
+        help='predict on images larger than S×S pixels in tiles of this size, each as an image of its own,'
+        ' and merge the results: for small objects in large images. S should be the size of the images in'
+        ' training, in pixels before they were resized',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=float,
+        metavar='X',
+        help=f'with --tiles: overlap of neighbouring tiles as a share of their size, larger than the objects'
+        f' ({OVERLAP:g})',
     )
     parser.add_argument('--ignore-exif', action='store_true', help=IGNORE_EXIF_HELP)
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16')
@@ -94,6 +111,14 @@ def infer(options: argparse.Namespace) -> int:
     if not files:
         raise UserError(f'no files at {shorten(options.images)}; give images, folders or patterns')
     model = _open_model(options)
+    if options.tiles is not None:
+        model = TiledModel(
+            model,
+            options.tiles,
+            _overlap(options),
+            batch=options.batch_size,
+            score_thr=options.score_thr,
+        )
     output = _Output(options, model, files)
     try:
         for word, reason in empty.items():
@@ -112,6 +137,10 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
     if options.batch_size < 1:
         raise UserError(f'--batch-size {options.batch_size}: must be at least 1')
+    if options.tiles is not None:
+        check_tiles(options.tiles, _overlap(options))
+    elif options.overlap is not None:
+        raise UserError(f'--overlap {options.overlap:g}: has no effect without tiles; add --tiles S')
     check_folder('--out', options.out)
     if options.onnx is None:
         missing = [f'--{name}' for name in ('config', 'checkpoint') if getattr(options, name) is None]
@@ -139,6 +168,10 @@ def _open_model(options: argparse.Namespace) -> Model:
     if model.task == 'features':
         raise UserError(f'--onnx {options.onnx}: is a backbone alone; export a complete model')
     return model
+
+
+def _overlap(options: argparse.Namespace) -> float:
+    return OVERLAP if options.overlap is None else options.overlap
 
 
 def find_files(words: Sequence[str], out: str | Path) -> tuple[list[Path], dict[str, str]]:
@@ -199,12 +232,28 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _predict_all(model: Model, files: Sequence[Path], output: _Output, options: argparse.Namespace) -> None:
     ignore_exif = options.ignore_exif or model.ignore_exif
+    step = options.batch_size
     with progress_bar() as progress:
         task = progress.add_task('predict', total=len(files))
-        for start in range(0, len(files), options.batch_size):
-            batch = files[start : start + options.batch_size]
+        if isinstance(model, TiledModel):
+            step = 1  # image of one or more batches of tiles
+            model.on_tile = _tile_counter(progress)
+        for start in range(0, len(files), step):
+            batch = files[start : start + step]
             _predict_batch(model, batch, output, ignore_exif)
             progress.advance(task, len(batch))
+
+
+def _tile_counter(progress: Progress) -> Callable[[int, int], None]:
+    """A second bar for the tiles of the present image, with the remaining time."""
+    task = progress.add_task('tiles', visible=False)
+
+    def count(done: int, total: int) -> None:
+        if not done:
+            progress.reset(task, total=total, visible=True)
+        progress.update(task, completed=done)
+
+    return count
 
 
 def _predict_batch(model: Model, files: Sequence[Path], output: _Output, ignore_exif: bool) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
@@ -168,13 +168,31 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
         The toolbox's data sample of each image, in the image's own pixels. A segmentor's samples contain
         labels but no logits, which need gigabytes for a large image.
     """
+    with _postprocessing(inferencer.model, _find_labels) if is_segmentor(inferencer) else nullcontext():
+        return _predict(inferencer, images)
+
+
+def predict_logits(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Tensor]:
+    """Compute the logits of a segmentor, ``(classes, H, W)`` in each image's own pixels.
+
+    Args:
+        inferencer: From :func:`open_inferencer`.
+        images: BGR, each ``(H, W, 3)``, of any sizes.
+
+    Returns:
+        The logits of each. A single class has two, of which the best is the label that its threshold gives.
+    """
+    with _postprocessing(inferencer.model, _keep_logits):
+        return [sample.seg_logits.data for sample in _predict(inferencer, images)]
+
+
+def _predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[BaseDataElement]:
     data = [inferencer.pipeline(widen(image)) for image in images]
     if is_segmentor(inferencer) or is_classifier(inferencer):  # which refuse a batch of several sizes
         groups = [list(group) for _, group in groupby(data, lambda item: item['inputs'].shape)]
     else:
         groups = [data] if data else []
-    with _few_classes_at_a_time(inferencer.model) if is_segmentor(inferencer) else nullcontext():
-        samples = [sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))]
+    samples = [sample for group in groups for sample in inferencer.forward(inferencer.collate_fn(group))]
     for image, sample in zip(images, samples, strict=True):
         if sample.ori_shape[:2] != image.shape[:2]:
             _crop(sample, *image.shape[:2])
@@ -184,8 +202,8 @@ def predict(inferencer: BaseInferencer, images: Sequence[np.ndarray]) -> list[Ba
 def _crop(sample: BaseDataElement, height: int, width: int) -> None:
     """Reduce a prediction on a widened image to the image itself, at the top left."""
     sample.set_metainfo({'ori_shape': (height, width)})
-    if 'pred_sem_seg' in sample:
-        sample.pred_sem_seg = PixelData(data=sample.pred_sem_seg.data[..., :height, :width])
+    for name in {'pred_sem_seg', 'seg_logits'} & set(sample.keys()):
+        setattr(sample, name, PixelData(data=sample.get(name).data[..., :height, :width]))
     if 'pred_instances' in sample:
         found = sample.pred_instances
         found.bboxes = found.bboxes.minimum(found.bboxes.new_tensor([width, height] * 2))
@@ -194,12 +212,15 @@ def _crop(sample: BaseDataElement, height: int, width: int) -> None:
 
 
 @contextmanager
-def _few_classes_at_a_time(model: nn.Module) -> Iterator[None]:
-    """Let a segmentor resize the logits of a few classes at a time to an image's size, with the same labels.
+def _postprocessing(model: nn.Module, postprocess: Callable[..., Any]) -> Iterator[None]:
+    """Let a segmentor do something else with the logits than MMSegmentation's ``postprocess_result``.
 
-    All 150 classes of a photograph of 12 megapixels would need 7.2 GB.
+    Args:
+        model: The segmentor.
+        postprocess: Takes the model, the logits ``(N, C, h, w)`` of a batch and its data samples, to which it
+            adds results in the pixels of the images.
     """
-    model.postprocess_result = partial(_find_labels, model)
+    model.postprocess_result = partial(postprocess, model)
     try:
         yield
     finally:
@@ -209,32 +230,46 @@ def _few_classes_at_a_time(model: nn.Module) -> Iterator[None]:
 def _find_labels(
     model: nn.Module, logits: Tensor, samples: Sequence[BaseDataElement]
 ) -> Sequence[BaseDataElement]:
-    """Find the labels of a batch as MMSegmentation's ``postprocess_result`` does, without keeping the logits.
+    """Resize the logits of a few classes at a time, with the same labels, and keep only these.
 
-    Args:
-        model: The segmentor.
-        logits: ``(N, C, h, w)``.
-        samples: The data samples of the images, to which the labels are added.
+    All 150 classes of a photograph of 12 megapixels would need 7.2 GB.
     """
     flipped = any(sample.get('flip') for sample in samples)
     if flipped or logits.shape[1] == 1:  # not for prediction; a single class has a threshold instead
         return type(model).postprocess_result(model, logits, samples)
-    for sample, padded in zip(samples, logits.split(1), strict=True):
-        left, right, top, bottom = sample.get('img_padding_size', sample.get('padding_size', [0] * 4))
-        small = padded[..., top : padded.shape[2] - bottom, left : padded.shape[3] - right]
-        size = sample.ori_shape[:2]
-        step = max(_GROUP // math.prod(size), 1)
-        large = (
-            F.interpolate(group, size, mode='bilinear', align_corners=model.align_corners)
-            for group in small.split(step, 1)
-        )
-        groups = (logits[0].max(0, keepdim=True) for logits in large)
+    for sample, small in zip(samples, _without_padding(logits, samples), strict=True):
+        step = max(_GROUP // math.prod(sample.ori_shape[:2]), 1)
+        groups = (_resized(model, group, sample)[0].max(0, keepdim=True) for group in small.split(step, 1))
         best, labels = next(groups)
         for i, (value, label) in enumerate(groups, 1):
             labels = torch.where(value > best, label + i * step, labels)
             best = best.maximum(value)
         sample.pred_sem_seg = PixelData(data=labels)
     return samples
+
+
+def _keep_logits(
+    model: nn.Module, logits: Tensor, samples: Sequence[BaseDataElement]
+) -> Sequence[BaseDataElement]:
+    """Resize the logits and keep them."""
+    if logits.shape[1] == 1:
+        background = torch.full_like(logits, model.decode_head.threshold).logit()
+        logits = torch.cat([background, logits], 1)
+    for sample, small in zip(samples, _without_padding(logits, samples), strict=True):
+        sample.seg_logits = PixelData(data=_resized(model, small, sample)[0])
+    return samples
+
+
+def _without_padding(logits: Tensor, samples: Sequence[BaseDataElement]) -> Iterator[Tensor]:
+    """The logits of each image, ``(1, C, h, w)``."""
+    for sample, padded in zip(samples, logits.split(1), strict=True):
+        left, right, top, bottom = sample.get('img_padding_size', sample.get('padding_size', [0] * 4))
+        yield padded[..., top : padded.shape[2] - bottom, left : padded.shape[3] - right]
+
+
+def _resized(model: nn.Module, logits: Tensor, sample: BaseDataElement) -> Tensor:
+    """Logits ``(1, C, h, w)`` at the size of the image."""
+    return F.interpolate(logits, sample.ori_shape[:2], mode='bilinear', align_corners=model.align_corners)
 
 
 def _build(cfg: Config, device: str) -> BaseInferencer:

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement
 from ..data.exif import ignores_exif
 from ..deploy.predictions import Objects
 from ..evaluation.samples import label_array, predicted_objects, score_array
-from .inferencer import is_classifier, is_segmentor, open_inferencer, predict
+from .inferencer import is_classifier, is_segmentor, open_inferencer, predict, predict_logits
 
 
 class ToolboxModel:
@@ -40,6 +40,10 @@ class ToolboxModel:
     def predict(self, images: Sequence[np.ndarray]) -> list[Objects | np.ndarray]:
         """Predict on images, BGR, each ``(H, W, 3)``, of any sizes, in one batch."""
         return list(map(self._read, predict(self._inferencer, images)))
+
+    def predict_scores(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Predict the scores of a segmentor's classes, of which the best is the label, each ``(C, H, W)``."""
+        return [logits.float().cpu().numpy() for logits in predict_logits(self._inferencer, images)]
 
 
 def _label_map(sample: BaseDataElement) -> np.ndarray:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, fitting_dpi, image_grid, save_figure
+from .pictures import PANEL, fitting_dpi, image_grid, save_figure, show
+from .records import decode_part
 
 
 class DrawnObject(NamedTuple):
@@ -24,7 +24,9 @@ class DrawnObject(NamedTuple):
     box: Sequence[float]
     """Left, top, width and height in pixels."""
     mask: np.ndarray | None
-    """``(H, W)``, uint8."""
+    """``(h, w)``, uint8."""
+    corner: tuple[int, int] = (0, 0)
+    """Where the mask starts in the image: left and top."""
 
 
 def save_objects(
@@ -49,7 +51,7 @@ def save_objects(
     shapes = [image.shape for image, _ in images]
     figure, panels = image_grid(shapes, columns, panel, titles)
     for axes, (image, objects) in zip(panels, images, strict=False):
-        axes.imshow(image, interpolation='bilinear')
+        show(axes, image, 'bilinear')
         for item in objects:
             _draw(axes, item, len(image))
     save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
@@ -65,9 +67,12 @@ def drawn_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]
         The objects, the best last, which is drawn on top.
     """
     for record in reversed(records):
-        mask = coco_mask.decode(record['mask']) if 'mask' in record else None
         label = f'{record["name"]} {record["score"]:.2f}'
-        yield DrawnObject(label, colour_of(record['label']), record['bbox'], mask)
+        item = DrawnObject(label, colour_of(record['label']), record['bbox'], None)
+        if 'mask' in record:
+            top, left, pixels = decode_part(record['mask'])
+            item = item._replace(mask=pixels.astype(np.uint8), corner=(left, top))
+        yield item
 
 
 def coco_objects(coco: COCO, image_id: int | str) -> list[DrawnObject]:
@@ -94,8 +99,10 @@ def colour_of(label: int) -> str:
 
 
 def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
-    if item.mask is not None:
-        outlines, _ = cv2.findContours(item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if item.mask is not None and item.mask.size:
+        outlines, _ = cv2.findContours(
+            item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=item.corner
+        )
         for outline in outlines:
             corners = outline[:, 0]  # [points, 2]
             axes.add_patch(Polygon(corners, facecolor=item.colour, alpha=0.4))

@@ -68,6 +68,22 @@ def image_grid(
     return figure, panels.ravel()
 
 
+def show(axes: Axes, picture: np.ndarray, interpolation: str) -> None:
+    """Show an image, RGB, in its own pixels; a large one is shrunk first, which takes less memory.
+
+    Args:
+        axes: Where to show it.
+        picture: ``(H, W, 3)``, uint8.
+        interpolation: Matplotlib's name of how pixels are enlarged.
+    """
+    height, width = picture.shape[:2]
+    factor = _PIXELS[1] / max(height, width)
+    if factor < 1:
+        size = [max(round(side * factor), 1) for side in (width, height)]
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    axes.imshow(picture, interpolation=interpolation, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+
+
 def save_figure(figure: Figure, path: Path, dpi: float) -> None:
     """Write a figure as a PNG file, atomically, and list it as an output.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..deploy.masks import MaskPart, part_of
 from ..deploy.predictions import Objects
 
 TOP = 5  # the best classes of an image that are listed
@@ -38,7 +39,7 @@ def object_records(
             'bbox': [round(float(value), 2) for value in boxes[index]],
         }
         if found.masks is not None:
-            record['mask'] = encode_mask(found.masks[index])
+            record['mask'] = encode_part(part_of(found.masks, index), size)
         records.append(record)
     return records
 
@@ -47,6 +48,42 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Encode a mask ``(H, W)`` in COCO's compressed run lengths, ready for JSON."""
     encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
+
+
+def encode_part(part: MaskPart, size: tuple[int, int]) -> dict[str, Any]:
+    """Encode the mask of an image of a height and width as :func:`encode_mask` does, but only from a part.
+
+    With many objects in an image of 100 megapixels, whole masks would take minutes.
+    """
+    height, width = size
+    columns = np.zeros((part.pixels.shape[1], height), np.int8)  # run lengths go down the columns
+    columns[:, part.top : part.top + part.pixels.shape[0]] = part.pixels.T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0)) + part.left * height
+    counts = np.diff([0, *changes, height * width])
+    counts = counts[: len(counts) - (len(changes) > 0 and counts[-1] == 0)]
+    encoded = coco_mask.frPyObjects({'size': [height, width], 'counts': counts.tolist()}, height, width)
+    return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
+
+
+def decode_part(mask: dict[str, Any]) -> MaskPart:
+    """Decode an encoded mask, without those columns of the image that have no pixel of it."""
+    runs, value, shift = [], 0, 0
+    for code in mask['counts'].encode():  # five bits of a number in each, the lowest first
+        value |= (code - 48 & 31) << shift
+        shift += 5
+        if code - 48 & 32:
+            continue
+        value -= (code - 48 & 16) << shift - 4  # the sign
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    ends, height = np.cumsum(runs), mask['size'][0]
+    if len(ends) < 2:
+        return MaskPart(0, 0, np.zeros((0, 0), bool))
+    left, right = ends[0] // height, -(-ends[1::2][-1] // height)
+    columns = np.zeros((right - left, height), bool)
+    for start, end in zip(ends[::2], ends[1::2], strict=False):
+        columns.ravel()[start - left * height : end - left * height] = True
+    return MaskPart.of(columns.T, 0, int(left))
 
 
 def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

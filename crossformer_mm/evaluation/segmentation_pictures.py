@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from ..utils.text import escape_mathtext
-from .pictures import PANEL, fitting_dpi, image_grid, save_figure
+from .pictures import PANEL, fitting_dpi, image_grid, save_figure, show
 
 TINT = 0.55  # opacity of the class colours over the image
 _IGNORED = (0, 0, 0)  # the colour of ignored pixels
@@ -66,7 +66,7 @@ def save_segments(
 
 def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]]) -> None:
     tint = np.array(colours, np.uint8)[np.minimum(labels, len(colours) - 1)]
-    axes.imshow(cv2.addWeighted(picture, 1 - TINT, tint, TINT, 0), interpolation='nearest')
+    show(axes, cv2.addWeighted(picture, 1 - TINT, tint, TINT, 0), 'nearest')
 
 
 def _shares(maps: Sequence[np.ndarray], classes: int) -> np.ndarray:

@@ -34,12 +34,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*.*[gn]')}
 
 
-@pytest.mark.parametrize(('write', 'count'), [(write_detector, 4), (write_segmentor, 7)])
+@pytest.mark.parametrize(
+    ('write', 'count', 'more'),
+    [(write_detector, 4, []), (write_segmentor, 7, []), (write_detector, 4, ['--tiles', '32'])],
+)
 def test_results_are_the_same_with_and_without_torch(
-    environment: Path, images: Path, tmp_path: Path, write, count: int
+    environment: Path, images: Path, tmp_path: Path, write, count: int, more: list[str]
 ) -> None:
     file = write(tmp_path / 'model.onnx', (48, 64), 2)
-    words = ['--onnx', str(file), str(images), '--score-thr', '0', '--batch-size', '3']
+    words = ['--onnx', str(file), str(images), '--score-thr', '0', '--batch-size', '3', *more]
     done = run(environment, COMMAND, 'infer', *words, '--out', tmp_path / 'without')
     assert done.returncode == 1, done.stderr
     assert 'skipped' in done.stderr and 'Traceback' not in done.stderr

@@ -19,6 +19,7 @@ from exported_files import (
     write_segmentor,
 )
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.infer import infer, inference_parser
@@ -128,7 +129,43 @@ def test_a_batch_that_does_not_fit_into_memory_is_done_one_by_one(
     assert 'onnxruntime' not in capfd.readouterr().err
 
 
+def test_large_images_in_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file finds the same objects in each tile, which do not overlap here, at the tile's place."""
+    file = write_detector(tmp_path / 'model.onnx', (H, W), 'batch')
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((80, 120, 3), 255, np.uint8))
+    words = ('--onnx', file, '--score-thr', '0.7', '--tiles', '40')
+    assert command(tmp_path / 'a.png', *words, '--overlap', '0', '--batch-size', '4', '--out', tmp_path) == 0
+    (image,) = results(tmp_path)['images']
+    assert [record['score'] for record in image['objects']] == [pytest.approx(SCORES[0], abs=1e-4)] * 6
+    left, top = BOXES[0, :2] * 40
+    corners = sorted((record['bbox'][1] - top, record['bbox'][0] - left) for record in image['objects'])
+    assert np.allclose(corners, [(y, x) for y in (0, 40) for x in (0, 40, 80)], atol=0.01)
+    masks = [coco_mask.decode(record['mask']) for record in image['objects']]
+    assert {mask.shape for mask in masks} == {(80, 120)}
+    for mask, record in zip(masks, image['objects'], strict=True):
+        x, y = (round(record['bbox'][0] - left), round(record['bbox'][1] - top))
+        assert mask.sum() == mask[y : y + 40, x : x + 40].sum() > 0
+    assert re.search(r'tiles .*6/6 ETA', capsys.readouterr().err)
+
+
 BAD = {
+    'tiny tiles': (['--onnx', 'model.onnx', '--tiles', '31'], '--tiles 31: tiles have at least 32 pixels'),
+    'all overlap': (
+        ['--onnx', 'model.onnx', '--tiles', '64', '--overlap', '1'],
+        r'--overlap 1: must be between 0 and 0\.9',
+    ),
+    'overlap alone': (
+        ['--onnx', 'model.onnx', '--overlap', '0.3'],
+        r'--overlap 0\.3: has no effect without tiles; add --tiles S',
+    ),
+    'tiles of a classifier': (
+        ['--onnx', 'classifier.onnx', '--tiles', '64'],
+        '--tiles: a classifier needs the whole image',
+    ),
+    'tiles of a segmentor': (
+        ['--onnx', 'segmentor.onnx', '--tiles', '64'],
+        '--tiles: an exported segmentor gives labels, but not .*; use --config and --checkpoint',
+    ),
     'no model': ([], '--config and --checkpoint: missing; or give an exported file: --onnx FILE'),
     'no checkpoint': (['--config', 'a.py'], '--checkpoint: missing; or give an exported file'),
     'config': (['--onnx', 'model.onnx', '--config', 'a.py'], '--config: has no effect on an exported file'),
@@ -160,6 +197,8 @@ def test_bad_input_is_one_line(
     cv2.imwrite('a.png', np.zeros((8, 8, 3), np.uint8))
     write_detector(Path('model.onnx'), (H, W))
     write_backbone(Path('backbone.onnx'), (H, W))
+    write_classifier(Path('classifier.onnx'), (H, W))
+    write_segmentor(Path('segmentor.onnx'), (H, W))
     before = sorted(tmp_path.iterdir())
     assert command('a.png', *words) == 1
     (line,) = capsys.readouterr().err.splitlines()
