@@ -18,6 +18,7 @@ from mmengine.registry import (
     METRICS,
     MODELS,
     OPTIM_WRAPPERS,
+    VISBACKENDS,
     WEIGHT_INITIALIZERS,
     Registry,
 )
@@ -37,8 +38,10 @@ PARTS = (
     (HOOKS, 'engine.hooks.checkpoint', ['AtomicCheckpointHook']),
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),
     (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
+    (HOOKS, 'engine.hooks.tracking', ['TrackingHook']),
     (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
+    (VISBACKENDS, 'engine.backends', ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']),
     (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')

@@ -38,6 +38,7 @@ from .runner import (
     running,
 )
 from .schedule import add_length_options, fit_warm_up, set_length
+from .tracking import add_log_option, set_services
 from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -123,6 +124,7 @@ def training_parser() -> argparse.ArgumentParser:
         metavar='STEPS',
         help='stop after this many consecutive steps with a NaN or infinite loss; 0 for never (1)',
     )
+    add_log_option(parser)
     return parser
 
 
@@ -214,6 +216,7 @@ def training_config(options: argparse.Namespace) -> Config:
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), *custom_hooks]
     if options.ema:
         average_weights(cfg)
+    set_services(cfg, options.log)
     if options.with_cp:
         cfg.model.backbone.with_cp = True
     if options.freeze is not None:
