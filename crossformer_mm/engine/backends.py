@@ -1,10 +1,12 @@
 """MMEngine's visualisation backends for TensorBoard, Weights & Biases and MLflow, made to work in a training.
 
-MMEngine's own classes of these services are not used. They count validations in epochs where losses count
-iterations (TensorBoard, MLflow), or count calls (Weights & Biases); begin a new run at each resume; draw a run
-that cannot start; upload all Python files below the current folder (Weights & Biases), or annotations from the
-work folder (MLflow); and MLflow's stores in files, which current versions refuse, and refuses all scores of a
-validation if the name of one class has a bracket.
+MMEngine's own classes of these services are not used:
+
+- They count validations in epochs where losses count iterations, or count calls (Weights & Biases).
+- They begin a new run at each resume, and one for a training that then cannot start.
+- Weights & Biases gets all Python files below the current folder; MLflow the annotations in the work folder.
+- MLflow's stores runs in files, which current versions refuse, and loses all scores of a validation if the
+  name of one class has a bracket.
 """
 
 import os
@@ -48,7 +50,7 @@ class TrainingBackend(BaseVisBackend):
             UserError: Its package is not installed, or it refuses.
         """
         if find_spec(cls.package) is None:
-            raise UserError(f'--log {cls.package}: is not installed; pip install {cls.package}')
+            raise UserError(f'--log {cls.package}: not installed; pip install {cls.package}')
 
     def _init_env(self) -> None:
         """Nothing: building a runner starts no run."""
@@ -91,7 +93,7 @@ def first_name(runner: Runner) -> str:
 
 
 class TensorBoardBackend(TrainingBackend):
-    """Writes event files into ``tensorboard/RUN`` in the work folder; a resumed training replaces what follows.
+    """Writes event files into ``tensorboard/RUN`` in the work folder, where a resumed training goes on.
 
     Args:
         save_dir: MMEngine's log folder, in a folder of the work folder that is named after the time.

@@ -22,6 +22,7 @@ from ..models.arch import STAGES
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
+from .batch_size import AUTO, add_batch_size_option, find_batch_size, needs_trials
 from .changes import check_optimizer, check_trained_classes, compare_settings
 from .distributed import on_first_process, sync_bn_warnings
 from .hooks.curves import CURVES
@@ -87,7 +88,7 @@ def training_parser() -> argparse.ArgumentParser:
     parser.add_argument('--lr', type=float, metavar='X', help='the learning rate of the optimizer')
     parser.add_argument('--no-val', action='store_true', help='train without a validation set')
     add_fraction_options(parser)
-    parser.add_argument('--batch-size', type=int, metavar='N', help='images per process and step')
+    add_batch_size_option(parser)
     parser.add_argument(
         '--accumulate',
         type=int,
@@ -145,6 +146,7 @@ def train(options: argparse.Namespace) -> None:
             if is_main_process():
                 print(done)
             return
+        unknown_batch = needs_trials(cfg, options, run.checkpoint)
         if options.pretrained and not run.checkpoint:
             backbone_file(options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
@@ -155,6 +157,8 @@ def train(options: argparse.Namespace) -> None:
             run.data.notes.extend(drawn.notes)
             run.data.warnings.extend(drawn.warnings)
         labels = read_labels(cfg, LOADERS)
+        if unknown_batch:
+            run.data.notes.append(find_batch_size(cfg, options.accumulate, averages(cfg)))
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         if run.checkpoint:
             check_trained_classes(cfg, run.checkpoint)
@@ -300,14 +304,14 @@ def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
         ('seed', 0),
     ):
         number = getattr(options, name)
-        if number is not None and number < least:
+        if number not in (None, AUTO) and number < least:
             raise UserError(f'--{name.replace("_", "-")} {number}: must be at least {least}')
     for name, number, example in (('clip-grad', options.clip_grad, '1'), ('lr', options.lr, '1e-4')):
         if number is not None and not 0 < number < float('inf'):
             raise UserError(f'--{name} {number}: must be a number above 0, such as {example}')
     if (options.seed or 0) >= SEEDS:
         raise UserError(f'--seed {options.seed}: must be below {SEEDS}')
-    if options.batch_size:
+    if options.batch_size not in (None, AUTO):
         cfg.train_dataloader.batch_size = options.batch_size
     if options.accumulate:
         cfg.optim_wrapper.accumulative_counts = options.accumulate
