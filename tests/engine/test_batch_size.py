@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 
 from crossformer_mm.checkpoint.reader import open_checkpoint
+from crossformer_mm.data.classes import read_data, set_classes
 from crossformer_mm.engine import cli
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.batch_size import (
@@ -35,14 +36,15 @@ from mmengine.config import Config
 from crossformer_mm.engine.batch_size import Trial, largest_batch
 
 torch.set_num_threads(1)
+torch.backends.mkldnn.enabled = False  # its error does not say that memory ran out
 trial = Trial(Config.fromfile(sys.argv[1]), averaged=False)
 assert trial.fits(1)
 pages = int(Path('/proc/self/statm').read_text().split()[0])
-limit = pages * resource.getpagesize() + int(sys.argv[2]) * 2**20
+limit = pages * resource.getpagesize() + 40 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-size = largest_batch(trial.fits, 512)
+size = largest_batch(trial.fits, 32)
 print(size, *trial.tried)
-assert trial.fits(size)
+assert trial.fits(size // 2)  # what did not fit is gone
 """
 
 
@@ -95,7 +97,7 @@ def test_any_batch_suits_a_scaled_learning_rate(train_with: Callable[..., Config
 
 def test_the_batch_of_a_config_without_a_recipe(train_with: Callable[..., Config]) -> None:
     cfg = train_with('--accumulate', '3', '--cfg-options', 'train_dataloader.batch_size=5')
-    del cfg.auto_scale_lr
+    cfg.auto_scale_lr = None
     assert _recipe(cfg) == 15
 
 
@@ -126,19 +128,21 @@ def small_config(narrow_config: Callable[[str], Config], root: Path, path: Path)
     words = ['--data-root', root, '--work-dir', path.parent / 'work']
     narrow_config('mask_rcnn_crossformer_pp_s').dump(path)
     cfg = training_config(options_of(path, *words))
+    set_classes(cfg, read_data(cfg, ['train_dataloader']).classes)
     cfg.dump(path)
     return path
 
 
+@pytest.mark.slow
 def test_trials_that_run_out_of_memory(
     narrow_config: Callable[[str], Config], coco_root: Path, tmp_path: Path
 ) -> None:
     path = small_config(narrow_config, coco_root, tmp_path / 'narrow.py')
-    words = [sys.executable, '-c', LIMITED, str(path), '300']
+    words = [sys.executable, '-c', LIMITED, str(path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     size, *tried = map(int, done.stdout.splitlines()[-1].split())
-    assert 1 < size < 512
+    assert 1 < size < 32
     assert size + 1 in tried  # did not fit
 
 
