@@ -41,7 +41,7 @@ def set_services(cfg: Config, names: Sequence[str]) -> None:
     others = [
         backend
         for backend in cfg.visualizer.get('vis_backends') or ()
-        if not any(backend.type in (kind.__name__, kind.replaced) for kind in kinds)
+        if not any(backend['type'] in (kind.__name__, kind.replaced) for kind in kinds)
     ]
     cfg.visualizer.vis_backends = [*others, *({'type': kind.__name__} for kind in kinds)]
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.get('type') != 'TrackingHook']

@@ -75,7 +75,7 @@ def test_services_beside_those_of_the_config(config: Callable[[str], Config]) ->
     cfg.visualizer.vis_backends.append({'type': 'TensorboardVisBackend'})
     for _ in range(2):  # the config in the work folder has them already
         set_services(cfg, ['tensorboard', 'tensorboard'])
-        names = [backend.type for backend in cfg.visualizer.vis_backends]
+        names = [backend['type'] for backend in cfg.visualizer.vis_backends]
         assert names == ['LocalVisBackend', 'TensorBoardBackend']
-        assert [hook.type for hook in cfg.custom_hooks] == ['CurvesHook', 'TrackingHook']
+        assert [hook['type'] for hook in cfg.custom_hooks] == ['CurvesHook', 'TrackingHook']
         assert all(map(VISBACKENDS.get, names))
