@@ -11,7 +11,6 @@ MMEngine's own classes of these services are not used:
 
 import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,17 +39,12 @@ class TrainingBackend(BaseVisBackend):
     """MMEngine's class for the service."""
 
     @classmethod
-    def check(cls, cfg: Config) -> None:
+    def check(cls) -> None:
         """Check, before anything is written, that the service can be used.
 
-        Args:
-            cfg: The config of the training.
-
         Raises:
-            UserError: Its package is not installed, or it refuses.
+            UserError: It refuses.
         """
-        if find_spec(cls.package) is None:
-            raise UserError(f'--log {cls.package}: not installed; pip install {cls.package}')
 
     def _init_env(self) -> None:
         """Nothing: building a runner starts no run."""
@@ -133,9 +127,8 @@ class WandbBackend(TrainingBackend):
     package, replaced = 'wandb', 'WandbVisBackend'
 
     @classmethod
-    def check(cls, cfg: Config) -> None:
+    def check(cls) -> None:
         """Check that someone is logged in, unless the run is not sent."""
-        super().check(cfg)
         import wandb
 
         if wandb.setup().settings.mode not in ('offline', 'disabled'):
@@ -188,9 +181,8 @@ class MLflowBackend(TrainingBackend):
     package, replaced = 'mlflow', 'MLflowVisBackend'
 
     @classmethod
-    def check(cls, cfg: Config) -> None:
+    def check(cls) -> None:
         """Check that the server or store answers, if one is named."""
-        super().check(cfg)
         store = os.environ.get('MLFLOW_TRACKING_URI')
         if not store:
             return

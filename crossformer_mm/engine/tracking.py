@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from ..utils.errors import UserError
 from .backends import SERVICES
 
 
@@ -35,8 +37,11 @@ def set_services(cfg: Config, names: Sequence[str]) -> None:
     if not names:
         return
     kinds = [SERVICES[name] for name in dict.fromkeys(names)]
+    if missing := [kind.package for kind in kinds if find_spec(kind.package) is None]:
+        packages = ' '.join(missing)
+        raise UserError(f'--log {packages}: not installed; pip install {packages}')
     for kind in kinds if is_main_process() else ():
-        kind.check(cfg)
+        kind.check()
     cfg.setdefault('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]})
     others = [
         backend

@@ -3,7 +3,8 @@
 from .text import cut, printable
 
 LONGEST = 3000  # characters of a message, in which names from files can have any length
-# Parts of the messages of CUDA and its libraries, torch on CPUs, OpenCV and onnxruntime; numpy and Python raise MemoryError.
+# Parts of the messages of CUDA, its libraries, torch on CPUs, OpenCV and onnxruntime; numpy and Python raise
+# MemoryError.
 SIGNS = (
     'out of memory',
     "can't allocate memory",
