@@ -9,6 +9,7 @@ MMEngine's own classes of these services are not used:
   name of one class has a bracket.
 """
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ from .changes import settings_in
 
 PROJECT = 'crossformer'  # the name of what holds the runs, unless the service's own variable names it
 LONGEST_PARAMETER = 500  # characters of a setting in MLflow
+_TRIES = 'MLFLOW_HTTP_REQUEST_MAX_RETRIES'
 _REFUSED = re.compile(r'[^\w\-. :/]')  # characters that MLflow does not take in a name
 
 
@@ -183,15 +185,20 @@ class MLflowBackend(TrainingBackend):
     @classmethod
     def check(cls) -> None:
         """Check that the server or store answers, if one is named."""
-        store = os.environ.get('MLFLOW_TRACKING_URI')
-        if not store:
+        if not os.environ.get('MLFLOW_TRACKING_URI'):
             return
         import mlflow
 
+        tries = os.environ.get(_TRIES)
+        os.environ[_TRIES] = '1'  # not for minutes, as later, when a server may be away for a while
         try:
-            mlflow.MlflowClient(store).search_experiments(max_results=1)
-        except mlflow.MlflowException as error:
-            raise UserError(f'--log mlflow: MLFLOW_TRACKING_URI={store}: {error}') from error
+            mlflow.MlflowClient().search_experiments(max_results=1)
+        except mlflow.MlflowException as error:  # an address may contain a password
+            raise UserError(f'--log mlflow: the MLFLOW_TRACKING_URI in the environment: {error}') from error
+        finally:
+            del os.environ[_TRIES]
+            if tries:
+                os.environ[_TRIES] = tries
 
     def start(self, runner: Runner) -> None:
         """Begin a run, or continue that of the checkpoint if the store has it."""
@@ -213,9 +220,10 @@ class MLflowBackend(TrainingBackend):
                 mlflow.log_params(_parameters(runner.cfg))
                 mlflow.log_text(runner.cfg.pretty_text, 'config.py')
         except mlflow.MlflowException as error:
-            raise UserError(f'--log mlflow: {store}: {error}') from error
+            raise UserError(f'--log mlflow: {error}') from error
         self.experiment = mlflow
-        runner.logger.info(f'MLflow: mlflow ui --backend-store-uri {store}')
+        if not named:
+            runner.logger.info(f'MLflow: mlflow ui --backend-store-uri {store}')
 
     def _continued(self, mlflow: Any, run: str | None) -> Any:
         try:
@@ -228,14 +236,14 @@ class MLflowBackend(TrainingBackend):
         try:
             self.experiment.log_metrics({_REFUSED.sub('_', name): numbers[name] for name in numbers}, step)
         except self.experiment.MlflowException as error:
-            print_log(f'MLflow: {printable(str(error))}', 'current', level=30)
+            print_log(f'MLflow: {printable(str(error))}', 'current', logging.WARNING)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **_: Any) -> None:
         """Send a picture, RGB, ``(H, W, 3)``, uint8."""
         try:
             self.experiment.log_image(image, key=name, step=step)
         except self.experiment.MlflowException as error:
-            print_log(f'MLflow: {printable(str(error))}', 'current', level=30)
+            print_log(f'MLflow: {printable(str(error))}', 'current', logging.WARNING)
 
     def close(self) -> None:
         """Finish the run."""

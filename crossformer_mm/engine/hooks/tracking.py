@@ -44,7 +44,7 @@ class TrackingHook(Hook):
     ) -> None:
         """Draw the first images, ground truth and prediction; in a distributed run, of the first process."""
         meta, ignore_exif = runner.val_dataloader.dataset.metainfo, ignores_exif(runner.cfg.val_dataloader)
-        for sample in outputs[: self.pictures - self._drawn]:
+        for sample in outputs[: self.pictures - self._drawn] if self._backends else ():
             self._drawn += 1
             picture = sample_picture(sample, meta, ignore_exif, lowest_score(runner.cfg))
             for backend in self._backends:
