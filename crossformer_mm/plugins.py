@@ -19,6 +19,7 @@ from mmengine.registry import (
     MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     OPTIM_WRAPPERS,
+    VISBACKENDS,
     WEIGHT_INITIALIZERS,
     Registry,
 )
@@ -39,9 +40,11 @@ PARTS = (
     (HOOKS, 'engine.hooks.curves', ['CurvesHook']),
     (HOOKS, 'engine.hooks.early_stop', ['EarlyStopHook']),
     (HOOKS, 'engine.hooks.finite_loss', ['FiniteLossHook']),
+    (HOOKS, 'engine.hooks.tracking', ['TrackingHook']),
     (LOOPS, 'engine.loops', ['ResumableEpochLoop', 'ResumableIterLoop']),
     (OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay', ['CrossFormerLayerDecayConstructor']),
     (OPTIM_WRAPPERS, 'engine.mixed_precision', ['BFloat16OptimWrapper']),
+    (VISBACKENDS, 'engine.backends', ['MLflowBackend', 'TensorBoardBackend', 'WandbBackend']),
     (WEIGHT_INITIALIZERS, 'checkpoint.load', ['CrossFormerPretrained']),
 )
 TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')

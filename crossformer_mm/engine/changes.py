@@ -75,8 +75,8 @@ def compare_settings(cfg: Config, checkpoint: Checkpoint) -> list[str]:
     text = checkpoint['meta'].get('cfg')
     if not isinstance(text, str):
         return []
-    old = _settings(text)
-    new = _settings(Config(cfg.to_dict(), format_python_code=False).pretty_text)
+    old = settings_in(text)
+    new = settings_in(Config(cfg.to_dict(), format_python_code=False).pretty_text)
     keys = dict.fromkeys((*new, *old)) if old and new else ()
     changed = [key for key in keys if _compared(key, new.get(key)) != _compared(key, old.get(key))]
     changes = {key: f'{key}={_shown(new.get(key))} (was {_shown(old.get(key))})' for key in changed}
@@ -160,7 +160,7 @@ def _shown(value: str | None) -> str:
     return 'not set' if value is None else value[:_LONGEST_VALUE]
 
 
-def _settings(text: str) -> dict[str, str]:
+def settings_in(text: str) -> dict[str, str]:
     """The settings in a config's text, which is not executed; empty if it is not such a text."""
     try:
         statements = ast.parse(text[:_LONGEST_TEXT]).body

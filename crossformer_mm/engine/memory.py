@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 
@@ -19,7 +20,8 @@ def memory_advice(cfg: Config, error: BaseException) -> str:
     size, counts = loader.batch_size, wrapper.get('accumulative_counts', 1)
     advice = []
     if size > 1:
-        advice.append(f'smaller batches: --batch-size {size // 2}')
+        largest = ', or the largest that fit: --batch-size auto' if torch.cuda.is_available() else ''
+        advice.append(f'smaller batches: --batch-size {size // 2}{largest}')
     if not cfg.model.backbone.get('with_cp'):
         advice.append('activation checkpointing: --with-cp')
     if wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':

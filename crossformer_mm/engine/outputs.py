@@ -15,7 +15,7 @@ from ..data.exif import ignores_exif
 from ..data.label_files import png_names
 from ..evaluation.classification_report import ClassificationReport
 from ..evaluation.coco_report import CocoReport
-from ..evaluation.picture_hooks import ClassPicturesHook, ObjectPicturesHook, SegmentPicturesHook
+from ..evaluation.picture_hooks import PicturesHook, lowest_score
 from ..evaluation.plots import KINDS
 from ..evaluation.segmentation_report import SegmentationReport
 from ..utils.errors import UserError
@@ -24,7 +24,6 @@ from ..utils.outputs import check_distinct, check_outputs, check_place, is_outpu
 from .distributed import on_first_process
 
 LOADERS = ('test_dataloader',)
-_SCORE_THR = 0.3  # MMDetection's lowest score of drawn objects
 
 
 def set_outputs(cfg: Config, options: argparse.Namespace) -> None:
@@ -159,13 +158,8 @@ def prepare_images(runner: Runner, options: argparse.Namespace) -> None:
     if options.out and label_maps:
         for metric in runner.test_evaluator.metrics:
             metric.names = names
-    if options.show_dir and label_maps:
-        runner.register_hook(SegmentPicturesHook(options.show_dir, names))
-    elif options.show_dir and is_classifier(cfg):
-        runner.register_hook(ClassPicturesHook(options.show_dir, names))
-    elif options.show_dir:
-        score_thr = (cfg.get('default_hooks', {}).get('visualization') or {}).get('score_thr', _SCORE_THR)
-        runner.register_hook(ObjectPicturesHook(options.show_dir, names, score_thr))
+    if options.show_dir:
+        runner.register_hook(PicturesHook(options.show_dir, names, lowest_score(cfg)))
 
 
 def list_results(runner: Runner, options: argparse.Namespace) -> None:

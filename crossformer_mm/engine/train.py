@@ -23,6 +23,7 @@ from ..models.arch import STAGES
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs, is_output
+from .batch_size import AUTO, add_batch_size_option, find_batch_size, needs_trials
 from .changes import check_optimizer, check_trained_classes, compare_settings
 from .distributed import on_first_process, sync_bn_warnings
 from .early_stop import add_stop_option, set_early_stop
@@ -41,6 +42,7 @@ from .runner import (
     running,
 )
 from .schedule import add_length_options, fit_warm_up, set_length
+from .tracking import add_log_option, set_services
 from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -89,7 +91,7 @@ def training_parser() -> argparse.ArgumentParser:
     parser.add_argument('--lr', type=float, metavar='X', help='the learning rate of the optimizer')
     parser.add_argument('--no-val', action='store_true', help='train without a validation set')
     add_fraction_options(parser)
-    parser.add_argument('--batch-size', type=int, metavar='N', help='images per process and step')
+    add_batch_size_option(parser)
     parser.add_argument(
         '--accumulate',
         type=int,
@@ -129,6 +131,7 @@ def training_parser() -> argparse.ArgumentParser:
         metavar='STEPS',
         help='stop after this many consecutive steps with a NaN or infinite loss; 0 for never (1)',
     )
+    add_log_option(parser)
     return parser
 
 
@@ -149,6 +152,7 @@ def train(options: argparse.Namespace) -> None:
             if is_main_process():
                 print(done)
             return
+        unknown_batch = needs_trials(cfg, options, run.checkpoint)
         if options.pretrained and not run.checkpoint:
             backbone_file(options.pretrained)
         run.weights = None if run.checkpoint else open_weights(cfg)
@@ -161,6 +165,8 @@ def train(options: argparse.Namespace) -> None:
             run.data.notes.extend(drawn.notes)
             run.data.warnings.extend(drawn.warnings)
         labels = read_labels(cfg, LOADERS)
+        if unknown_batch:
+            run.data.notes.append(find_batch_size(cfg, options.accumulate, averages(cfg)))
         warnings = [*resume_warnings, *start_warnings(cfg), *sync_bn_warnings(cfg)]
         if run.checkpoint:
             check_trained_classes(cfg, run.checkpoint)
@@ -228,6 +234,7 @@ def training_config(options: argparse.Namespace) -> Config:
         set_augment(cfg, options.augment)
     if options.early_stop is not None:
         set_early_stop(cfg, options.early_stop)
+    set_services(cfg, options.log)
     if options.with_cp:
         cfg.model.backbone.with_cp = True
     if options.freeze is not None:
@@ -311,14 +318,14 @@ def apply_numbers(cfg: Config, options: argparse.Namespace) -> None:
         ('seed', 0),
     ):
         number = getattr(options, name)
-        if number is not None and number < least:
+        if number not in (None, AUTO) and number < least:
             raise UserError(f'--{name.replace("_", "-")} {number}: must be at least {least}')
     for name, number, example in (('clip-grad', options.clip_grad, '1'), ('lr', options.lr, '1e-4')):
         if number is not None and not 0 < number < float('inf'):
             raise UserError(f'--{name} {number}: must be a number above 0, such as {example}')
     if (options.seed or 0) >= SEEDS:
         raise UserError(f'--seed {options.seed}: must be below {SEEDS}')
-    if options.batch_size:
+    if options.batch_size not in (None, AUTO):
         cfg.train_dataloader.batch_size = options.batch_size
     if options.accumulate:
         cfg.optim_wrapper.accumulative_counts = options.accumulate

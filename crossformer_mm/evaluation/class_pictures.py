@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..utils.text import cut, escape_mathtext, printable
 from .pictures import (
@@ -84,13 +85,23 @@ def _tile(picture: np.ndarray) -> np.ndarray:
     return tile
 
 
-def save_classified(
-    path: Path, picture: np.ndarray, record: Mapping[str, Any], truth: int | None = None, name: str = ''
-) -> None:
+def save_classified(path: Path, picture: np.ndarray, record: Mapping[str, Any]) -> None:
     """Draw an image with its best classes and their scores beside it.
 
     Args:
         path: The PNG file.
+        picture: RGB, ``(H, W, 3)``, uint8.
+        record: From :func:`crossformer_mm.evaluation.records.class_record`.
+    """
+    save_figure(classified_figure(picture, record), path, fitting_dpi([picture.shape]))
+
+
+def classified_figure(
+    picture: np.ndarray, record: Mapping[str, Any], truth: int | None = None, name: str = ''
+) -> Figure:
+    """Draw an image with its best classes and their scores beside it, in a figure.
+
+    Args:
         picture: RGB, ``(H, W, 3)``, uint8.
         record: From :func:`crossformer_mm.evaluation.records.class_record`.
         truth: The true label, if it is known.
@@ -103,7 +114,7 @@ def save_classified(
     axes = figure.add_axes((1 - across / width, 1 - down / height, across / width, down / height))
     title = f'ground truth: {short_class(name)}' if truth is not None else ''
     _draw_bars(axes, record['top'], truth, title)
-    save_figure(figure, path, fitting_dpi([picture.shape]))
+    return figure
 
 
 def _draw_bars(axes: Axes, top: Sequence[Mapping[str, Any]], truth: int | None, title: str) -> None:

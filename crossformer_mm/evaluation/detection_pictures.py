@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from pycocotools.coco import COCO
 
@@ -49,12 +50,23 @@ def save_objects(
         dpi: Dots per inch; by default, about the resolution of the images.
     """
     shapes = [image.shape for image, _ in images]
-    figure, panels = image_grid(shapes, columns, panel, titles)
+    figure = objects_figure(images, columns, panel, titles)
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
+
+
+def objects_figure(
+    images: Sequence[tuple[np.ndarray, Iterable[DrawnObject]]],
+    columns: int = 1,
+    panel: float = PANEL,
+    titles: Sequence[str] = (),
+) -> Figure:
+    """The figure that :func:`save_objects` writes, with the same arguments."""
+    figure, panels = image_grid([image.shape for image, _ in images], columns, panel, titles)
     for axes, (image, objects) in zip(panels, images, strict=False):
         show(axes, image, 'bilinear')
         for item in objects:
             _draw(axes, item, len(image))
-    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
+    return figure
 
 
 def drawn_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:

@@ -1,21 +1,25 @@
-"""Draw the images of a test while it runs."""
+"""Draw the images of a test while it runs, and predictions of any toolbox."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from ..data.exif import ignores_exif
-from .class_pictures import save_classified
-from .detection_pictures import DrawnObject, colour_of, drawn_objects, save_objects
-from .pictures import read_picture
+from .class_pictures import classified_figure
+from .detection_pictures import DrawnObject, colour_of, drawn_objects, objects_figure
+from .pictures import figure_array, fitting_dpi, read_picture, save_figure
 from .records import best_classes, class_record, object_records
 from .samples import label_array, predicted_objects, score_array
-from .segmentation_pictures import SegmentedImage, save_segments
+from .segmentation_pictures import SegmentedImage, segments_figure
+
+SCORE_THR = 0.3  # MMDetection's lowest score of drawn objects
 
 
 class PicturesHook(Hook):
@@ -24,11 +28,13 @@ class PicturesHook(Hook):
     Args:
         folder: The folder for the pictures.
         names: The name of the picture of each image path.
+        score_thr: Objects of a lower score are left out.
     """
 
-    def __init__(self, folder: str | Path, names: Mapping[str, str]) -> None:
+    def __init__(self, folder: str | Path, names: Mapping[str, str], score_thr: float) -> None:
         self.folder = Path(folder)
         self.names = names
+        self.score_thr = score_thr
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
@@ -38,42 +44,58 @@ class PicturesHook(Hook):
         ignore_exif = ignores_exif(runner.cfg.test_dataloader)
         for sample in outputs:
             picture = read_picture(sample.img_path, ignore_exif)
-            self.draw(self.folder / self.names[sample.img_path], picture, sample, meta)
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image.
-
-        Args:
-            path: The PNG file.
-            picture: The image, RGB, ``(H, W, 3)``, uint8.
-            sample: The toolbox's data sample, with the prediction and possibly the ground truth.
-            meta: The dataset's ``metainfo``.
-        """
-        raise NotImplementedError
+            figure = sample_figure(picture, sample, meta, self.score_thr)
+            save_figure(figure, self.folder / self.names[sample.img_path], fitting_dpi([picture.shape]))
 
 
-class ObjectPicturesHook(PicturesHook):
-    """Draws the objects of each tested image, the ground truth left of the prediction.
+def lowest_score(cfg: Config) -> float:
+    """The lowest score of drawn objects that a config sets for MMDetection's hook."""
+    return (cfg.get('default_hooks', {}).get('visualization') or {}).get('score_thr', SCORE_THR)
+
+
+def sample_picture(
+    sample: BaseDataElement, meta: Mapping[str, Any], ignore_exif: bool = False, score_thr: float = SCORE_THR
+) -> np.ndarray:
+    """Draw a predicted image into an array, RGB, ``(H, W, 3)``, uint8.
 
     Args:
-        folder: The folder for the pictures.
-        names: The name of the picture of each image path.
+        sample: The toolbox's data sample, with the prediction and possibly the ground truth.
+        meta: The dataset's ``metainfo``.
+        ignore_exif: Do not turn the image as its EXIF data says.
         score_thr: Objects of a lower score are left out.
     """
+    picture = read_picture(sample.img_path, ignore_exif)
+    return figure_array(sample_figure(picture, sample, meta, score_thr))
 
-    def __init__(self, folder: str | Path, names: Mapping[str, str], score_thr: float) -> None:
-        super().__init__(folder, names)
-        self.score_thr = score_thr
 
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        classes = meta['classes']
-        records = object_records(predicted_objects(sample), classes, picture.shape[:2], self.score_thr)
-        panels = {'prediction': (picture, drawn_objects(records))}
-        if 'gt_instances' in sample:
-            truth = (picture, true_objects(sample.gt_instances, classes))
-            panels = {'ground truth': truth, **panels}
-        save_objects(path, list(panels.values()), columns=len(panels), titles=list(panels))
+def sample_figure(
+    picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any], score_thr: float
+) -> Figure:
+    """Draw a predicted image, the ground truth left of the prediction.
+
+    Args:
+        picture: The image, RGB, ``(H, W, 3)``, uint8.
+        sample: The toolbox's data sample, with the prediction and possibly the ground truth.
+        meta: The dataset's ``metainfo``.
+        score_thr: Objects of a lower score are left out.
+    """
+    if 'pred_sem_seg' in sample:
+        return _segments(picture, sample, meta)
+    if 'pred_score' in sample:
+        return _classes(picture, sample, meta)
+    return _objects(picture, sample, meta, score_thr)
+
+
+def _objects(
+    picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any], score_thr: float
+) -> Figure:
+    classes = meta['classes']
+    records = object_records(predicted_objects(sample), classes, picture.shape[:2], score_thr)
+    panels = {'prediction': (picture, drawn_objects(records))}
+    if 'gt_instances' in sample:
+        truth = (picture, true_objects(sample.gt_instances, classes))
+        panels = {'ground truth': truth, **panels}
+    return objects_figure(list(panels.values()), columns=len(panels), titles=list(panels))
 
 
 def true_objects(found: BaseDataElement, classes: Sequence[str]) -> list[DrawnObject]:
@@ -91,21 +113,13 @@ def true_objects(found: BaseDataElement, classes: Sequence[str]) -> list[DrawnOb
     ]
 
 
-class SegmentPicturesHook(PicturesHook):
-    """Draws the classes of each tested image, the ground truth left of the prediction."""
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
-        labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
-        save_segments(path, [SegmentedImage(picture, labels)], meta['classes'], meta['palette'])
+def _segments(picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> Figure:
+    maps = [sample.gt_sem_seg] if 'gt_sem_seg' in sample else []
+    labels = [label_array(pixels.data) for pixels in (*maps, sample.pred_sem_seg)]
+    return segments_figure([SegmentedImage(picture, labels)], meta['classes'], meta['palette'])
 
 
-class ClassPicturesHook(PicturesHook):
-    """Draws each tested image with its best classes and the true one."""
-
-    def draw(self, path: Path, picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> None:
-        """Draw an image."""
-        classes, truth = meta['classes'], int(sample.gt_label)
-        record = class_record(*best_classes(score_array(sample.pred_score)), classes)
-        save_classified(path, picture, record, truth, classes[truth])
+def _classes(picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any]) -> Figure:
+    classes, truth = meta['classes'], int(sample.gt_label)
+    record = class_record(*best_classes(score_array(sample.pred_score)), classes)
+    return classified_figure(picture, record, truth, classes[truth])

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..data.images import read_image
@@ -96,6 +97,19 @@ def save_figure(figure: Figure, path: Path, dpi: float) -> None:
         UserError: It cannot be written.
     """
     write_output(path, lambda part: figure.savefig(part, format='png', dpi=dpi))
+
+
+def figure_array(figure: Figure, dpi: float = SHEET_DPI) -> np.ndarray:
+    """Draw a figure into an array, RGB, ``(H, W, 3)``, uint8.
+
+    Args:
+        figure: The figure.
+        dpi: Dots per inch.
+    """
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def fitting_dpi(shapes: Sequence[Sequence[int]], panel: float = PANEL) -> float:

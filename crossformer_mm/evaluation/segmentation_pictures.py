@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..utils.text import escape_mathtext
@@ -48,6 +49,19 @@ def save_segments(
         panel: Length of an image's longer side in inches.
         dpi: Dots per inch; by default, about the resolution of the images.
     """
+    shapes = [labels.shape for image in images for labels in image.labels]
+    figure = segments_figure(images, classes, colours, columns, panel)
+    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
+
+
+def segments_figure(
+    images: Sequence[SegmentedImage],
+    classes: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    columns: int = 1,
+    panel: float = PANEL,
+) -> Figure:
+    """The figure that :func:`save_segments` writes, with the same arguments."""
     colours = [*colours[: len(classes)], _IGNORED]
     maps = len(images[0].labels)
     titles = ['ground truth', 'prediction'] if maps == 2 else []
@@ -61,7 +75,7 @@ def save_segments(
         _draw(axes, picture, labels, colours)
     title = 'share of the pixels:\ntruth, prediction' if titles else None
     figure.legend(handles=legend, title=title, loc='upper right', frameon=False, fontsize=9)
-    save_figure(figure, path, dpi or fitting_dpi(shapes, panel))
+    return figure
 
 
 def _draw(axes: Axes, picture: np.ndarray, labels: np.ndarray, colours: Sequence[Sequence[int]]) -> None:

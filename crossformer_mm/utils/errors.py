@@ -3,8 +3,16 @@
 from .text import cut, printable
 
 LONGEST = 3000  # characters of a message, in which names from files can have any length
-# Parts of the messages of CUDA, torch on CPUs, OpenCV and onnxruntime; numpy and Python raise MemoryError.
-SIGNS = ('out of memory', "can't allocate memory", 'insufficient memory', 'failed to allocate', 'bad_alloc')
+# Parts of the messages of CUDA, its libraries, torch on CPUs, OpenCV and onnxruntime; numpy and Python raise
+# MemoryError.
+SIGNS = (
+    'out of memory',
+    "can't allocate memory",
+    'insufficient memory',
+    'failed to allocate',
+    'alloc_failed',
+    'bad_alloc',
+)
 
 
 class UserError(Exception):

@@ -58,6 +58,8 @@ OTHERS = [
     (TRAIN, '--batch-size 0'),
     (TRAIN, '--batch-size -3'),
     (TRAIN, '--batch-size many'),
+    (TRAIN, '--batch-size Auto'),
+    (TRAIN, '--log diary'),
     (TRAIN, '--accumulate 0'),
     (TRAIN, '--clip-grad -1'),
     (TRAIN, '--clip-grad inf'),
