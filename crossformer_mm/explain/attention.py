@@ -5,13 +5,13 @@ Notation: as in :mod:`crossformer_mm.models.grouping`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models.attention import attention_weights
-from ..models.crossformer import Attention, CrossFormer
+from ..models.crossformer import STEM_STRIDE, Attention, CrossFormer
 from ..models.grouping import GroupBlock, find_groups
 
 
@@ -37,6 +37,21 @@ class Attended(NamedTuple):
     interval: int
     tokens: Tensor
     weights: Tensor
+
+    @property
+    def stride(self) -> int:
+        """The side of a token in pixels."""
+        return STEM_STRIDE << (self.stage - 1)
+
+    def record(self) -> dict[str, Any]:
+        """The block and the shape of its group, for a JSON file."""
+        return {
+            'stage': self.stage,
+            'block': self.block,
+            'distance': 'long' if self.long_distance else 'short',
+            'group': self.group,
+            'interval': self.interval,
+        }
 
 
 def attended(attn: Attention, x: Tensor, row: int, column: int) -> tuple[GroupBlock, Tensor, Tensor]:
@@ -90,7 +105,7 @@ def watched_attention(backbone: CrossFormer, x: float, y: float) -> Iterator[lis
         def keep(attn: Attention, inputs: tuple[Tensor]) -> None:
             (tokens_of_map,) = inputs
             H, W = tokens_of_map.shape[1:3]
-            stride = 4 << stage
+            stride = STEM_STRIDE << stage
             group, tokens, weights = attended(attn, tokens_of_map, int(y // stride), int(x // stride))
             places = torch.stack((tokens // W, tokens % W), 1)
             found.append(

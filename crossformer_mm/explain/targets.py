@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -71,13 +71,17 @@ def object_target(
     if not kept:
         raise NoTarget(_none_is_good(found.scores[good], score_thr))
     if number > len(kept):
-        raise NoTarget(f'there are {len(kept)} objects with a score of {score_thr:g} or more, no object {number}')
+        raise NoTarget(
+            f'there are {len(kept)} objects with a score of {score_thr:g} or more, no object {number}'
+        )
     chosen = kept[number - 1]
     box, label = found.bboxes[chosen].detach(), int(found.labels[chosen])
 
     def again(images: Tensor) -> Tensor:
-        samples = [sample.new() for _ in images]
-        return torch.stack([_best_match(found, box, label) for found in _detect(model, images, samples)]).log()
+        samples = [type(sample)(metainfo=sample.metainfo) for _ in images]
+        return torch.stack(
+            [_best_match(found, box, label) for found in _detect(model, images, samples)]
+        ).log()
 
     score = found.scores[chosen]
     return Target(score.log(), again, label, score.item(), box=box)
