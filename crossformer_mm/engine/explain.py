@@ -18,7 +18,7 @@ from ..data.exif import ignores_exif
 from ..data.images import IGNORE_EXIF_HELP
 from ..deploy.prepare import widen
 from ..explain.attention import watched_attention
-from ..explain.cam import grad_cam, score_cam, watched_map
+from ..explain.cam import grad_cam, local_cam, score_cam, watched_map
 from ..explain.pictures import save_attention, save_maps
 from ..explain.targets import NoTarget, Target, class_target, object_target, region_target
 from ..models.crossformer import CrossFormer
@@ -244,6 +244,7 @@ class _Explanations(ImageResults):
         with torch.no_grad():
             found = {
                 'Grad-CAM': grad_cam(map_of_image, gradient[0]),
+                'Grad-CAM by place': local_cam(map_of_image, gradient[0]),
                 'Score-CAM': score_cam(
                     map_of_image, seen.inputs[0], score, options.channels, options.batch_size
                 ),

@@ -64,6 +64,24 @@ def grad_cam(maps: Tensor, gradient: Tensor) -> Tensor:
     return (gradient.mean((1, 2), keepdim=True) * maps).sum(0).relu()
 
 
+def local_cam(maps: Tensor, gradient: Tensor) -> Tensor:
+    """Weight each channel at each place by its gradient there, relative to the channel's mean.
+
+    It is what the score would lose, to the first order, if the place were like the average one. Grad-CAM
+    weights a channel alike everywhere, and so shows all that looks like what the score rests on; this shows
+    only places on which it depends, such as one object of several. It is HiResCAM (Draelos and Carin 2020) of
+    maps without their mean: those of a transformer are not around 0.
+
+    Args:
+        maps: ``(C, h, w)``.
+        gradient: Of the score, ``(C, h, w)``.
+
+    Returns:
+        ``(h, w)``, at least 0.
+    """
+    return (gradient * (maps - maps.mean((1, 2), keepdim=True))).sum(0).relu()
+
+
 def score_cam(
     maps: Tensor, image: Tensor, score: Callable[[Tensor], Tensor], channels: int = 64, batch: int = 8
 ) -> Tensor:

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ..compat import undetached
 from ..utils.errors import UserError
 
 Samples = Sequence[BaseDataElement]
@@ -84,6 +85,10 @@ def object_target(
         ).log()
 
     score = found.scores[chosen]
+    if torch.is_grad_enabled() and not score.requires_grad:
+        raise UserError(
+            f'{type(model).__name__}: its scores have no gradient; its objects cannot be explained'
+        )
     return Target(score.log(), again, label, score.item(), box=box)
 
 
@@ -94,7 +99,7 @@ def _none_is_good(scores: Tensor, score_thr: float) -> str:
 
 def _detect(model: BaseModel, images: Tensor, samples: Samples) -> list[BaseDataElement]:
     """The objects in images, with boxes in pixels of the input and without masks where they come last."""
-    with _without_masks(model):
+    with _without_masks(model), undetached(getattr(model, 'bbox_head', None)):
         predicted = model.predict(images, samples, rescale=False)
     if 'pred_instances' not in predicted[0]:
         raise UserError(f'{type(model).__name__} predicts no boxes, which alone are explained')
