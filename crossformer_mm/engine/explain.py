@@ -30,7 +30,7 @@ from .config_options import CONFIG_HELP, add_cfg_options
 from .image_results import ImageResults, run_on_images
 from .inferencer import is_classifier, is_segmentor, open_inferencer
 
-_STAGE_OF_OBJECTS = 3
+_STAGE_OF_OBJECTS = 2  # of the demo's objects, most of the map is in their boxes
 _CLOSE = 3  # names that a message proposes
 
 

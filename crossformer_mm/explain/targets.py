@@ -93,7 +93,7 @@ def object_target(
 
 
 def _none_is_good(scores: Tensor, score_thr: float) -> str:
-    best = f'the best has {scores.max():.2g}; lower --score-thr' if len(scores) else 'there is none at all'
+    best = f'the best has {scores.max():.3g}; lower --score-thr' if len(scores) else 'there is none at all'
     return f'no object has a score of {score_thr:g} or more: {best}'
 
 

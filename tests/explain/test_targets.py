@@ -67,10 +67,11 @@ def test_objects_are_those_of_the_detector_and_scores_have_gradients(
         assert again.shape == (2,)
     with pytest.raises(NoTarget, match=r'there are \d+ objects with a score of 0 or more, no object 99'):
         object_target(model, data['inputs'], data['data_samples'][0], 99, None, 0.0)
-    with pytest.raises(NoTarget, match='no object has a score of 1 or more: the best has 0'):
+    with pytest.raises(NoTarget, match='no object has a score of 1 or more: the best has'):
         object_target(model, data['inputs'], data['data_samples'][0], 1, None, 1.0)
 
 
+@torch.no_grad()
 def test_objects_of_a_class_are_counted_alone(narrow_config: Callable[[str], Config]) -> None:
     from mmdet.structures import DetDataSample
 
