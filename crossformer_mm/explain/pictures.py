@@ -88,7 +88,7 @@ def save_attention(
     for one in found:
         _draw_group(panels[int(one.long_distance), one.stage - 1], picture, one, position)
     bar = ScalarMappable(Normalize(0, 1), _WEIGHTS)
-    figure.colorbar(bar, ax=panels, shrink=0.6, label='share of the largest weight')
+    figure.colorbar(bar, ax=panels, shrink=0.6, aspect=40, pad=0.01, label='share of the largest weight')
     save_figure(figure, path, _DPI)
 
 
@@ -96,23 +96,17 @@ def _draw_group(axes: Axes, picture: np.ndarray, one: Attended, position: tuple[
     height, width = picture.shape[:2]
     weights = one.weights.mean(0).numpy()
     corners = one.tokens.numpy()[:, ::-1] * one.stride  # (N, xy)
-    spread = one.stride * (one.interval if one.interval > 1 else 1)
-    side = one.stride if one.interval == 1 else spread * _FILLED
+    side = one.stride * max(1, one.interval * _FILLED)
     axes.imshow(picture, extent=(0, width, height, 0), interpolation='bilinear')
     squares = [Rectangle(corner + (one.stride - side) / 2, side, side) for corner in corners]
     colours = colormaps[_WEIGHTS](weights / weights.max())
     axes.add_collection(PatchCollection(squares, facecolors=colours, alpha=_OPAQUE))
     axes.plot(*position, '+', color='red', markersize=12, markeredgewidth=2)
-    left, top = corners.min(0) - spread / 2
-    right, bottom = corners.max(0) + one.stride + spread / 2
-    share = min(_ZOOM * max((right - left) / width, (bottom - top) / height), 1)
-    for limit, low, high, length in (
-        (axes.set_xlim, left, right, max(width, right)),
-        (axes.set_ylim, top, bottom, max(height, bottom)),
-    ):
-        size = share * length
-        start = float(np.clip((low + high - size) / 2, 0, length - size))
-        limit((start, start + size)[:: 1 if limit == axes.set_xlim else -1])
+    whole = np.maximum((width, height), np.multiply(one.size[::-1], one.stride))  # with padding
+    low, high = corners.min(0), corners.max(0) + one.stride
+    size = whole * min(_ZOOM * ((high - low) / whole).max(), 1)
+    left, top = ((low + high - size) / 2).clip(0, whole - size)
+    axes.set(xlim=(left, left + size[0]), ylim=(top + size[1], top))
     kind = 'long' if one.long_distance else 'short'
     axes.set_title(
         f'stage {one.stage}, block {one.block}: {kind} distance\n'

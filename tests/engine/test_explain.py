@@ -71,6 +71,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path, out: Path, *words: object) -> int:
     """``tools/explain.py`` in this process."""
+    init_default_scope(Config.fromfile(model / 'model.py').default_scope)  # that of the last model stays
     words = (model / 'model.py', model / 'model.pth', *words, '--out', out, '--channels', 3)
     return cli.run(explanation_parser(), explain, list(map(str, words)))
 
