@@ -5,18 +5,14 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..data.exif import ignores_exif
 from ..data.images import IGNORE_EXIF_HELP
-from ..deploy.prepare import widen
 from ..explain.attention import watched_attention
 from ..explain.cam import grad_cam, local_cam, score_cam, watched_map
 from ..explain.pictures import save_attention, save_maps
@@ -29,6 +25,7 @@ from ..utils.text import shorten
 from .config_options import CONFIG_HELP, add_cfg_options
 from .image_results import ImageResults, run_on_images
 from .inferencer import is_classifier, is_segmentor, open_inferencer
+from .network_input import NetworkInput, prepare_input
 
 _STAGE_OF_OBJECTS = 2  # of the demo's objects, most of the map is in their boxes
 _CLOSE = 3  # names that a message proposes
@@ -137,19 +134,6 @@ def _explain_all(files: Sequence[Path], explanations: '_Explanations', options: 
             progress.update(task, completed=done * steps)
 
 
-class _Seen(NamedTuple):
-    """An image as the network sees it."""
-
-    picture: np.ndarray
-    """RGB, ``(h, w, 3)``, uint8, after the pipeline, without padding."""
-    inputs: Tensor
-    """``(1, 3, H, W)``, normalised and padded."""
-    sample: BaseDataElement
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-    """A column x of the image is in column ``scale[0]·x − offset[0]`` of the input; of rows likewise."""
-
-
 class _Explanations(ImageResults):
     """The pictures of explanations.
 
@@ -229,7 +213,7 @@ class _Explanations(ImageResults):
     def _explain_target(
         self, file: Path, image: np.ndarray, advance: Callable[[int], object]
     ) -> dict[str, Any]:
-        seen, options = self._prepare(image), self.options
+        seen, options = prepare_input(self.inferencer, image), self.options
         with torch.enable_grad(), watched_map(self.model.backbone, self.stage - 1) as maps:
             target = self._target(seen)
         (map_of_image,) = maps[0]
@@ -249,7 +233,7 @@ class _Explanations(ImageResults):
                     map_of_image, seen.inputs[0], score, options.channels, options.batch_size
                 ),
             }
-        overlays = {name: _over_picture(values, seen) for name, values in found.items()}
+        overlays = {name: seen.over_picture(values) for name, values in found.items()}
         about = self._about(target, seen, image)
         title = f'{about["name"]} {about["score"]:.2f}'
         box = None if target.box is None else target.box.tolist()
@@ -257,7 +241,7 @@ class _Explanations(ImageResults):
         save_maps(self.folder / self.paths[file]['map'], seen.picture, title, overlays, box, region)
         return {'target': about}
 
-    def _target(self, seen: _Seen) -> Target:
+    def _target(self, seen: NetworkInput) -> Target:
         arguments = (self.model, seen.inputs, seen.sample)
         if is_segmentor(self.inferencer):
             return region_target(*arguments, self.label)
@@ -265,27 +249,27 @@ class _Explanations(ImageResults):
             return class_target(*arguments, self.label)
         return object_target(*arguments, self.options.box or 1, self.label, self.options.score_thr)
 
-    def _about(self, target: Target, seen: _Seen, image: np.ndarray) -> dict[str, Any]:
+    def _about(self, target: Target, seen: NetworkInput, image: np.ndarray) -> dict[str, Any]:
         about = {
             'label': target.label,
             'name': self.classes[target.label],
             'score': round(target.shown, 4),
         }
         if target.box is not None:
-            corners = (target.box.cpu().view(2, 2).numpy() + seen.offset) / seen.scale
+            corners = seen.to_image(target.box.cpu().view(2, 2).numpy())
             (left, top), (right, bottom) = corners.clip(0, image.shape[1::-1])
             about['bbox'] = [round(float(value), 2) for value in (left, top, right - left, bottom - top)]
         return about
 
     def _explain_attention(self, file: Path, image: np.ndarray) -> dict[str, Any]:
-        seen = self._prepare(image)
+        seen = prepare_input(self.inferencer, image)
         height, width = image.shape[:2]
         point = self.options.attention
         if not (0 <= point[0] < width and 0 <= point[1] < height):
             raise NoTarget(
                 f'{point[0]:g} {point[1]:g} is outside of the image, which has {width}×{height} pixels'
             )
-        x, y = np.multiply(np.add(point, 0.5), seen.scale) - seen.offset
+        x, y = seen.from_image(np.add(point, 0.5))
         if not (0 <= x < seen.picture.shape[1] and 0 <= y < seen.picture.shape[0]):
             raise NoTarget(f'{point[0]:g} {point[1]:g} is outside of the part that the pipeline crops')
         with torch.no_grad(), watched_attention(self.model.backbone, x, y) as found:
@@ -293,30 +277,9 @@ class _Explanations(ImageResults):
         save_attention(self.folder / self.paths[file]['attention'], seen.picture, found, (x, y))
         return {'position': point, 'blocks': [one.record() for one in found]}
 
-    def _prepare(self, image: np.ndarray) -> _Seen:
-        wide = widen(image)
-        item = self.inferencer.pipeline(wide)
-        picture = cv2.cvtColor(item['inputs'].permute(1, 2, 0).numpy(), cv2.COLOR_BGR2RGB)
-        data = self.model.data_preprocessor(self.inferencer.collate_fn([item]), False)
-        sample = data['data_samples'][0]
-        sides, seen_sides = np.array(wide.shape[1::-1]), np.array(picture.shape[1::-1])
-        scale, offset = seen_sides / sides, np.zeros(2)
-        if not is_segmentor(self.inferencer):
-            scale = np.array(sample.get('scale_factor', (1, 1)))
-        if is_classifier(self.inferencer):  # which sees the centre
-            offset = (sides * scale - seen_sides) / 2
-        return _Seen(picture, data['inputs'], sample, scale, offset)
-
 
 def _label_of(name: str, classes: Sequence[str]) -> int:
     if name in classes:
         return classes.index(name)
     close = difflib.get_close_matches(name, classes, _CLOSE) or classes
     raise UserError(f'--class {name}: no such class; there are {shorten(close)}')
-
-
-def _over_picture(values: Tensor, seen: _Seen) -> np.ndarray:
-    """A map ``(h, w)`` in pixels of the picture, without what lies over padding."""
-    whole = F.interpolate(values[None, None], seen.inputs.shape[2:], mode='bilinear', align_corners=False)
-    height, width = seen.picture.shape[:2]
-    return whole[0, 0, :height, :width].float().cpu().numpy()

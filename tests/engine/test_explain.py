@@ -16,6 +16,8 @@ from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.explain import explain, explanation_parser
 from crossformer_mm.engine.infer import infer, inference_parser
+from crossformer_mm.engine.inferencer import open_inferencer
+from crossformer_mm.engine.network_input import prepare_input
 
 CLASSES = {
     'mmdet': ('circle', 'rectangle', 'triangle'),
@@ -111,6 +113,23 @@ def test_a_class_of_a_segmentor_and_of_a_classifier(
     found = read(tmp_path / 'cls')
     assert [image['target']['name'] for image in found['images']] == ['dog'] * 3
     assert found['stage'] == 4
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmentor', 'classifier'])
+def test_a_place_in_the_image_is_found_in_the_input(request: pytest.FixtureRequest, kind: str) -> None:
+    """A white square is where its centre is expected, in an image that is resized and, for some, cropped."""
+    folder = request.getfixturevalue(kind)
+    init_default_scope(Config.fromfile(folder / 'model.py').default_scope)
+    image = np.zeros((200, 320, 3), np.uint8)
+    image[84:116, 144:184] = 255
+    seen = prepare_input(open_inferencer(folder / 'model.py', folder / 'model.pth', 'cpu'), image)
+    assert seen.picture.shape != image.shape
+    rows, columns = np.nonzero(seen.picture[..., 0] > 127)
+    found = seen.from_image(np.array([164, 100]))
+    assert found == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5), abs=0.6)
+    assert seen.to_image(found) == pytest.approx((164, 100))
+    values = torch.zeros(1, 1)
+    assert seen.over_picture(values).shape == seen.picture.shape[:2]
 
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor', 'classifier'])
