@@ -36,6 +36,7 @@ def test_score_cam_of_a_score_of_one_channel_is_this_channel(channels: int) -> N
     """The score is the sum of the pixels that channel 2 shows; channel 0 varies less than those chosen."""
     maps = torch.zeros(4, 4, 4)
     maps[0, 0, 0], maps[1, 0, 3], maps[2, 3, 0], maps[3, 3, 3] = 0.1, 2, 3, 1
+    maps[0] += 5  # which is no variation
     image = torch.ones(3, 16, 16)
     seen = []
 
