@@ -97,7 +97,7 @@ def score_cam(
     Returns:
         ``(h, w)``, at least 0; 0 everywhere if every score is minus infinity.
     """
-    maps = maps[maps.flatten(1).std(1).topk(min(channels, len(maps))).indices]
+    maps = maps[maps.flatten(1).std(1, correction=0).topk(min(channels, len(maps))).indices]
     scores = [score(image * channel_masks(part, image.shape[1:])) for part in maps.split(batch)]
     weights = torch.cat(scores).softmax(0).nan_to_num(0)
     return (weights[:, None, None] * maps).sum(0).relu()

@@ -126,7 +126,7 @@ def test_a_place_in_the_image_is_found_in_the_input(request: pytest.FixtureReque
     assert seen.picture.shape != image.shape
     rows, columns = np.nonzero(seen.picture[..., 0] > 127)
     found = seen.from_image(np.array([164, 100]))
-    assert found == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5), abs=0.6)
+    assert found == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5), abs=1)
     assert seen.to_image(found) == pytest.approx((164, 100))
     values = torch.zeros(1, 1)
     assert seen.over_picture(values).shape == seen.picture.shape[:2]

@@ -31,7 +31,7 @@ def test_local_cam_is_where_the_score_depends_on_the_map() -> None:
     assert local[3, 3] == 2 - 2 * 2 / 16
 
 
-@pytest.mark.parametrize('channels', [2, 64])
+@pytest.mark.parametrize('channels', [1, 64])
 def test_score_cam_of_a_score_of_one_channel_is_this_channel(channels: int) -> None:
     """The score is the sum of the pixels that channel 2 shows; channel 0 varies less than those chosen."""
     maps = torch.zeros(4, 4, 4)
@@ -46,7 +46,7 @@ def test_score_cam_of_a_score_of_one_channel_is_this_channel(channels: int) -> N
 
     found = score_cam(maps, image, score, channels, batch=3)
     torch.testing.assert_close(found, maps[2], rtol=0, atol=1e-6)
-    assert seen == ([2] if channels == 2 else [3, 1])
+    assert seen == ([1] if channels == 1 else [3, 1])
 
 
 def test_score_cam_is_zero_where_every_score_is_minus_infinity() -> None:
