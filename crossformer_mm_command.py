@@ -23,6 +23,7 @@ COMMANDS = {
     'train': ('train a model', 'train', 'training_parser', 'train'),
     'test': ('evaluate a checkpoint', 'test', 'evaluation_parser', 'evaluate'),
     'infer': ('predict on images', 'infer', 'inference_parser', 'infer'),
+    'explain': ('show what a prediction rests on', 'explain', 'explanation_parser', 'explain'),
     'export': ('write a model as an ONNX file', 'export', 'export_parser', 'export'),
     'convert': ('convert a checkpoint', 'convert', 'conversion_parser', 'convert'),
     'convert-dataset': (

@@ -159,6 +159,27 @@ def replace_convolution(
     layer._conv_forward = convolve
 
 
+@contextmanager
+def undetached(head: nn.Module | None) -> Iterator[None]:
+    """Let the predictions of a dense head of MMDetection keep their gradients inside the block.
+
+    Its ``predict_by_feat`` takes each image's part of the maps with a function that detaches it.
+
+    Args:
+        head: The head; others, and None, are left as they are.
+    """
+    scope = getattr(getattr(type(head), 'predict_by_feat', None), '__globals__', {})
+    select = scope.get('select_single_mlvl')
+    if select is None:
+        yield
+        return
+    scope['select_single_mlvl'] = lambda maps, image, detach=True: select(maps, image, detach=False)
+    try:
+        yield
+    finally:
+        scope['select_single_mlvl'] = select
+
+
 def end_workers(loader: DataLoader) -> None:
     """End the worker processes that a loader keeps between epochs.
 

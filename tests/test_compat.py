@@ -122,6 +122,21 @@ def test_without_data_nothing_is_computed() -> None:
     assert not compat.is_dense(product)
 
 
+def test_predictions_of_a_dense_head_keep_their_gradients_where_asked() -> None:
+    """``predict_by_feat`` uses ``select_single_mlvl``, which is called with ``detach=True``."""
+    from mmdet.models import RetinaHead, RTMDetInsHead
+
+    for kind in (RetinaHead, RTMDetInsHead):
+        scope = kind.predict_by_feat.__globals__
+        select, maps = scope['select_single_mlvl'], [torch.ones(1, 2, requires_grad=True)]
+        with compat.undetached(kind.__new__(kind)):
+            assert scope['select_single_mlvl'](maps, 0, detach=True)[0].requires_grad
+        assert scope['select_single_mlvl'] is select
+        assert not select(maps, 0, detach=True)[0].requires_grad
+    with compat.undetached(None):
+        pass
+
+
 def test_workers_that_a_loader_keeps_are_ended() -> None:
     """This uses ``DataLoader._iterator`` and its ``_shutdown_workers``."""
     loader = DataLoader(range(2), num_workers=1, persistent_workers=True)

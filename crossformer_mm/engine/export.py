@@ -32,7 +32,7 @@ from ..version import __version__
 from .config import load_config
 from .config_options import CONFIG_HELP, add_cfg_options
 from .flops import MAX_PIXELS, build_model
-from .infer import find_files
+from .image_results import find_files
 from .inferencer import meta_for
 
 _PACKAGES = ('onnx', 'onnxruntime')

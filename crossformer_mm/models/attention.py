@@ -68,8 +68,7 @@ def attend(
     channels = sizes(qkv)[2] // 3
     lengths = [block.count * block.tokens for block in blocks]
     for block, part, length in zip(blocks, qkv.split(lengths, dim=1), lengths, strict=True):
-        # (L, count·N, 3C) → (3, L·count, h, N, d)
-        q, k, v = part.reshape(-1, block.tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = _split(part, block.tokens, heads)
         if table is not None:
             bias = _aligned(pair_biases(table, block.rows, block.columns).to(q.dtype))[None]
         part = _attention(q, k, v, bias, dropout)
@@ -82,9 +81,35 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: fl
     """softmax(q kᵀ / √d + bias) v, (L·count, h, N, d), fused where PyTorch's kernels allow it."""
     if not is_transformed():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    return F.dropout(_weights(q, k, bias), dropout, dropout > 0) @ v
+
+
+def _split(qkv: Tensor, tokens: int, heads: int) -> Tensor:
+    """Queries, keys and values of groups: (L, count·N, 3C) → (3, L·count, h, N, d)."""
+    return qkv.reshape(-1, tokens, 3, heads, sizes(qkv)[2] // 3 // heads).permute(2, 0, 3, 1, 4)
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √d + bias): (L·count, h, N, N)."""
     logits = q * sizes(q)[3] ** -0.5 @ k.transpose(-2, -1)
-    weights = torch.softmax(logits if bias is None else logits + bias, dim=-1)
-    return F.dropout(weights, dropout, dropout > 0) @ v
+    return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+
+def attention_weights(qkv: Tensor, table: Tensor | None, group: GroupBlock, num_heads: int) -> Tensor:
+    """The weights with which :func:`attend` sums the values of one group.
+
+    Args:
+        qkv: (N, 3C), of its tokens, laid out as there.
+        table: As there.
+        group: The shape of the group.
+        num_heads: h.
+
+    Returns:
+        (h, N, N): of each token to each other; the sum over the last axis is 1.
+    """
+    q, k, _ = _split(qkv[None], group.tokens, num_heads)
+    bias = None if table is None else pair_biases(table, group.rows, group.columns).to(q.dtype)
+    return _weights(q, k, bias)[0]
 
 
 def _aligned(bias: Tensor) -> Tensor:

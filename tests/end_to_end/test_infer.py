@@ -27,7 +27,8 @@ from crossformer_mm.deploy.predictions import Objects
 from crossformer_mm.engine import cli, toolbox_model
 from crossformer_mm.engine import infer as infer_command
 from crossformer_mm.engine import test as test_command
-from crossformer_mm.engine.infer import find_files, infer, inference_parser
+from crossformer_mm.engine.image_results import find_files
+from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
 from crossformer_mm.evaluation.records import object_records
 from crossformer_mm.utils.errors import UserError
