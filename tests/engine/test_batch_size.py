@@ -41,9 +41,9 @@ torch.backends.mkldnn.enabled = False  # its error does not say that memory ran 
 trial = Trial(Config.fromfile(sys.argv[1]), averaged=False)
 assert trial.fits(1)
 pages = int(Path('/proc/self/statm').read_text().split()[0])
-limit = pages * resource.getpagesize() + 16 * 2**20
+limit = pages * resource.getpagesize() + 60 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-size = largest_batch(trial.fits, 16)
+size = largest_batch(trial.fits, 64)
 print(size, *trial.tried)
 assert trial.fits(size // 2)  # what did not fit is gone
 """
@@ -144,7 +144,7 @@ def test_trials_that_run_out_of_memory(
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=exact)
     assert done.returncode == 0, done.stderr[-2000:]
     size, *tried = map(int, done.stdout.splitlines()[-1].split())
-    assert 1 < size < 16
+    assert 1 < size < 64
     assert size + 1 in tried  # did not fit
 
 
@@ -159,13 +159,13 @@ def test_trials_leave_no_trace(
     path = tmp_path / 'narrow.py'
     narrow_config('mask_rcnn_crossformer_pp_s').dump(path)
     monkeypatch.setattr(train_command, 'needs_trials', lambda _, options, __: options.batch_size == AUTO)
-    words = [path, '--data-root', coco_root, '--epochs', 2, '--seed', 1, '--no-val', '--ema']
+    words = [path, '--data-root', coco_root, '--epochs', 1, '--seed', 1, '--no-val']
     for folder, more in (('auto', ['auto']), ('given', [6, '--accumulate', 3])):
         arguments = [*words, '--work-dir', tmp_path / folder, '--batch-size', *more]
         assert cli.run(training_parser(), train_command.train, list(map(str, arguments))) == 0
     assert 'batch size 6: 6 fit' in capsys.readouterr().out
-    states = [torch.load(tmp_path / name / 'epoch_2.pth', weights_only=False) for name in ('auto', 'given')]
-    for part in ('state_dict', 'optimizer', 'ema_state_dict', 'gradients'):
+    states = [torch.load(tmp_path / name / 'epoch_1.pth', weights_only=False) for name in ('auto', 'given')]
+    for part in ('state_dict', 'optimizer'):
         torch.testing.assert_close(states[0].get(part), states[1].get(part), rtol=0, atol=0)
 
 
