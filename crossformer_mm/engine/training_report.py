@@ -202,7 +202,11 @@ def _settings(runner: Runner) -> Iterable[tuple[str, Child]]:
     yield 'schedule', _schedule(cfg.get('param_scheduler') or ())
     unit = 'epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iterations'
     yield 'length', f'{runner.max_epochs if unit == "epochs" else runner.max_iters:,} {unit}'
-    counts, size, processes = wrapper.get('accumulative_counts', 1), _batch(runner), get_world_size()
+    counts, size = (
+        wrapper.get('accumulative_counts', 1),
+        (cfg.get('train_dataloader') or {}).get('batch_size', 1),
+    )
+    processes = get_world_size()
     yield (
         'batch',
         f'{size} images × {processes} processes × {counts} steps per update = {size * processes * counts}',
@@ -215,17 +219,13 @@ def _settings(runner: Runner) -> Iterable[tuple[str, Child]]:
     )
     hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or () if isinstance(hook, dict)]
     yield 'average of weights', ', '.join(name for name in hooks if name.endswith('EMAHook')) or 'off'
-    yield 'frozen stages', str(backbone.get('frozen_stages', -1))
+    frozen = backbone.get('frozen_stages', -1)
+    yield 'frozen', f'the first embedding and {frozen} stages' if frozen >= 0 else 'nothing'
     yield (
         'gradient clipping',
         ', '.join(f'{k} {v}' for k, v in (wrapper.get('clip_grad') or {}).items()) or 'off',
     )
     yield 'seed', str(runner.seed)
-
-
-def _batch(runner: Runner) -> int:
-    sampler = runner.train_dataloader.batch_sampler
-    return getattr(sampler, 'batch_size', 0) or 0
 
 
 def _schedule(schedulers: Sequence[dict] | dict) -> str:

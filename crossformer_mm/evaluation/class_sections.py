@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-
 from mmengine.evaluator import BaseMetric
 
 from ..utils.text import short_name

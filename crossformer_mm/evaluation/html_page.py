@@ -54,6 +54,7 @@ td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; white-sp
 .grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--faint); stroke-width: 1; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); } .line { fill: none; stroke-width: 1.7; }
 .dash { stroke-dasharray: 5 4; } .key { display: inline-block; margin-right: 14px; white-space: nowrap; }
+.key svg { display: inline-block; width: 22px; height: 8px; margin-right: 5px; }
 .key i { display: inline-block; width: 14px; height: .7em; margin-right: 5px; border-radius: 2px; }
 svg .tag { fill: #fff; stroke: #000; paint-order: stroke; stroke-linejoin: round; font-weight: 600; }
 .box { fill: none; } .shape { fill-opacity: .35; stroke-opacity: .9; }
@@ -69,6 +70,7 @@ _SCRIPT = """
 document.querySelectorAll('table.sortable').forEach(function (table) {
   var body = table.tBodies[0], heads = Array.from(table.tHead.rows[0].cells);
   heads.forEach(function (head, column) {
+    if (!head.textContent) return;
     var button = document.createElement('button');
     button.append(...head.childNodes);
     head.append(button);
@@ -116,7 +118,7 @@ def join(parts: Iterable[Child]) -> Html:
     return Html(''.join(part if isinstance(part, Html) else text(part) for part in parts))
 
 
-def element(name: str, *children: Child, **attributes: object) -> Html:
+def element(name: str, /, *children: Child, **attributes: object) -> Html:
     """An element.
 
     Args:

@@ -44,9 +44,11 @@ class Album:
         score = f'{image.score:.3f}'
         if isinstance(image.truth, int):
             found = [f'{self._name(label)} {score:.2f}' for label, score in image.found]
-            text = f'{score}: {self._name(image.truth)}; predicted: {", ".join(found) or "nothing (NaN)"}'
+            text = (
+                f'score {score}: {self._name(image.truth)}; predicted: {", ".join(found) or "nothing (NaN)"}'
+            )
             return self._figure(image.path, text, None)
-        text = f'{score}: ground truth, prediction'
+        text = f'score {score}; left: ground truth, right: prediction'
         return self._figure(image.path, text, image.truth, image.found)
 
     def sample(self, info: Mapping[str, Any]) -> Html:

@@ -45,7 +45,7 @@ def line_chart(
     svg = element(
         'svg', *_axes(frame, x_label), *drawn, viewBox=f'0 0 {_WIDTH} {_HEIGHT}', role='img', aria_label=title
     )
-    return element('figure', element('h3', title), svg, element('figcaption', *legend(lines)))
+    return element('figure', element('h3', title), svg, element('figcaption', *_legend(lines)))
 
 
 class _Frame(NamedTuple):
@@ -69,9 +69,8 @@ class _Frame(NamedTuple):
 def _frame(points: Sequence[Point], limits: tuple[float | None, float | None]) -> _Frame:
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
     low, high = (low if limits[0] is None else limits[0]), (high if limits[1] is None else limits[1])
-    if high <= low:
-        margin = 0.1 * (abs(low) or 1)
-        low, high = (low if limits[0] is not None else low - margin), low + margin
+    ticks = MaxNLocator(5).tick_values(low, high if high > low else low + (abs(low) or 1) / 10)
+    low, high = (tick if limit is None else limit for tick, limit in zip(ticks[[0, -1]], limits, strict=True))
     return _Frame(left, right if right > left else left + 1, low, high)
 
 
@@ -92,13 +91,14 @@ def _axes(frame: _Frame, x_label: str) -> Iterable[Html]:
     yield element('text', x_label, x=(_WIDTH + _LEFT) / 2, y=_HEIGHT - 5, text_anchor='middle')
 
 
-def legend(lines: Iterable[Line]) -> list[Html]:
-    """The colour and the label of each line."""
-    return [
-        element('span', element('i', class_=f'f{line.colour % COLOURS}'), line.label, class_='key')
-        for line in lines
-        if line.label
-    ]
+def _legend(lines: Iterable[Line]) -> list[Html]:
+    """The stroke and the label of each line."""
+    keys = []
+    for line in lines:
+        if line.label:
+            stroke = element('polyline', points='0,4 22,4', class_=_stroke(line))
+            keys.append(element('span', element('svg', stroke, viewBox='0 0 22 8'), line.label, class_='key'))
+    return keys
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
@@ -118,11 +118,15 @@ def _draw(line: Line, frame: _Frame) -> list[Html]:
             continue
         if len(run) > 1:
             path = ' '.join(f'{_f(x)},{_f(y)}' for x, y in run)
-            parts.append(element('polyline', points=path, class_=f'line c{colour}{" dash" * line.dashed}'))
+            parts.append(element('polyline', points=path, class_=_stroke(line)))
         marked = run if line.dots or len(run) == 1 else []
         parts += [element('circle', cx=_f(x), cy=_f(y), r=2.5, class_=f'f{colour}') for x, y in marked]
         run = []
     return parts
+
+
+def _stroke(line: Line) -> str:
+    return f'line c{line.colour % COLOURS}{" dash" * line.dashed}'
 
 
 def _f(value: float) -> str:
