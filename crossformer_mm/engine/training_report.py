@@ -4,7 +4,8 @@ import datetime
 import os
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,15 +41,11 @@ class TrainingReport:
     Args:
         runner: The runner, before it trains.
         options: The options that the user gave, as words of the command.
-        labels: What label maps contain.
-
-    Attributes:
-        seconds: How long the pages took so far.
     """
 
-    def __init__(self, runner: Runner, options: Sequence[str], labels: Sequence[LabelReport]) -> None:
+    def __init__(self, runner: Runner, options: Sequence[str]) -> None:
         cfg = runner.cfg
-        self.seconds = 0.0
+        self._seconds = 0.0
         self._start = time.time()
         self._command = shlex.join(['crossformer', 'train', str(cfg.filename), *options])
         meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
@@ -63,10 +60,22 @@ class TrainingReport:
                 ),
             ]
         )
-        self._data = self._describe_data(runner, labels)
-        self._validation = Html()
+        self._data = self._validation = Html()
 
-    def _describe_data(self, runner: Runner, labels: Sequence[LabelReport]) -> Html:
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of the block as the page's."""
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+
+    def describe_data(self, runner: Runner, labels: Sequence[LabelReport]) -> None:
+        """Describe the data sets, and show some images for training.
+
+        Args:
+            runner: The runner.
+            labels: What label maps contain.
+        """
         parts, samples = [], []
         for split, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
             exif = loop and ignores_exif(runner.cfg.get(f'{split}_dataloader'))
@@ -83,7 +92,7 @@ class TrainingReport:
                 element('h3', 'Images of the training set'),
                 element('div', *samples, class_='pictures small'),
             ]
-        return join(parts)
+        self._data = join(parts)
 
     def keep_validation(self, runner: Runner, extremes: Extremes) -> None:
         """Describe the classes and the best and the worst images of a validation.
@@ -179,7 +188,7 @@ class TrainingReport:
         resumed = [f'{iteration:,}' for _, iteration in runs[1:]]
         yield 'start', started + (f' (resumed at iteration {", ".join(resumed)})' if resumed else '')
         yield 'duration', _duration(time.time() - self._start) + (' since it was resumed' if resumed else '')
-        yield 'this page', f'has taken {self.seconds:.1f} s so far'
+        yield 'this page', f'has taken {self._seconds:.1f} s so far'
 
 
 def _settings(runner: Runner) -> Iterable[tuple[str, Child]]:

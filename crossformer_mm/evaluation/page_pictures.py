@@ -3,6 +3,7 @@
 import base64
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ from pycocotools import mask as coco_mask
 from ..data.images import NoImageError, read_image
 from ..data.label_check import LabelRule
 from ..data.label_files import read_label_map
+from ..utils.errors import UserError
 from ..utils.text import short_name
 from .html_page import COLOURS, Html, element, join
 from .image_scores import SIDE, Outline, ShownImage, outlines, small_map
@@ -64,7 +66,10 @@ class Album:
             rule = LabelRule(
                 tuple(self.classes), info.get('reduce_zero_label', False), info.get('label_map') or {}
             )
-            truth = small_map(rule.labels_in(read_label_map(info['seg_map_path'])))
+            try:
+                truth = small_map(rule.labels_in(read_label_map(Path(info['seg_map_path']))))
+            except (UserError, OSError) as error:
+                text = str(error)
         else:
             labels = info['gt_label']
             labels = labels if isinstance(labels, list | tuple) else [labels]
@@ -78,7 +83,7 @@ class Album:
         """The same image once for each overlay, side by side; a note if it cannot be read."""
         try:
             image = read_image(path, self.ignore_exif)
-        except NoImageError as error:
+        except (NoImageError, OSError) as error:
             return element('figure', element('figcaption', f'{path} {error}'))
         scale = min(1, SIDE / max(image.shape))
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]

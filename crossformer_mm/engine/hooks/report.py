@@ -1,8 +1,7 @@
 """Keep a page in the work folder that shows how a training goes."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,14 @@ class ReportHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Describe settings and data, and write the first page."""
-        if is_main_process():
-            start = time.perf_counter()
-            self._report = TrainingReport(runner, self.options, self.labels)
-            self._report.seconds += time.perf_counter() - start
-            self._saved = runner.message_hub.get_info('last_ckpt')
-            if self._write(runner, RUNNING):
-                runner.logger.info(f'report: {printable(str(Path(runner.work_dir, REPORT)))}')
+        if not is_main_process():
+            return
+        self._saved = runner.message_hub.get_info('last_ckpt')
+        self._report = report = TrainingReport(runner, self.options)
+        with report.timed():
+            report.describe_data(runner, self.labels)
+        if self._write(runner, RUNNING):
+            runner.logger.info(f'report: {printable(str(Path(runner.work_dir, REPORT)))}')
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Forget the images of the last validation, and let CocoReport keep what it finds for each class."""
@@ -82,19 +82,18 @@ class ReportHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
         """Score the images of a batch."""
-        start = time.perf_counter()
-        for sample in outputs or ():
-            self._extremes.add(sample)
-        if self._report:
-            self._report.seconds += time.perf_counter() - start
+        with self._report.timed() if self._report else nullcontext():
+            for sample in outputs or ():
+                self._extremes.add(sample)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         """Collect the images of all processes, and write the page."""
         first, *others = all_gather_object(self._extremes)
         if self._report:
-            for extremes in others:
-                first.merge(extremes)
-            self._report.keep_validation(runner, first)
+            with self._report.timed():
+                for extremes in others:
+                    first.merge(extremes)
+                self._report.keep_validation(runner, first)
             self._write(runner, RUNNING)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -127,15 +126,13 @@ class ReportHook(Hook):
         path = Path(runner.work_dir, REPORT)
         if not self._report:
             return False
-        start = time.perf_counter()
         try:
             if path.exists() and not is_output(path):
                 raise UserError(f'{path}: was not written by this project or has changed since; move it')
-            page = self._report.page(runner, state).encode('utf-8')
-            write_output(path, lambda part: part.write_bytes(page))
+            with self._report.timed():
+                page = self._report.page(runner, state).encode('utf-8')
+                write_output(path, lambda part: part.write_bytes(page))
         except (UserError, OSError) as error:
             runner.logger.warning(f'there is no new report: {printable(str(error))}')
             return False
-        finally:
-            self._report.seconds += time.perf_counter() - start
         return True
