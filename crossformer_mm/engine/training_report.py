@@ -78,7 +78,7 @@ class TrainingReport:
         """
         parts, samples = [], []
         for split, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
-            exif = loop and ignores_exif(runner.cfg.get(f'{split}_dataloader'))
+            exif = loop and ignores_exif(runner.cfg.get(f'{split}_dataloader') or {})
             contents = loop and contents_of(loop.dataloader.dataset, _SAMPLES, exif)
             if contents:
                 name = {'train': 'Training set', 'val': 'Validation set'}[split]
@@ -101,7 +101,7 @@ class TrainingReport:
             runner: The runner.
             extremes: The images.
         """
-        album = Album(self._classes, self._colours, ignores_exif(runner.cfg.get('val_dataloader')))
+        album = Album(self._classes, self._colours, ignores_exif(runner.cfg.get('val_dataloader') or {}))
         parts = [class_sections(metric, self._classes) for metric in runner.val_evaluator.metrics]
         pictures = []
         for name, images in (('Worst images', extremes.worst()), ('Best images', extremes.best())):
@@ -300,7 +300,7 @@ def _best(runner: Runner, val: list[Row]) -> tuple[str, str] | None:
 def _curves(train: list[Row], val: list[Row]) -> Iterable[Html]:
     if not train:
         return
-    parts = loss_parts(train[0])
+    parts = loss_parts(train[0]) if len(loss_parts(train[0])) > 1 else {}
     lines = [Line(label, _points(train, key), index) for index, (key, label) in enumerate(parts.items())]
     lines.append(Line('sum' if parts else 'loss', _points(train, 'loss'), 7 if parts else 0))
     charts = [line_chart('Training loss', 'iteration', lines, (0, None))]

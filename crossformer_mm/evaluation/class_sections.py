@@ -111,7 +111,7 @@ def confusions(
         content = ('' if not counts[row, column] else f'{value:.1f}') if percent else str(value or '')
         return element('td', content, style=f'background:rgba(var(--heat),{0.7 * shares[row, column]:.2f})')
 
-    head = element('tr', element('th', 'true ↓, predicted →'), *(element('th', name) for name in predicted))
+    head = element('tr', element('td', 'true ↓ predicted →'), *(element('th', name) for name in predicted))
     rows = [
         element('tr', element('th', name), *(cell(row, column) for column in range(len(predicted))))
         for row, name in enumerate(true)

@@ -47,6 +47,7 @@ th button::after { content: ' ↕'; color: var(--faint); } .up button::after { c
 .down button::after { content: ' ↓'; }
 td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .matrix td { text-align: right; border: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
+.matrix thead td { text-align: left; vertical-align: bottom; background: var(--soft); }
 .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); position: static; text-align: left;
   max-height: 12em; } .matrix th { font-weight: 400; max-width: 14em; }
 .bar { width: 30vw; max-width: 320px; min-width: 90px; }

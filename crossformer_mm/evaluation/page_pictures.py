@@ -144,14 +144,17 @@ class Album:
             return Html()
         counts = np.bincount(np.concatenate(maps))[: len(self.classes)]
         order = [label for label in np.argsort(-counts, kind='stable')[:_NAMED].tolist() if counts[label]]
+        known = {self._name(label): self.colours[label] for label in order}
+        if counts.sum() < sum(map(len, maps)):
+            known['ignored'] = (0, 0, 0)
         keys = [
             element(
                 'span',
-                element('i', style=f'background:rgb({",".join(map(str, self.colours[label]))})'),
-                self._name(label),
+                element('i', style=f'background:rgb({",".join(map(str, colour))})'),
+                name,
                 class_='key',
             )
-            for label in order
+            for name, colour in known.items()
         ]
         return element('div', *keys)
 

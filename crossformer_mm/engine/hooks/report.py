@@ -59,6 +59,7 @@ class ReportHook(Hook):
         self._report: TrainingReport | None = None
         self._extremes = Extremes(_SHOWN)
         self._saved: str | None = None  # the last checkpoint that the page knows
+        self._complaint = ''  # why the page could not be written
 
     def before_train(self, runner: Runner) -> None:
         """Describe settings and data, and write the first page."""
@@ -118,7 +119,7 @@ class ReportHook(Hook):
             runner: The runner.
             error: What stopped it.
         """
-        reason = str(error).partition('\n')[0] if isinstance(error, UserError) else type(error).__name__
+        reason = str(error) if isinstance(error, UserError) else type(error).__name__
         self._write(runner, f'stopped: {reason}')
 
     def _write(self, runner: Runner, state: str) -> bool:
@@ -133,6 +134,8 @@ class ReportHook(Hook):
                 page = self._report.page(runner, state).encode('utf-8')
                 write_output(path, lambda part: part.write_bytes(page))
         except (UserError, OSError) as error:
-            runner.logger.warning(f'there is no new report: {printable(str(error))}')
+            if str(error) != self._complaint:
+                runner.logger.warning(f'no report is written: {printable(str(error))}')
+            self._complaint = str(error)
             return False
         return True
