@@ -40,12 +40,13 @@ figure { margin: 0; min-width: 0; } svg { display: block; width: 100%%; height: 
   max-width: 100%%; width: fit-content; }
 table { border-collapse: collapse; font-size: .9em; } th, td { padding: 3px 10px; text-align: left;
   border-bottom: 1px solid var(--rule); overflow-wrap: normal; }
-td:first-child { max-width: 22em; min-width: 4em; overflow-wrap: anywhere; }
+td:first-child { max-width: 22em; min-width: 6.5em; overflow-wrap: break-word; }
 th { background: var(--soft); position: sticky; top: 0; z-index: 1; vertical-align: bottom; }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid; }
 th button::after { content: ' ↕'; color: var(--faint); } .up button::after { content: ' ↑'; }
 .down button::after { content: ' ↓'; }
-td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.num, th.num { text-align: right; font-variant-numeric: tabular-nums; }
+td.num { white-space: nowrap; }
 .matrix td { text-align: right; border: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 .matrix thead td { text-align: left; vertical-align: bottom; background: var(--soft); }
 .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); position: static; text-align: left;
