@@ -106,8 +106,9 @@ class TrainingReport:
         pictures = []
         for name, images in (('Worst images', extremes.worst()), ('Best images', extremes.best())):
             if images:
+                size = 'pictures small' if isinstance(images[0].truth, int) else 'pictures'
                 shown = map(album.compared, images)
-                pictures += [element('h3', name), element('div', *shown, class_='pictures')]
+                pictures += [element('h3', name), element('div', *shown, class_=size)]
         if pictures:
             note = f'The score of an image is {extremes.meaning()}. {extremes.images:,} images have one.'
             pictures.insert(0, element('p', note, class_='faint'))

@@ -79,8 +79,8 @@ def test_the_page_of_a_detector_agrees_with_the_log(detector: Path) -> None:
     assert 'ann_file' in text
 
 
-def test_a_label_of_another_layout_changes_nothing_random(detector: Path, tmp_path: Path) -> None:
-    """A resumed training has the same page: the curves of both runs, and the state that it resumed."""
+@pytest.mark.slow
+def test_a_resumed_training_shows_the_curves_of_both_runs(detector: Path, tmp_path: Path) -> None:
     shutil.copytree(detector, tmp_path / 'work')
     cfg = Config.fromfile(detector / 'run.py')
     cfg.train_cfg.max_epochs = 3
@@ -94,6 +94,7 @@ def test_a_label_of_another_layout_changes_nothing_random(detector: Path, tmp_pa
     assert 'Images of the validation' not in text
 
 
+@pytest.mark.slow
 def test_the_page_of_a_classifier(narrow_classifier: Callable[[str], Config], tmp_path: Path) -> None:
     write_class_folders(tmp_path / 'data', train=8, val=6, size=32)
     for folder in (tmp_path / 'data').glob('*/circle'):
@@ -125,6 +126,7 @@ def test_in_a_browser(detector: Path, tmp_path: Path) -> None:
     clicked.write_text(page.replace('</script></body>', press + '</script></body>'), 'utf-8')
     log = tmp_path / 'net.json'
     command = [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', f'--log-net-log={log}', '--dump-dom']
+    command += ['--disable-background-networking', '--disable-component-update', '--no-first-run']
     command += ['--enable-logging=stderr', f'--user-data-dir={tmp_path / "profile"}', clicked.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert 'CONSOLE' not in done.stderr
@@ -134,4 +136,6 @@ def test_in_a_browser(detector: Path, tmp_path: Path) -> None:
     assert sorted(table) == sorted(NAMES)
     assert counts == sorted(counts, reverse=True)
     assert dom.tags.count('button') > 8
-    assert not re.search(r'https?://(?!127\.0\.0\.1|localhost)[^"]*alert', log.read_text())
+    hosts = set(re.findall(r'"url":"https?://([^/"]+)', log.read_text()))
+    own = ('.google.com', '.googleapis.com', '.gvt1.com')  # what the browser itself asks at its start
+    assert not [host for host in hosts if not host.endswith(own)]
