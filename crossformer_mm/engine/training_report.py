@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.resume import RUNS
-from ..data.datasets import palette, trains_masks
+from ..data.datasets import palette
 from ..data.exif import ignores_exif
-from ..data.image_size import sizes_in
 from ..data.label_check import LabelReport
 from ..data.summary import contents_of
 from ..evaluation.class_sections import class_sections
@@ -27,7 +24,8 @@ from ..evaluation.page_pictures import Album
 from ..evaluation.svg_chart import Line, line_chart
 from .hooks.curves import LINES, Row, loss_parts, read_scalars, scores_of
 from .machine import describe_machine, resident_bytes
-from .runner import config_to_test, network_of
+from .runner import config_to_test
+from .training_settings import settings_of, task_of
 
 RUNNING, FINISHED = 'running', 'finished'
 _SAMPLES = 8  # pictures of the training data
@@ -54,7 +52,7 @@ class TrainingReport:
         self._machine = describe_machine('cuda' if torch.cuda.is_available() else 'cpu')
         self._settings = join(
             [
-                facts([*_settings(runner), ('options', element('code', shlex.join(options) or 'none'))]),
+                facts([*settings_of(runner), ('options', element('code', shlex.join(options) or 'none'))]),
                 element(
                     'details', element('summary', 'The complete config'), element('pre', cfg.pretty_text)
                 ),
@@ -145,7 +143,7 @@ class TrainingReport:
         now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
         written = element('time', now.replace('T', ' '), datetime=now)
         bad = None if state in (RUNNING, FINISHED) else 'state bad'
-        yield element('p', f'{_task(cfg)} in {cfg.work_dir}; written ', written, class_='faint')
+        yield element('p', f'{task_of(cfg)} in {cfg.work_dir}; written ', written, class_='faint')
         yield element('p', element('span', state, class_=bad or 'state'), f': {_progress(runner)}')
         cards = [_card('done', f'{runner.iter / runner.max_iters:.0%}')]
         if state == RUNNING and train:
@@ -190,70 +188,6 @@ class TrainingReport:
         yield 'start', started + (f' (resumed at iteration {", ".join(resumed)})' if resumed else '')
         yield 'duration', _duration(time.time() - self._start) + (' since it was resumed' if resumed else '')
         yield 'this page', f'has taken {self._seconds:.1f} s so far'
-
-
-def _settings(runner: Runner) -> Iterable[tuple[str, Child]]:
-    cfg, network, wrapper = runner.cfg, network_of(runner), runner.cfg.optim_wrapper
-    parameters = list(network.parameters())
-    every = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    frozen = f', of which {trained / 1e6:.3f} M are trained' if trained < every else ''
-    yield 'model', str(cfg.model.get('type'))
-    backbone = cfg.model.get('backbone', {})
-    yield 'backbone', f'{backbone.get("type")}, arch {backbone.get("arch")}'
-    yield 'parameters', f'{every / 1e6:.3f} M{frozen}'
-    init = backbone.get('init_cfg') or {}
-    start = cfg.get('load_from') or (init.get('checkpoint') if isinstance(init, dict) else init)
-    yield 'started from', f'{start or "random weights"}{" (resumed)" if runner.iter else ""}'
-    optimizer = wrapper.get('optimizer', {})
-    decay = f', weight decay {optimizer["weight_decay"]:g}' if 'weight_decay' in optimizer else ''
-    yield 'optimizer', f'{optimizer.get("type", "several")}{decay}'
-    yield 'learning rate', f'{optimizer["lr"]:g}' if 'lr' in optimizer else ''
-    yield 'schedule', _schedule(cfg.get('param_scheduler') or ())
-    unit = 'epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iterations'
-    yield 'length', f'{runner.max_epochs if unit == "epochs" else runner.max_iters:,} {unit}'
-    counts, size = (
-        wrapper.get('accumulative_counts', 1),
-        (cfg.get('train_dataloader') or {}).get('batch_size', 1),
-    )
-    processes = get_world_size()
-    yield (
-        'batch',
-        f'{size} images × {processes} processes × {counts} steps per update = {size * processes * counts}',
-    )
-    yield 'sizes in training', ', '.join(sizes_in(cfg.get('train_dataloader')))
-    yield 'sizes in validation', ', '.join(sizes_in(cfg.get('val_dataloader')))
-    yield (
-        'mixed precision',
-        f'{wrapper.type}' if wrapper.get('type', 'OptimWrapper') != 'OptimWrapper' else 'off',
-    )
-    hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or () if isinstance(hook, dict)]
-    yield 'average of weights', ', '.join(name for name in hooks if name.endswith('EMAHook')) or 'off'
-    frozen = backbone.get('frozen_stages', -1)
-    yield 'frozen', f'the first embedding and {frozen} stages' if frozen >= 0 else 'nothing'
-    yield (
-        'gradient clipping',
-        ', '.join(f'{k} {v}' for k, v in (wrapper.get('clip_grad') or {}).items()) or 'off',
-    )
-    yield 'seed', str(runner.seed)
-
-
-def _schedule(schedulers: Sequence[dict] | dict) -> str:
-    texts = []
-    for one in [schedulers] if isinstance(schedulers, dict) else schedulers:
-        settings = ', '.join(
-            f'{key} {value}' for key, value in one.items() if key not in ('type', 'by_epoch')
-        )
-        texts.append(f'{one.get("type")} ({settings})')
-    return '; '.join(texts) or 'constant'
-
-
-def _task(cfg: Config) -> str:
-    if cfg.get('default_scope') == 'mmdet':
-        return 'instance segmentation' if trains_masks(cfg) else 'detection'
-    return {'mmseg': 'semantic segmentation', 'mmpretrain': 'classification'}.get(
-        cfg.get('default_scope'), 'training'
-    )
 
 
 def _progress(runner: Runner) -> str:

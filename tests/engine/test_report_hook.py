@@ -96,7 +96,7 @@ def test_only_invalid_scores(tmp_path: Path) -> None:
     [
         (Stopped(), 'stopped: Stopped'),
         (UserError('loss <b> is NaN\nand more'), 'stopped: loss <b> is NaN\\nand more :'),
-        (KeyboardInterrupt(), 'stopped: KeyboardInterrupt'),
+        (KeyboardInterrupt(), 'my_run: interrupted'),
     ],
 )
 def test_a_stopped_training_says_so(tmp_path: Path, error: BaseException, said: str) -> None:

@@ -119,8 +119,9 @@ class ReportHook(Hook):
             runner: The runner.
             error: What stopped it.
         """
+        stopped = isinstance(error, KeyboardInterrupt)  # Ctrl-C, or a signal to terminate
         reason = str(error) if isinstance(error, UserError) else type(error).__name__
-        self._write(runner, f'stopped: {reason}')
+        self._write(runner, 'interrupted' if stopped else f'stopped: {reason}')
 
     def _write(self, runner: Runner, state: str) -> bool:
         """Write the page in the main process, if that is possible; returns whether it was."""
