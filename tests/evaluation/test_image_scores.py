@@ -135,7 +135,8 @@ def test_the_best_and_the_worst_are_kept() -> None:
         sample = classified([score, 1 - score], 0, f'{score:.2f}')
         whole.add(sample)
         parts[index % 2].add(sample)
-    parts[1].add(classified([scores[0], 0.0], 0, f'{scores[0]:.2f}'))  # as padding does
+    for part in parts:  # both have it, as with padding
+        part.add(classified([0.0, 1.0], 0, '0.00'))
     parts[0].merge(parts[1])
     for extremes in (whole, parts[0]):
         assert names(extremes.worst()) == ['0.00', '0.01', '0.02']
