@@ -74,6 +74,22 @@ def set_image_size(cfg: Config, sides: Sequence[int]) -> None:
                 step[key] = _scaled(step[key], wanted, keeps_ratio)
 
 
+def sizes_in(part: Any) -> list[str]:
+    """Describe the sizes in a part of a config, such as ``'Resize 1333×800'``, each once.
+
+    Args:
+        part: The part, such as a data loader.
+    """
+    found = [(step['type'], step[key]) for _, step in dicts_in(part) for key in _keys(step)]
+    return list(dict.fromkeys(f'{str(kind).rpartition(".")[2]} {_shown(value)}' for kind, value in found))
+
+
+def _shown(size: Any) -> str:
+    if isinstance(size, list | tuple) and size and isinstance(size[0], list | tuple):
+        return f'{_shown(size[0])} to {_shown(size[-1])}'
+    return '×'.join(map(str, size)) if isinstance(size, list | tuple) else str(size)
+
+
 def _tested_size(cfg: Config, given: str) -> tuple[int | Sequence[int], bool]:
     """The width and height that the test pipeline resizes to, and whether the ratio of the sides is kept.
 

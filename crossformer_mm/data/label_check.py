@@ -65,6 +65,16 @@ class LabelRule:
             return 'ignored'
         return self.classes[label] if self.is_class(value) else None
 
+    def labels_in(self, values: np.ndarray) -> np.ndarray:
+        """Convert the values of a label map to labels, and all that are no class to their number.
+
+        Args:
+            values: ``(H, W)``.
+        """
+        found, indices = np.unique(values, return_inverse=True)
+        labels = [self.label_of(int(v)) if self.is_class(int(v)) else len(self.classes) for v in found]
+        return np.array(labels, np.uint16)[indices.reshape(values.shape)]
+
 
 @dataclass(frozen=True)
 class LabelReport:

@@ -1,13 +1,10 @@
 """``tools/benchmark.py``: measure speed and memory of backbones side by side."""
 
 import argparse
-import datetime
 import difflib
 import gc
 import itertools
 import json
-import os
-import platform
 import re
 import shlex
 import subprocess
@@ -15,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +33,10 @@ from ..utils.errors import UserError
 from ..utils.files import check_folder
 from ..utils.outputs import check_outputs, write_output
 from ..utils.progress import progress_bar
-from ..version import __version__
 from .config import config_folder, quiet_imports
 from .flops import flop_counter
 from .inferencer import check_device
+from .machine import describe_machine, resident_bytes
 
 SWINS: dict[str, dict[str, Any]] = {  # as published and as in MMDetection's configs
     'swin_t': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path_rate=0.2),
@@ -55,9 +51,6 @@ VARIANTS = (*GROUPS, *LAYOUTS, 'cp', 'compile')
 LONGEST_SIDE = 16384
 WARM_UP_STEPS = 2
 MEMORY_STEPS = 2  # in the second, the optimizer's state and the gradients of the first are in memory
-# CPU instructions for matrix products, newest first.
-CPU_FEATURES = ('amx_bf16', 'avx512_bf16', 'avx512f', 'avx2', 'asimd', 'sve')
-PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg')
 
 
 def benchmark_parser() -> argparse.ArgumentParser:
@@ -372,51 +365,13 @@ def peak_memory(step: Callable[[], None], device: str = 'cpu') -> int:
     gc.collect()  # garbage that is freed during the steps would lower the measured peak
     if on_cpu:
         Path('/proc/self/clear_refs').write_text('5')  # resets only the peak of resident memory
-        start = _resident_bytes('VmRSS')
+        start = resident_bytes('VmRSS')
     else:
         torch.cuda.reset_peak_memory_stats(device)
         start = torch.cuda.memory_allocated(device)
     for _ in range(MEMORY_STEPS):
         step()
-    return (_resident_bytes('VmHWM') if on_cpu else torch.cuda.max_memory_allocated(device)) - start
-
-
-def _resident_bytes(field: str) -> int:
-    """A field of this process's ``/proc`` status; ``getrusage`` would include the parent's peak."""
-    return int(_colon_fields('/proc/self/status')[field].split()[0]) * 1024
-
-
-def _colon_fields(path: str) -> dict[str, str]:
-    """The ``name: value`` lines of a file's first paragraph as a dict; empty if the file is missing."""
-    if not Path(path).is_file():
-        return {}
-    lines = Path(path).read_text().partition('\n\n')[0].splitlines()
-    return {name.strip(): value.strip() for name, _, value in (line.partition(':') for line in lines)}
-
-
-def describe_machine(device: str = 'cpu') -> dict[str, Any]:
-    """Describe the machine and the software that the figures depend on.
-
-    Args:
-        device: Where the figures are measured.
-
-    Returns:
-        Plain data, for JSON.
-    """
-    cpu = _colon_fields('/proc/cpuinfo')
-    distributions = [name for package in PACKAGES for name in packages_distributions().get(package, [])]
-    machine = {
-        'cpu': cpu.get('model name', platform.machine()),
-        'cores': len(os.sched_getaffinity(0)),
-        'threads': torch.get_num_threads(),
-        'features': [name for name in CPU_FEATURES if name in cpu.get('flags', '').split()],
-        'python': platform.python_version(),
-        'versions': {name: version(name) for name in distributions} | {'crossformer-mm': __version__},
-        'date': datetime.date.today().isoformat(),
-    }
-    if torch.device(device).type == 'cuda':
-        machine |= {'gpu': torch.cuda.get_device_name(device), 'cuda': torch.version.cuda}
-    return machine
+    return (resident_bytes('VmHWM') if on_cpu else torch.cuda.max_memory_allocated(device)) - start
 
 
 def table(found: Mapping[str, dict[str, Any]], against: str | None = None) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
-import numpy as np
 from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
@@ -355,10 +354,7 @@ def _labelled(image: Path, label_map: Path, folder: LabelFolder) -> SegmentedIma
     picture, values = read_picture(image, folder.ignore_exif), read_label_map(label_map)
     scale = min(1, SMALL_PANEL * _LABEL_DPI / max(values.shape))
     size = [max(1, round(side * scale)) for side in values.shape[::-1]]
-    rule = folder.rule
-    found, indices = np.unique(values, return_inverse=True)
-    labels = [rule.label_of(int(v)) if rule.is_class(int(v)) else len(rule.classes) for v in found]
-    labels = np.array(labels, np.uint8)[indices.reshape(values.shape)]  # [H, W]
+    labels = folder.rule.labels_in(values)
     return SegmentedImage(
         cv2.resize(picture, size, interpolation=cv2.INTER_AREA),
         [cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)],

@@ -14,3 +14,20 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings to change in the config, e.g. train_cfg.max_epochs=24',
     )
+
+
+def given_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The words of a command that are not the defaults, without ``--resume``.
+
+    Args:
+        parser: The command's parser.
+        options: The parsed options; others than the parser's are left out.
+    """
+    words = []
+    for name, default in vars(parser.parse_args([options.config])).items():
+        value = getattr(options, name)
+        if value == default or name in ('config', 'resume'):
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words += [f'--{name.replace("_", "-")}', *map(str, values)]
+    return words

@@ -390,6 +390,12 @@ class _WorkFolder:
                 path.rmdir()
 
 
+def config_to_test(cfg: Config) -> Path:
+    """The config to test a training's checkpoints with: the one in its work folder has its data filled in."""
+    written = Path(cfg.work_dir, Path(cfg.filename).name)
+    return written if is_output(written) else Path(cfg.filename)
+
+
 def network_of(runner: Runner) -> nn.Module:
     """The model itself, without the wrappers for distributed runs and test-time augmentation."""
     model = runner.model

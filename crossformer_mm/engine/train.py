@@ -22,12 +22,14 @@ from ..data.image_size import add_size_option, set_image_size
 from ..models.arch import STAGES
 from ..models.crossformer import loads_file
 from ..utils.errors import UserError
-from ..utils.outputs import check_outputs, is_output
+from ..utils.outputs import check_outputs
 from .batch_size import AUTO, add_batch_size_option, find_batch_size, needs_trials
 from .changes import check_optimizer, check_trained_classes, compare_settings
+from .config_options import given_options
 from .distributed import on_first_process, sync_bn_warnings
 from .early_stop import add_stop_option, set_early_stop
 from .hooks.curves import CURVES
+from .hooks.report import REPORT, reported
 from .layer_decay import add_decay_option, set_layer_decay
 from .mixed_precision import bfloat16_is_fast
 from .runner import (
@@ -36,6 +38,7 @@ from .runner import (
     add_run_options,
     apply_data,
     checkpoint_folders,
+    config_to_test,
     network_of,
     read_labels,
     run_config,
@@ -176,7 +179,8 @@ def train(options: argparse.Namespace) -> None:
         runner = run.build(labels, warnings)
         set_start(runner, run)
         fit_warm_up(runner)
-        runner.train()
+        with reported(runner, given_options(training_parser(), options), labels):
+            runner.train()
         if last := runner.message_hub.get_info('last_ckpt'):
             command = shlex.join(['crossformer', 'test', str(config_to_test(cfg)), last])
             runner.logger.info(f'Last checkpoint: {last}; evaluate it: {command}')
@@ -481,12 +485,12 @@ def check_work_folder(cfg: Config, resumed: Checkpoint | None, loaded: Checkpoin
         loaded: The model that it starts from.
 
     Raises:
-        UserError: It would replace a config, checkpoints or ``curves.png``.
+        UserError: It would replace a config, checkpoints, ``curves.png`` or ``report.html``.
     """
     folders = checkpoint_folders(cfg)
     if resumed and resumed.path.resolve().parent in [folder.resolve() for folder in folders]:
         return
-    written = [Path(cfg.work_dir, name) for name in (Path(cfg.filename).name, CURVES)]
+    written = [Path(cfg.work_dir, name) for name in (Path(cfg.filename).name, CURVES, REPORT)]
     for name in ('epoch_*.pth', 'iter_*.pth', 'best_*_epoch_*.pth', 'best_*_iter_*.pth'):
         written += [path for folder in folders for path in folder.glob(name)]
     check_outputs('--work-dir', written, [loaded.path] if loaded else [])
@@ -503,12 +507,6 @@ def finished(cfg: Config, checkpoint: Checkpoint) -> str | None:
                 f' train_cfg.max_{unit}s to train longer'
             )
     return None
-
-
-def config_to_test(cfg: Config) -> Path:
-    """The config to test a training's checkpoints with: the one in its work folder has its data filled in."""
-    written = Path(cfg.work_dir, Path(cfg.filename).name)
-    return written if is_output(written) else Path(cfg.filename)
 
 
 def forget_pretrained(model: nn.Module) -> None:

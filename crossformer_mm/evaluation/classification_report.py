@@ -48,6 +48,9 @@ class ClassificationReport(BaseMetric):
         plots_dir: If given, the folder for :attr:`PLOTS`.
         ignore_exif: Draw the images of mistakes without turning them as their EXIF data says.
         **settings: Arguments of MMEngine's ``BaseMetric``.
+
+    Attributes:
+        counts: From :func:`count_classes`, of the last evaluation, in the evaluating process.
     """
 
     default_prefix = ''  # no prefix, and no warning about it
@@ -68,6 +71,7 @@ class ClassificationReport(BaseMetric):
         self.out_file = out_file
         self.plots_dir = plots_dir
         self.ignore_exif = ignore_exif
+        self.counts: np.ndarray | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep the best classes of a batch.
@@ -99,7 +103,7 @@ class ClassificationReport(BaseMetric):
                 f'{invalid} of {len(results)} images have no valid score (NaN) and count as wrong:'
                 ' the weights are damaged, or numbers overflow'
             )
-        counts = count_classes(results, len(names))
+        self.counts = counts = count_classes(results, len(names))
         images, scores = counts.sum(axis=1), class_scores(counts)
         if self.classwise:
             logger.info(f'each class, in percent:\n{class_table(images, scores, names)}')

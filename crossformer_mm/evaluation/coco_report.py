@@ -4,7 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -17,14 +17,39 @@ from terminaltables import AsciiTable
 from ..data.coco_ids import ORIGINAL_ID
 from ..utils.outputs import write_output
 from ..utils.text import printable, short_name
-from .plots import KINDS, class_names, plot_confusions, plot_precision_recall
+from .plots import (
+    KINDS,
+    class_names,
+    mean_precision,
+    plot_confusions,
+    plot_precision_recall,
+    precision_of_classes,
+)
 from .records import encode_mask
 
 _STATS = (
     *('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l'),
     *('AR@1', 'AR@10', 'AR@100', 'AR_s', 'AR_m', 'AR_l'),
 )
-_SCORE_THR, _IOU_THR = 0.3, 0.5  # thresholds for the detections in a confusion matrix
+SCORE_THR, IOU_THR = 0.3, 0.5  # thresholds for the detections in a confusion matrix
+
+
+class KindDetails(NamedTuple):
+    """What an evaluation of boxes or of masks found for each class, in the order of its arrays."""
+
+    names: list[str]
+    objects: list[int]
+    """The objects of each class in the ground truth, without crowds."""
+    table: list[list[float]]
+    """From :func:`class_rows`."""
+    recalls: np.ndarray
+    """The recalls of the curves."""
+    precisions: np.ndarray
+    """The precision of each class at IoU 0.5, ``(classes, recalls)``; NaN if there is no object."""
+    mean: np.ndarray
+    """The mean over classes and IoUs, ``(recalls,)``."""
+    confusions: np.ndarray
+    """From :func:`count_confusions`."""
 
 
 class CocoReport(BaseMetric):
@@ -44,6 +69,10 @@ class CocoReport(BaseMetric):
         plots_dir: If given, the folder for :attr:`PLOTS` of each kind.
         backend_args: Arguments of MMEngine's file backend for ``ann_file``.
         **settings: Arguments of MMEngine's ``BaseMetric``.
+
+    Attributes:
+        detailed: Set it to keep :attr:`details`.
+        details: What the last evaluation found for each class, by kind, in the evaluating process.
 
     Raises:
         ValueError: An unknown ``metric``, or ``format_only`` without ``outfile_prefix``.
@@ -76,6 +105,8 @@ class CocoReport(BaseMetric):
         if format_only and not outfile_prefix:
             raise ValueError('format_only needs an outfile_prefix')
         self._truth: COCO | None = None
+        self.detailed = False
+        self.details: dict[str, KindDetails] = {}
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Collect the detections of a batch.
@@ -147,10 +178,12 @@ class CocoReport(BaseMetric):
             text = AsciiTable([['class', *_STATS[:6]], *rows]).table
             logger.info(f'{kind}, each class:\n{text}')
             report.update({f'{kind}_mAP/{name}': row[0] for name, row in table.items()})
+        if self.detailed:
+            self.details[kind] = details_of(evaluation)
         if self.plots_dir:
             curves, matrix = (Path(self.plots_dir, name.format(kind)) for name in self.PLOTS)
             plot_precision_recall(curves, evaluation)
-            title = f'{KINDS[kind]}: score ≥ {_SCORE_THR:g}, IoU ≥ {_IOU_THR:g}'
+            title = f'{KINDS[kind]}: score ≥ {SCORE_THR:g}, IoU ≥ {IOU_THR:g}'
             labels = [*class_names(evaluation), 'background']
             plot_confusions(matrix, count_confusions(evaluation), labels, title)
         return report
@@ -238,15 +271,40 @@ def class_table(evaluation: COCOeval) -> dict[str, list[float]]:
         evaluation: An accumulated evaluation.
 
     Returns:
-        AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects by class name; NaN if the class
-        has no such object.
+        The numbers of :func:`class_rows` by class name.
+    """
+    return dict(zip(map(printable, class_names(evaluation)), class_rows(evaluation), strict=True))
+
+
+def class_rows(evaluation: COCOeval) -> list[list[float]]:
+    """AP, AP at IoU 0.5 and 0.75, and AP of small, medium and large objects of each class.
+
+    Args:
+        evaluation: An accumulated evaluation.
+
+    Returns:
+        The numbers of each class; NaN if the class has no such object.
     """
     precision = evaluation.eval['precision']  # [IoU, recall, class, size, detections per image]
     cuts = (np.s_[:, :, 0], np.s_[0, :, 0], np.s_[5, :, 0], *(np.s_[:, :, i] for i in (1, 2, 3)))
-    return {
-        printable(name): [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts]
-        for index, name in enumerate(class_names(evaluation))
-    }
+    return [
+        [_mean(precision[:, :, index, :, -1][cut]) for cut in cuts] for index in range(precision.shape[2])
+    ]
+
+
+def details_of(evaluation: COCOeval) -> KindDetails:
+    """What an accumulated evaluation found for each class, without the evaluation itself, which is large."""
+    truth = evaluation.cocoGt
+    objects = [truth.getAnnIds(catIds=[key], iscrowd=False) for key in evaluation.params.catIds]
+    return KindDetails(
+        class_names(evaluation),
+        [*map(len, objects)],
+        class_rows(evaluation),
+        np.array(evaluation.params.recThrs),
+        precision_of_classes(evaluation).filled(np.nan).T,
+        mean_precision(evaluation).filled(np.nan),
+        count_confusions(evaluation),
+    )
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -276,7 +334,7 @@ def count_confusions(evaluation: COCOeval) -> np.ndarray:
         truth.createIndex()
         matching = COCOeval(truth, evaluation.cocoDt, evaluation.params.iouType)
         matching.params.useCats = 0
-        matching.params.iouThrs = np.array([_IOU_THR])
+        matching.params.iouThrs = np.array([IOU_THR])
         matching.params.areaRng = matching.params.areaRng[:1]  # objects of all sizes
         matching.evaluate()
     counts = np.zeros((len(indices) + 1, len(indices) + 1), int)
@@ -293,7 +351,7 @@ def _pairs(matching: COCOeval, image: dict) -> Iterator[tuple[int | None, int | 
     """
     truth, detections = matching.cocoGt.anns, matching.cocoDt.anns
     ignored = dict(zip(image['dtIds'], image['dtIgnore'][0], strict=True))
-    counted = {i for i in image['dtIds'] if detections[i]['score'] >= _SCORE_THR and not ignored[i]}
+    counted = {i for i in image['dtIds'] if detections[i]['score'] >= SCORE_THR and not ignored[i]}
     matches = [int(match) for match in image['gtMatches'][0]]  # 0 for no match; ids of detections start at 1
     for object_id, match, is_crowd in zip(image['gtIds'], matches, image['gtIgnore'], strict=True):
         if not is_crowd:

@@ -56,24 +56,38 @@ def draw_precision_recall(axes: Axes, evaluation: COCOeval) -> None:
         axes: The axes to draw on; the lines are labelled with their mean, the average precision.
         evaluation: An accumulated evaluation with COCO's own IoU thresholds.
     """
-    precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class]; objects of all sizes
-    precision = np.ma.masked_less(precision, 0)  # −1 if there is no object
+    precisions = precision_of_classes(evaluation)
     recall = evaluation.params.recThrs
     names = class_names(evaluation)
     width = 0.8 if len(names) > _MANY else 1.5
     for index, (name, colour) in enumerate(zip(names, palette(len(names)), strict=True)):
-        curve = precision[0, :, index]
+        curve = precisions[:, index]
         if curve.count():
             label = f'{escape_mathtext(name)}: {curve.mean():.3f}'
             axes.plot(recall, curve, color=np.divide(colour, 255), linewidth=width, label=label)
-    overall = precision.mean(axis=(0, 2))
+    overall = mean_precision(evaluation)
     if overall.count():
-        label = f'all, IoU 0.50:0.95: {precision.mean():.3f}'
+        label = f'all, IoU 0.50:0.95: {overall.mean():.3f}'
         axes.plot(recall, overall, color='black', linestyle='--', linewidth=3, label=label)
     kind = KINDS[evaluation.params.iouType]
     axes.set(title=f'{kind}, each class at IoU 0.5', xlabel='recall', ylabel='precision')
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
     axes.grid(alpha=0.3)
+
+
+def precision_of_classes(evaluation: COCOeval) -> np.ma.MaskedArray:
+    """The precision of each class at IoU 0.5, ``(recalls, classes)``; masked if it has no object."""
+    return _precision(evaluation)[0]
+
+
+def mean_precision(evaluation: COCOeval) -> np.ma.MaskedArray:
+    """The mean of the precision over classes and IoUs, ``(recalls,)``."""
+    return _precision(evaluation).mean(axis=(0, 2))
+
+
+def _precision(evaluation: COCOeval) -> np.ma.MaskedArray:
+    """``(IoUs, recalls, classes)``, of objects of all sizes."""
+    return np.ma.masked_less(evaluation.eval['precision'][..., 0, -1], 0)  # −1 if there is no object
 
 
 def plot_confusions(

@@ -34,6 +34,10 @@ class SegmentationReport(BaseMetric):
         format_only: Write the label maps without evaluating; needs no ground truth.
         plots_dir: If given, the folder for ``iou.png`` and ``confusion_matrix.png``.
         **settings: Arguments of MMEngine's ``BaseMetric``.
+
+    Attributes:
+        counts: The pixels that the last evaluation counted, in the evaluating process; the true class by row,
+            the predicted one by column.
     """
 
     default_prefix = ''  # no prefix, and no warning about it
@@ -56,6 +60,7 @@ class SegmentationReport(BaseMetric):
         self.names = names
         self.format_only = format_only
         self.plots_dir = plots_dir
+        self.counts: np.ndarray | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count and write a batch.
@@ -99,6 +104,7 @@ class SegmentationReport(BaseMetric):
         counts = np.zeros((len(names), len(names)), np.int64)
         for cells, numbers in results:
             counts.flat[cells] += numbers  # no cell occurs twice
+        self.counts = counts
         ious, accuracies = class_scores(counts)
         report = {
             'mIoU': _mean(ious),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.hooks.agreement import running_statistics
+from crossformer_mm.engine.hooks.report import REPORT
 
 TESTS = Path(__file__).parents[1]
 TOOLS = TESTS.parent / 'tools'
@@ -165,6 +167,8 @@ def test_two_trainings_at_once_validate_as_one_process_does(
     shared = [name for name in alone if name in together]  # the test reports each class as well
     assert len(shared) == 24
     assert [together[name] for name in shared] == pytest.approx([alone[name] for name in shared])
+    page = (folders[0] / REPORT).read_text()
+    assert len(re.findall(r'left: ground truth', page)) == 3, "the images of both processes' validation"
 
 
 @pytest.mark.slow

@@ -330,7 +330,9 @@ def test_settings_that_make_no_sense(flat_config: Path, setting: str, message: s
     assert setting in str(raised.value)
 
 
-@pytest.mark.parametrize('name', ['run.py', 'curves.png', 'epoch_1.pth', 'best_score_iter_10.pth'])
+@pytest.mark.parametrize(
+    'name', ['run.py', 'curves.png', 'report.html', 'epoch_1.pth', 'best_score_iter_10.pth']
+)
 def test_a_new_training_keeps_files_of_the_user(tmp_path: Path, name: str) -> None:
     (tmp_path / 'configs').mkdir()
     for other in ('configs/run.py', 'weights.pth', 'best_of_all.pth', 'notes.txt'):

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 CURVES = 'curves.png'
 _PERCENT = ('mIoU', 'mAcc', 'aAcc', 'top1', 'top5')  # the others range from 0 to 1
-_LINES = {  # by a score's name, without its evaluator's prefix: label and line style
+LINES = {  # by a score's name, without its evaluator's prefix: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
     'segm_mAP': ('mask mAP', 'C1-'),
@@ -32,7 +32,7 @@ _LINES = {  # by a score's name, without its evaluator's prefix: label and line 
     'top5': ('top-5 accuracy', 'C4:'),
 }
 # Scores of single classes have longer names: coco/bbox_mAP/CLASS, IoU.CLASS.
-_SCORE = re.compile(rf'(?:\w+/)?({"|".join(_LINES)})')
+_SCORE = re.compile(rf'(?:\w+/)?({"|".join(LINES)})')
 
 
 class CurvesHook(Hook):
@@ -77,7 +77,7 @@ def read_scalars(work_dir: str | Path, runs: Sequence[Sequence] = ()) -> tuple[l
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), key=order):
         rows = list(_rows(path))
         trained = [row for row in rows if 'loss' in row]
-        scored = [row for row in rows if _scores(row)]
+        scored = [row for row in rows if scores_of(row)]
         if trained:
             start = trained[0]
             first = min([start.get('epoch', start['step']), *(row['step'] for row in scored)])
@@ -112,18 +112,22 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
     save_figure(figure, path, 100)
 
 
-def _scores(row: Row) -> dict[str, float]:
+def scores_of(row: Row) -> dict[str, float]:
     """The scores to draw, from 0 to 1, by their names without a prefix."""
     found = {match[1]: value for key, value in row.items() if (match := _SCORE.fullmatch(key))}
     return {key: score / 100 if key in _PERCENT else score for key, score in found.items()}
 
 
+def loss_parts(row: Row) -> dict[str, str]:
+    """The losses that are added, such as loss_cls or decode.loss_ce, by name, with their labels."""
+    keys = (key for key in row if key.split('.')[-1].startswith('loss_'))
+    return {key: key.replace('loss_', '', 1) for key in keys}
+
+
 def _draw_losses(axes: Axes, rows: list[Row]) -> None:
     steps = [row['step'] for row in rows]
-    # detectors log loss_cls, segmentors decode.loss_ce, classifiers only the loss
-    parts = [key for key in rows[0] if key.split('.')[-1].startswith('loss_')]
-    for key in parts:
-        label = key.replace('loss_', '', 1)
+    parts = loss_parts(rows[0])
+    for key, label in parts.items():
         axes.plot(steps, [row.get(key) for row in rows], linewidth=1, label=label)
     axes.plot(steps, [row['loss'] for row in rows], 'k-', label='sum' if parts else 'loss')
     axes.set(title='Training loss', xlabel='iteration', ylim=(0, None))
@@ -132,8 +136,8 @@ def _draw_losses(axes: Axes, rows: list[Row]) -> None:
 
 
 def _draw_scores(axes: Axes, rows: list[Row], unit: str) -> None:
-    for key, (name, style) in _LINES.items():
-        points = [(row['step'], _scores(row)[key]) for row in rows if key in _scores(row)]
+    for key, (name, style) in LINES.items():
+        points = [(row['step'], scores_of(row)[key]) for row in rows if key in scores_of(row)]
         if points:
             label = f'{name}: {points[-1][1]:.3f}'
             axes.plot(*zip(*points, strict=True), style, marker='.', label=label)
