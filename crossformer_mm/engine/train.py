@@ -56,6 +56,31 @@ def training_parser() -> argparse.ArgumentParser:
     """The options of the command; :func:`training_config` applies them."""
     parser = argparse.ArgumentParser(description='Train a model with MMEngine.')
     add_run_options(parser)
+    _add_start_options(parser)
+    add_length_options(parser)
+    add_size_option(parser)
+    _add_step_options(parser)
+    parser.add_argument('--no-val', action='store_true', help='train without a validation set')
+    add_fraction_options(parser)
+    add_augment_option(parser)
+    add_stop_option(parser)
+    parser.add_argument(
+        '--stop-on-nan',
+        type=int,
+        default=1,
+        metavar='STEPS',
+        help='stop after this many consecutive steps with a NaN or infinite loss; 0 for never (1)',
+    )
+    parser.add_argument(
+        '--workers', type=int, metavar='N', help='worker processes that read data, per process'
+    )
+    parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (a random one)')
+    add_log_option(parser)
+    return parser
+
+
+def _add_start_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which weights a training starts from."""
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         '--pretrained',
@@ -77,23 +102,10 @@ def training_parser() -> argparse.ArgumentParser:
         metavar='FILE|DIR',
         help='continue from this checkpoint, or from the latest one in this folder (that of --work-dir)',
     )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='bfloat16',
-        choices=['bfloat16', 'float16'],
-        help='mixed precision; float16 scales the loss and needs a GPU (bfloat16)',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate in proportion to the images per update',
-    )
-    add_length_options(parser)
-    add_size_option(parser)
-    parser.add_argument('--lr', type=float, metavar='X', help='the learning rate of the optimizer')
-    parser.add_argument('--no-val', action='store_true', help='train without a validation set')
-    add_fraction_options(parser)
+
+
+def _add_step_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change what a step computes, and how weights are updated."""
     add_batch_size_option(parser)
     parser.add_argument(
         '--accumulate',
@@ -102,20 +114,25 @@ def training_parser() -> argparse.ArgumentParser:
         help='update the weights every N steps, as with batches N times as large; the schedule counts steps',
     )
     parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='bfloat16',
+        choices=['bfloat16', 'float16'],
+        help='mixed precision; float16 scales the loss and needs a GPU (bfloat16)',
+    )
+    parser.add_argument(
         '--with-cp',
         action='store_true',
         help='activation checkpointing: recompute activations of the backbone in the backward pass',
     )
+    parser.add_argument('--lr', type=float, metavar='X', help='the learning rate of the optimizer')
     parser.add_argument(
-        '--workers', type=int, metavar='N', help='worker processes that read data, per process'
-    )
-    parser.add_argument('--seed', type=int, metavar='N', help='seed of all random numbers (a random one)')
-    parser.add_argument(
-        '--ema',
+        '--auto-scale-lr',
         action='store_true',
-        help='average the weights over the training (exponential moving average); this average is evaluated'
-        ' and saved',
+        help='scale the learning rate in proportion to the images per update',
     )
+    add_decay_option(parser)
+    parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
         '--freeze',
         type=int,
@@ -123,19 +140,12 @@ def training_parser() -> argparse.ArgumentParser:
         metavar='N',
         help='keep the weights of the first embedding and of the first N stages, 0 to 4, of the backbone',
     )
-    add_decay_option(parser)
-    add_augment_option(parser)
-    add_stop_option(parser)
-    parser.add_argument('--clip-grad', type=float, metavar='NORM', help='clip the gradients to this norm')
     parser.add_argument(
-        '--stop-on-nan',
-        type=int,
-        default=1,
-        metavar='STEPS',
-        help='stop after this many consecutive steps with a NaN or infinite loss; 0 for never (1)',
+        '--ema',
+        action='store_true',
+        help='average the weights over the training (exponential moving average); this average is evaluated'
+        ' and saved',
     )
-    add_log_option(parser)
-    return parser
 
 
 def train(options: argparse.Namespace) -> None:
