@@ -246,7 +246,7 @@ class _Output(ImageResults):
             print(printable(f'{file}: {found["name"]} {found["score"]:.2f}'))
             save_classified(drawn, picture, found)
         else:
-            objects = object_records(prediction, classes, size, self.score_thr)
-            found = {'objects': objects}
-            save_objects(drawn, [(picture, drawn_objects(objects))])
+            settings = prediction, classes, size, self.score_thr
+            found = {'objects': object_records(*settings)}
+            save_objects(drawn, [(picture, drawn_objects(*settings))])
         self.add(file, size, found)

@@ -1,8 +1,8 @@
 """Pictures of detected and annotated objects: boxes, masks and labels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,9 +12,10 @@ from matplotlib.patches import Polygon, Rectangle
 from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
+from ..deploy.masks import part_of
+from ..deploy.predictions import Objects
 from ..utils.text import escape_mathtext
 from .pictures import PANEL, fitting_dpi, image_grid, save_figure, show
-from .records import decode_part
 
 
 class DrawnObject(NamedTuple):
@@ -69,21 +70,28 @@ def objects_figure(
     return figure
 
 
-def drawn_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:
-    """Prepare predictions for drawing, with one decoded mask in memory at a time.
+def drawn_objects(
+    found: Objects, classes: Sequence[str], size: tuple[int, int], score_thr: float
+) -> Iterator[DrawnObject]:
+    """Prepare predictions for drawing, with one mask in memory at a time.
 
     Args:
-        records: From :func:`crossformer_mm.evaluation.records.object_records`.
+        found: The objects.
+        classes: The class names.
+        size: The image's height and width; boxes are clipped to it.
+        score_thr: Objects of a lower score are left out.
 
     Yields:
         The objects, the best last, which is drawn on top.
     """
-    for record in reversed(records):
-        label = f'{record["name"]} {record["score"]:.2f}'
-        item = DrawnObject(label, colour_of(record['label']), record['bbox'], None)
-        if 'mask' in record:
-            top, left, pixels = decode_part(record['mask'])
-            item = item._replace(mask=pixels.astype(np.uint8), corner=(left, top))
+    for index in np.flatnonzero(found.scores >= score_thr)[::-1]:
+        label = int(found.labels[index])
+        name = f'{classes[label]} {found.scores[index]:.2f}'
+        (left, top), (right, low) = found.boxes[index].reshape(2, 2).clip(0, size[::-1])
+        item = DrawnObject(name, colour_of(label), (left, top, right - left, low - top), None)
+        if found.masks is not None:
+            part = part_of(found.masks, index)
+            item = item._replace(mask=part.pixels.astype(np.uint8), corner=(part.left, part.top))
         yield item
 
 
