@@ -197,7 +197,8 @@ def _predict_batch(files: Sequence[Path], output: _Output, ignore_exif: bool) ->
             raise
     # Here, the error no longer keeps in memory what was computed.
     if len(read) == 1:
-        output.skip(read[0][0], 'there is not enough memory to predict on it')
+        remedy = '; smaller --tiles need less' if isinstance(output.model, TiledModel) else ''
+        output.skip(read[0][0], f'there is not enough memory to predict on it{remedy}')
     else:
         for file, _ in read[done:]:
             _predict_batch([file], output, ignore_exif)
