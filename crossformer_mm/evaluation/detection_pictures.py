@@ -124,9 +124,9 @@ def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
             item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=item.corner
         )
         for outline in outlines:
-            corners = outline[:, 0]  # [points, 2]
-            axes.add_patch(Polygon(corners, facecolor=item.colour, alpha=0.4))
-            axes.add_patch(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
+            corners = outline[:, 0]  # [points, 2]; add_patch would look for the axes' limits at each, slowly
+            axes.add_artist(Polygon(corners, facecolor=item.colour, alpha=0.4))
+            axes.add_artist(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
     left, top, *size = item.box
     corner = (left - 0.5, top - 0.5)  # the origin of the axes is the centre of the first pixel
     axes.add_patch(Rectangle(corner, *size, fill=False, color=item.colour))
