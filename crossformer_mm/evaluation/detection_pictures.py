@@ -17,6 +17,8 @@ from ..deploy.predictions import Objects
 from ..utils.text import escape_mathtext
 from .pictures import PANEL, fitting_dpi, image_grid, save_figure, show
 
+_LABELLED = 100  # objects of a prediction: those of many tiles would be covered by labels
+
 
 class DrawnObject(NamedTuple):
     """An annotated or predicted object to draw."""
@@ -73,7 +75,7 @@ def objects_figure(
 def drawn_objects(
     found: Objects, classes: Sequence[str], size: tuple[int, int], score_thr: float
 ) -> Iterator[DrawnObject]:
-    """Prepare predictions for drawing, with one mask in memory at a time.
+    """Prepare predictions for drawing, with one mask in memory at a time and labels for the 100 best.
 
     Args:
         found: The objects.
@@ -84,9 +86,9 @@ def drawn_objects(
     Yields:
         The objects, the best last, which is drawn on top.
     """
-    for index in np.flatnonzero(found.scores >= score_thr)[::-1]:
+    for rank, index in reversed(list(enumerate(np.flatnonzero(found.scores >= score_thr)))):
         label = int(found.labels[index])
-        name = f'{classes[label]} {found.scores[index]:.2f}'
+        name = f'{classes[label]} {found.scores[index]:.2f}' if rank < _LABELLED else ''
         (left, top), (right, low) = found.boxes[index].reshape(2, 2).clip(0, size[::-1])
         item = DrawnObject(name, colour_of(label), (left, top, right - left, low - top), None)
         if found.masks is not None:
@@ -130,6 +132,8 @@ def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
     left, top, *size = item.box
     corner = (left - 0.5, top - 0.5)  # the origin of the axes is the centre of the first pixel
     axes.add_patch(Rectangle(corner, *size, fill=False, color=item.colour))
+    if not item.label:
+        return
     axes.text(
         *corner,
         escape_mathtext(item.label),

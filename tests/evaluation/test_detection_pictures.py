@@ -83,6 +83,17 @@ def test_predicted_objects_of_a_good_score_are_drawn_with_the_best_on_top() -> N
             assert (last.corner, last.mask.shape, last.mask.min()) == ((7, 6), (10, 57), 1)
 
 
+def test_only_the_best_of_many_objects_have_labels(tmp_path: Path) -> None:
+    found = Objects(
+        np.tile(np.float32([[4, 10, 60, 60]]), (101, 1)), np.linspace(1, 0.5, 101), [0] * 101, None
+    )
+    objects = list(drawn_objects(found, ['cat'], (64, 64), 0))
+    assert [item.label for item in objects[:2]] == ['', 'cat 0.51'] and objects[-1].label == 'cat 1.00'
+    without, labelled = (drawn(tmp_path / 'a.png', [item]) for item in objects[:2])
+    assert not np.array_equal(without[:120], labelled[:120])
+    assert np.array_equal(without[200:], labelled[200:])
+
+
 def test_sheets_have_rows(tmp_path: Path) -> None:
     one = drawn(tmp_path / 'one.png', [], [], columns=2, panel=2, dpi=100)
     two = drawn(tmp_path / 'two.png', [], [], [BOX], columns=2, panel=2, dpi=100)
