@@ -1,7 +1,10 @@
 """Predict on large images in overlapping tiles, each of which is an image of its own for the model."""
 
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from .predictions import Objects, Tile
 
 OVERLAP = 0.2  # of two neighbouring tiles
 _SMALLEST, _MOST = 32, 0.9  # side of a tile in pixels, overlap
+_MOST_TILES = 100_000  # of an image: at a second for each, more than a day
+_MEMORY = Path('/proc/meminfo')  # of Linux, which would end the process that uses more than there is
 
 
 class TiledModel:
@@ -107,6 +112,9 @@ def grid(size: tuple[int, int], side: int, overlap: float) -> list[Tile]:
 
     Returns:
         Rows and columns of each tile, row by row; smaller ones only if the image is smaller.
+
+    Raises:
+        UserError: There are too many to wait for.
     """
     stride = max(round(side * (1 - overlap)), 1)
     rows, columns = (
@@ -116,6 +124,12 @@ def grid(size: tuple[int, int], side: int, overlap: float) -> list[Tile]:
         ]
         for length in size
     )
+    count = len(rows) * len(columns)
+    if count > _MOST_TILES:
+        raise UserError(
+            f'--tiles {side}: {count} tiles in an image of {size[1]}×{size[0]} pixels; take larger tiles or a'
+            ' smaller --overlap'
+        )
     return [(row, column) for row in rows for column in columns]
 
 
@@ -146,7 +160,9 @@ def _best_classes(size: tuple[int, int], tiles: Sequence[Tile], found: Iterator[
     for rows, row in groupby(zip(tiles, found, strict=True), lambda pair: pair[0][0]):
         for (_, columns), scores in row:
             if sums is None:
-                sums = np.zeros((len(scores), len(scores[0]), size[1]), np.float32)
+                shape = (len(scores), len(scores[0]), size[1])
+                _check_memory(4 * math.prod(shape))
+                sums = np.zeros(shape, np.float32)
                 labels = np.empty(size, np.min_scalar_type(len(scores)))
             if rows.start > top:  # what is above these tiles is complete
                 _take_best(sums, labels[top : rows.start])
@@ -154,6 +170,13 @@ def _best_classes(size: tuple[int, int], tiles: Sequence[Tile], found: Iterator[
             sums[:, :, columns] += scores
     _take_best(sums, labels[top:])
     return labels
+
+
+def _check_memory(needed: int) -> None:
+    """Raise a MemoryError if fewer bytes are available: NumPy would get more of them than it can use."""
+    found = re.search(r'^MemAvailable: +(\d+) kB', _MEMORY.read_text() if _MEMORY.exists() else '', re.M)
+    if found and needed > 1024 * int(found[1]):
+        raise MemoryError
 
 
 def _take_best(sums: np.ndarray, labels: np.ndarray) -> None:

@@ -197,7 +197,8 @@ def _predict_batch(files: Sequence[Path], output: _Output, ignore_exif: bool) ->
             raise
     # Here, the error no longer keeps in memory what was computed.
     if len(read) == 1:
-        output.skip(read[0][0], 'there is not enough memory to predict on it')
+        remedy = '; smaller --tiles need less' if isinstance(output.model, TiledModel) else ''
+        output.skip(read[0][0], f'there is not enough memory to predict on it{remedy}')
     else:
         for file, _ in read[done:]:
             _predict_batch([file], output, ignore_exif)
@@ -246,7 +247,7 @@ class _Output(ImageResults):
             print(printable(f'{file}: {found["name"]} {found["score"]:.2f}'))
             save_classified(drawn, picture, found)
         else:
-            objects = object_records(prediction, classes, size, self.score_thr)
-            found = {'objects': objects}
-            save_objects(drawn, [(picture, drawn_objects(objects))])
+            settings = prediction, classes, size, self.score_thr
+            found = {'objects': object_records(*settings)}
+            save_objects(drawn, [(picture, drawn_objects(*settings))])
         self.add(file, size, found)

@@ -1,8 +1,8 @@
 """Pictures of detected and annotated objects: boxes, masks and labels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,9 +12,12 @@ from matplotlib.patches import Polygon, Rectangle
 from pycocotools.coco import COCO
 
 from ..data.coco_masks import mask_fault
+from ..deploy.masks import part_of
+from ..deploy.predictions import Objects
 from ..utils.text import escape_mathtext
 from .pictures import PANEL, fitting_dpi, image_grid, save_figure, show
-from .records import decode_part
+
+_LABELLED = 100  # objects of a prediction: those of many tiles would be covered by labels
 
 
 class DrawnObject(NamedTuple):
@@ -69,21 +72,28 @@ def objects_figure(
     return figure
 
 
-def drawn_objects(records: Sequence[Mapping[str, Any]]) -> Iterator[DrawnObject]:
-    """Prepare predictions for drawing, with one decoded mask in memory at a time.
+def drawn_objects(
+    found: Objects, classes: Sequence[str], size: tuple[int, int], score_thr: float
+) -> Iterator[DrawnObject]:
+    """Prepare predictions for drawing, with one mask in memory at a time and labels for the 100 best.
 
     Args:
-        records: From :func:`crossformer_mm.evaluation.records.object_records`.
+        found: The objects.
+        classes: The class names.
+        size: The image's height and width; boxes are clipped to it.
+        score_thr: Objects of a lower score are left out.
 
     Yields:
         The objects, the best last, which is drawn on top.
     """
-    for record in reversed(records):
-        label = f'{record["name"]} {record["score"]:.2f}'
-        item = DrawnObject(label, colour_of(record['label']), record['bbox'], None)
-        if 'mask' in record:
-            top, left, pixels = decode_part(record['mask'])
-            item = item._replace(mask=pixels.astype(np.uint8), corner=(left, top))
+    for rank, index in reversed(list(enumerate(np.flatnonzero(found.scores >= score_thr)))):
+        label = int(found.labels[index])
+        name = f'{classes[label]} {found.scores[index]:.2f}' if rank < _LABELLED else ''
+        (left, top), (right, low) = found.boxes[index].reshape(2, 2).clip(0, size[::-1])
+        item = DrawnObject(name, colour_of(label), (left, top, right - left, low - top), None)
+        if found.masks is not None:
+            part = part_of(found.masks, index)
+            item = item._replace(mask=part.pixels.astype(np.uint8), corner=(part.left, part.top))
         yield item
 
 
@@ -116,12 +126,14 @@ def _draw(axes: Axes, item: DrawnObject, height: int) -> None:
             item.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=item.corner
         )
         for outline in outlines:
-            corners = outline[:, 0]  # [points, 2]
-            axes.add_patch(Polygon(corners, facecolor=item.colour, alpha=0.4))
-            axes.add_patch(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
+            corners = outline[:, 0]  # [points, 2]; add_patch would look for the axes' limits at each, slowly
+            axes.add_artist(Polygon(corners, facecolor=item.colour, alpha=0.4))
+            axes.add_artist(Polygon(corners, fill=False, edgecolor='white', linewidth=1))
     left, top, *size = item.box
     corner = (left - 0.5, top - 0.5)  # the origin of the axes is the centre of the first pixel
     axes.add_patch(Rectangle(corner, *size, fill=False, color=item.colour))
+    if not item.label:
+        return
     axes.text(
         *corner,
         escape_mathtext(item.label),

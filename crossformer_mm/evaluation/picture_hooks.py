@@ -15,7 +15,7 @@ from ..data.exif import ignores_exif
 from .class_pictures import classified_figure
 from .detection_pictures import DrawnObject, colour_of, drawn_objects, objects_figure
 from .pictures import figure_array, fitting_dpi, read_picture, save_figure
-from .records import best_classes, class_record, object_records
+from .records import best_classes, class_record
 from .samples import label_array, predicted_objects, score_array
 from .segmentation_pictures import SegmentedImage, segments_figure
 
@@ -90,8 +90,8 @@ def _objects(
     picture: np.ndarray, sample: BaseDataElement, meta: Mapping[str, Any], score_thr: float
 ) -> Figure:
     classes = meta['classes']
-    records = object_records(predicted_objects(sample), classes, picture.shape[:2], score_thr)
-    panels = {'prediction': (picture, drawn_objects(records))}
+    found = drawn_objects(predicted_objects(sample), classes, picture.shape[:2], score_thr)
+    panels = {'prediction': (picture, found)}
     if 'gt_instances' in sample:
         truth = (picture, true_objects(sample.gt_instances, classes))
         panels = {'ground truth': truth, **panels}

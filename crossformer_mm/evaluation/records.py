@@ -65,27 +65,6 @@ def encode_part(part: MaskPart, size: tuple[int, int]) -> dict[str, Any]:
     return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
 
 
-def decode_part(mask: dict[str, Any]) -> MaskPart:
-    """Decode an encoded mask, without those columns of the image that have no pixel of it."""
-    runs, value, shift = [], 0, 0
-    for code in mask['counts'].encode():  # five bits of a number in each, the lowest first
-        value |= (code - 48 & 31) << shift
-        shift += 5
-        if code - 48 & 32:
-            continue
-        value -= (code - 48 & 16) << shift - 4  # the sign
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    ends, height = np.cumsum(runs), mask['size'][0]
-    if len(ends) < 2:
-        return MaskPart(0, 0, np.zeros((0, 0), bool))
-    left, right = ends[0] // height, -(-ends[1::2][-1] // height)
-    columns = np.zeros((right - left, height), bool)
-    for start, end in zip(ends[::2], ends[1::2], strict=False):
-        columns.ravel()[start - left * height : end - left * height] = True
-    return MaskPart.of(columns.T, 0, int(left))
-
-
 def segment_records(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
     """List the classes in a label map.
 

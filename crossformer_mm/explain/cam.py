@@ -87,6 +87,9 @@ def score_cam(
 ) -> Tensor:
     """Weight each channel by the score of the image that it masks (Score-CAM, algorithm 1).
 
+    The maps are without their means, which changes no mask: those of a transformer are not around 0, and
+    their sum could be negative everywhere.
+
     Args:
         maps: ``(C, h, w)``.
         image: ``(3, H, W)``, as the network gets it, with 0 for the mean colour.
@@ -100,7 +103,7 @@ def score_cam(
     maps = maps[maps.flatten(1).std(1, correction=0).topk(min(channels, len(maps))).indices]
     scores = [score(image * channel_masks(part, image.shape[1:])) for part in maps.split(batch)]
     weights = torch.cat(scores).softmax(0).nan_to_num(0)
-    return (weights[:, None, None] * maps).sum(0).relu()
+    return (weights[:, None, None] * (maps - maps.mean((1, 2), keepdim=True))).sum(0).relu()
 
 
 def channel_masks(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -79,7 +79,8 @@ def save_attention(
         position: Column and row in pixels.
     """
     columns, rows = max(one.stage for one in found), 1 + any(one.long_distance for one in found)
-    height, width = picture.shape[:2]
+    sizes = [picture.shape[:2], *(np.multiply(one.size, one.stride) for one in found)]  # also with padding
+    height, width = np.max(sizes, 0)
     inches = np.array((width, height)) * _PANEL / max(width, height)
     figure = Figure(figsize=inches.clip(1.5) * (columns, rows) + (1, 0.6 * rows), layout='constrained')
     panels = figure.subplots(rows, columns, squeeze=False)

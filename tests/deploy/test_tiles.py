@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm.data.datasets import set_num_classes
+from crossformer_mm.deploy import tiles as tiles_module
 from crossformer_mm.deploy.predictions import Objects
 from crossformer_mm.deploy.tiles import TiledModel, grid
 from crossformer_mm.engine.toolbox_model import ToolboxModel
@@ -151,7 +152,45 @@ def test_settings_out_of_range(side: int, overlap: float, message: str) -> None:
         TiledModel(Patches(), side, overlap)
 
 
-@pytest.mark.parametrize('name', ['retinanet', 'mask_rcnn', 'cascade_mask_rcnn'])
+def test_too_many_tiles_are_refused_at_once() -> None:
+    image = np.broadcast_to(np.zeros(3, np.uint8), (10_000, 12_000, 3))
+    with pytest.raises(UserError, match='--tiles 32: 13266084 tiles in an image of 12000×10000 pixels; take'):
+        TiledModel(Patches(), 32, 0.9).predict([image])
+
+
+class Brightness:
+    """A segmentor of two classes: dark and bright pixels."""
+
+    task = 'semantic segmentation'
+
+    def predict_scores(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.stack([image[..., 0] / 1, 25 - image[..., 0] / 1]) for image in images]
+
+
+def test_sums_larger_than_the_available_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * 2 * SIDE * SIZE[1]
+    file = tmp_path / 'meminfo'
+    monkeypatch.setattr(tiles_module, '_MEMORY', file)
+    model, image = TiledModel(Brightness(), SIDE), painted((0, 0, 50, 130, 100))
+    file.write_text(f'MemTotal: 99999999 kB\nMemAvailable:   {needed // 1024} kB\n')
+    with pytest.raises(MemoryError):
+        model.predict([image])
+    file.write_text(f'MemAvailable: {needed // 1024 + 1} kB\n')
+    (labels,) = model.predict([image])
+    file.unlink()  # as on other systems
+    assert np.array_equal(labels, model.predict([image])[0])
+    assert np.array_equal(labels, image[..., 0] == 0)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'retinanet',
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('mask_rcnn', 'cascade_mask_rcnn')),
+    ],
+)
 def test_a_small_image_is_predicted_as_without_tiles(
     name: str, narrow_config: Callable[[str], Config], tmp_path: Path
 ) -> None:
@@ -182,7 +221,7 @@ def save(cfg: Config, folder: Path, classes: int) -> None:
     torch.save({'state_dict': state, 'meta': meta}, folder / 'random.pth')
 
 
-@pytest.mark.parametrize('classes', [5, 1])
+@pytest.mark.parametrize('classes', [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_segments_are_those_of_mmsegmentations_sliding_window(
     narrow_segmentor: Callable[[str], Config], tmp_path: Path, classes: int
 ) -> None:

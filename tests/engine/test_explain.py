@@ -132,7 +132,14 @@ def test_a_place_in_the_image_is_found_in_the_input(request: pytest.FixtureReque
     assert seen.over_picture(values).shape == seen.picture.shape[:2]
 
 
-@pytest.mark.parametrize('kind', ['detector', 'segmentor', 'classifier'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'detector',
+        pytest.param('segmentor', marks=pytest.mark.slow),
+        pytest.param('classifier', marks=pytest.mark.slow),
+    ],
+)
 def test_attention(
     request: pytest.FixtureRequest,
     kind: str,

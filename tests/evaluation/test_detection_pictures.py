@@ -11,9 +11,12 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
 from crossformer_mm.data.shapes import write_coco
+from crossformer_mm.deploy.masks import MaskPart, MaskParts
+from crossformer_mm.deploy.predictions import Objects
 from crossformer_mm.evaluation.detection_pictures import (
     DrawnObject,
     coco_objects,
+    drawn_objects,
     save_objects,
 )
 from crossformer_mm.evaluation.picture_hooks import true_objects
@@ -60,6 +63,35 @@ def test_objects_of_the_ground_truth() -> None:
     assert (second.label, second.box, int(second.mask.sum())) == ('cat', [2, 3, 6, 2], 12)
     del truth.masks
     assert true_objects(truth, ['cat', 'dog'])[0].mask is None
+
+
+def test_predicted_objects_of_a_good_score_are_drawn_with_the_best_on_top() -> None:
+    boxes = np.array([[-3, 10, 20, 30], [5, 6, 90, 16], [0, 0, 9, 9]], np.float32)
+    masks = np.zeros((3, 64, 64), bool)
+    masks[0, 11:30, :20] = masks[1, 6:16, 7:64] = True
+    scores, labels = np.array([0.9, 0.5, 0.4], np.float32), np.array([1, 0, 1])
+    parts = MaskParts(list(map(MaskPart.of, masks)), (64, 64))
+    for given in (list(masks), parts, None):
+        found = Objects(boxes, scores, labels, given)
+        last, best = drawn_objects(found, ['cat', 'dog'], (64, 64), 0.45)
+        assert (last.label, last.colour, last.box) == ('cat 0.50', 'C0', (5, 6, 59, 10))
+        assert (best.label, best.colour, best.box) == ('dog 0.90', 'C1', (0, 10, 20, 20))
+        if given is None:
+            assert best.mask is None
+        else:
+            assert (best.corner, best.mask.shape) == ((0, 11), (19, 20))
+            assert (last.corner, last.mask.shape, last.mask.min()) == ((7, 6), (10, 57), 1)
+
+
+def test_only_the_best_of_many_objects_have_labels(tmp_path: Path) -> None:
+    found = Objects(
+        np.tile(np.float32([[4, 10, 60, 60]]), (101, 1)), np.linspace(1, 0.5, 101), [0] * 101, None
+    )
+    objects = list(drawn_objects(found, ['cat'], (64, 64), 0))
+    assert [item.label for item in objects[:2]] == ['', 'cat 0.51'] and objects[-1].label == 'cat 1.00'
+    without, labelled = (drawn(tmp_path / 'a.png', [item]) for item in objects[:2])
+    assert not np.array_equal(without[:120], labelled[:120])
+    assert np.array_equal(without[200:], labelled[200:])
 
 
 def test_sheets_have_rows(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from crossformer_mm.explain.targets import NoTarget, class_target, object_target
 
 DETECTORS = [
     'retinanet_crossformer_s',
-    'mask_rcnn_crossformer_s',
-    'deformable_detr_crossformer_s',
+    pytest.param('mask_rcnn_crossformer_s', marks=pytest.mark.slow),
+    pytest.param('deformable_detr_crossformer_s', marks=pytest.mark.slow),
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
@@ -90,7 +90,10 @@ def test_objects_of_a_class_are_counted_alone(narrow_config: Callable[[str], Con
     assert target.score == first.score
 
 
-@pytest.mark.parametrize('name', ['fpn_crossformer_s', 'mask2former_crossformer_s_ade20k'])
+@pytest.mark.parametrize(
+    'name',
+    ['fpn_crossformer_s', pytest.param('mask2former_crossformer_s_ade20k', marks=pytest.mark.slow)],
+)
 def test_regions_are_those_of_the_segmentor(narrow_segmentor: Callable[[str], Config], name: str) -> None:
     from mmseg.structures import SegDataSample
 
