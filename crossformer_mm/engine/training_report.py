@@ -22,7 +22,7 @@ from ..evaluation.html_page import Child, Html, element, facts, join, page, sect
 from ..evaluation.image_scores import Extremes
 from ..evaluation.page_pictures import Album
 from ..evaluation.svg_chart import Line, line_chart
-from .hooks.curves import LINES, Row, loss_parts, read_scalars, scores_of
+from .hooks.curves import LINES, PERCENT, Row, loss_parts, read_scalars, scores_of
 from .machine import describe_machine, resident_bytes
 from .runner import config_to_test
 from .training_settings import settings_of, task_of
@@ -227,8 +227,9 @@ def _best(runner: Runner, val: list[Row]) -> tuple[str, str] | None:
         if rows:
             best = (min if checkpoint.get('rule') == 'less' else max)(rows, key=lambda row: row[key])
             unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
-            name = LINES[next(iter(scores_of({key: 0.0})))][0] if scores_of({key: 0.0}) else key
-            return f'{name}, {unit} {best["step"]}', f'{best[key]:.4g}'
+            score = next(iter(scores_of({key: 0.0})), None)  # its name without a prefix
+            name = LINES[score][0] if score else key
+            return f'{name}, {unit} {best["step"]}', f'{best[key]:.4g}{" %" if score in PERCENT else ""}'
     return None
 
 

@@ -81,7 +81,7 @@ def _axes(frame: _Frame, x_label: str) -> Iterable[Html]:
             height = frame.place(frame.left, y)[1]
             yield element('line', x1=_LEFT, x2=end, y1=_f(height), y2=_f(height), class_='grid')
             yield element('text', _tick(y), x=_LEFT - 6, y=_f(height + 4), text_anchor='end')
-    whole = frame.right - frame.left >= 2
+    whole = frame.right - frame.left >= 2 or frame.left >= 1  # steps count from 1, recall from 0
     for x in MaxNLocator(6, integer=whole).tick_values(frame.left, frame.right):
         if frame.left <= x <= frame.right:
             across = frame.place(x, frame.low)[0]
