@@ -140,6 +140,7 @@ def test_a_running_training_has_a_page_at_its_start_and_with_checkpoints(tmp_pat
     assert pages[9] != pages[10]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_same_and_shown_whole(tmp_path: Path) -> None:
     """With and without the page, also after an interruption, bit for bit."""
     scores = [0.25, 0.5, 0.75]
