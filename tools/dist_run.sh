@@ -35,5 +35,6 @@ else
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun's own default, which it announces in five lines
 export CROSSFORMER_LAUNCHER_PID=$$                   # exec keeps it; the processes end when it ends
+# After --, our options are not taken for its own: --log could be its --log-dir.
 exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$PROCESSES" \
-  -m crossformer_mm_command "$COMMAND" "${@:1:${#FILES[@]}}" "${@:${#FILES[@]}+2}" --launcher pytorch
+  -m -- crossformer_mm_command "$COMMAND" "${@:1:${#FILES[@]}}" "${@:${#FILES[@]}+2}" --launcher pytorch

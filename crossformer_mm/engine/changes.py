@@ -22,7 +22,11 @@ _RESULT = re.compile(r'(model|train_dataloader|train_cfg\.type|optim_wrapper|ran
 _RESTORED = re.compile(
     r'(optim_wrapper\.(optimizer|paramwise_cfg|constructor)|param_scheduler|auto_scale_lr)\b'
 )
-_NO_FIT = re.compile(r'(optim_wrapper\.optimizer|param_scheduler(\.\d+)?)\.type')
+_NO_FIT = re.compile(
+    r'(optim_wrapper\.optimizer|param_scheduler(\.\d+)?)\.type|optim_wrapper\.paramwise_cfg\.decay_rate'
+)
+_PART = re.compile(r'train_dataloader\..*\.type')
+_OPTIONS = {'optim_wrapper.paramwise_cfg.decay_rate': '--layer-decay'}
 # Settings that change no result: weights to start from, memory, speed, moved data, colours.
 _NO_MATTER = re.compile(
     r'\b(init_cfg|pretrained|with_cp|test_cfg|num_workers|persistent_workers|prefetch_factor|pin_memory'
@@ -79,13 +83,20 @@ def compare_settings(cfg: Config, checkpoint: Checkpoint) -> list[str]:
     new = settings_in(Config(cfg.to_dict(), format_python_code=False).pretty_text)
     keys = dict.fromkeys((*new, *old)) if old and new else ()
     changed = [key for key in keys if _compared(key, new.get(key)) != _compared(key, old.get(key))]
-    changes = {key: f'{key}={_shown(new.get(key))} (was {_shown(old.get(key))})' for key in changed}
+    changes = {
+        key: f'{_OPTIONS.get(key, key)}={_shown(new.get(key))} (was {_shown(old.get(key))})'
+        for key in changed
+    }
     if no_fit := [change for key, change in changes.items() if _NO_FIT.fullmatch(key)]:
         raise UserError(
             f'--resume {checkpoint.path}: its optimizer and schedules do not fit: {shorten(no_fit, _LISTED)};'
             f' change these settings back, or start a new training from its weights: --load {checkpoint.path}'
         )
     changes = {key: change for key, change in changes.items() if not _NO_MATTER.search(key)}
+    # Of another dataset or transform, the type says it all.
+    parts = [key.removesuffix('type') for key in changes if _PART.fullmatch(key)]
+    inside = {key for part in parts for key in changes if key.startswith(part) and key != f'{part}type'}
+    changes = {key: change for key, change in changes.items() if key not in inside}
     restored = [change for key, change in changes.items() if _RESTORED.match(key)]
     others = [change for key, change in changes.items() if _RESULT.match(key) and not _RESTORED.match(key)]
     lines = []

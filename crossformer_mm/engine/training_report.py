@@ -22,12 +22,12 @@ from ..evaluation.html_page import Child, Html, element, facts, join, page, sect
 from ..evaluation.image_scores import Extremes
 from ..evaluation.page_pictures import Album
 from ..evaluation.svg_chart import Line, line_chart
-from .hooks.curves import LINES, Row, loss_parts, read_scalars, scores_of
+from .hooks.curves import LINES, PERCENT, Row, loss_parts, read_scalars, scores_of
 from .machine import describe_machine, resident_bytes
 from .runner import config_to_test
 from .training_settings import settings_of, task_of
 
-RUNNING, FINISHED = 'running', 'finished'
+RUNNING, STOPPED, FINISHED = 'running', 'stopped early', 'finished'
 _SAMPLES = 8  # pictures of the training data
 _LAST = 10  # logged steps whose times say how fast the training is
 _GB = 2**30
@@ -123,7 +123,7 @@ class TrainingReport:
 
         Args:
             runner: The runner.
-            state: :data:`RUNNING`, :data:`FINISHED`, or why the training has stopped.
+            state: :data:`RUNNING`, :data:`STOPPED`, :data:`FINISHED`, or why the training has stopped.
         """
         train, val = read_scalars(runner.work_dir, runner.message_hub.get_info(RUNS, []))
         name = Path(runner.cfg.filename).stem
@@ -142,7 +142,7 @@ class TrainingReport:
         cfg = runner.cfg
         now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
         written = element('time', now.replace('T', ' '), datetime=now)
-        bad = None if state in (RUNNING, FINISHED) else 'state bad'
+        bad = None if state in (RUNNING, STOPPED, FINISHED) else 'state bad'
         yield element('p', f'{task_of(cfg)} in {cfg.work_dir}; written ', written, class_='faint')
         yield element('p', element('span', state, class_=bad or 'state'), f': {_progress(runner)}')
         cards = [_card('done', f'{runner.iter / runner.max_iters:.0%}')]
@@ -227,8 +227,9 @@ def _best(runner: Runner, val: list[Row]) -> tuple[str, str] | None:
         if rows:
             best = (min if checkpoint.get('rule') == 'less' else max)(rows, key=lambda row: row[key])
             unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
-            name = LINES[next(iter(scores_of({key: 0.0})))][0] if scores_of({key: 0.0}) else key
-            return f'{name}, {unit} {best["step"]}', f'{best[key]:.4g}'
+            score = next(iter(scores_of({key: 0.0})), None)  # its name without a prefix
+            name = LINES[score][0] if score else key
+            return f'{name}, {unit} {best["step"]}', f'{best[key]:.4g}{" %" if score in PERCENT else ""}'
     return None
 
 
@@ -247,7 +248,8 @@ def _curves(train: list[Row], val: list[Row]) -> Iterable[Html]:
         if any(key in row for row in scores)
     ]
     charts.append(line_chart('Scores of the validations', unit, lines))
-    charts.append(line_chart('Learning rate', 'iteration', [Line('', _points(train, 'lr'))], (0, None)))
+    rate = 'base_lr' if 'base_lr' in train[0] else 'lr'  # lr is that of the first parameters, the lowest
+    charts.append(line_chart('Learning rate', 'iteration', [Line('', _points(train, rate))], (0, None)))
     if any('grad_norm' in row for row in train):
         line = Line('', _points(train, 'grad_norm'))
         charts.append(line_chart('Norm of the gradients', 'iteration', [line], (0, None)))

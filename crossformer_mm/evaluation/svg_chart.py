@@ -80,8 +80,8 @@ def _axes(frame: _Frame, x_label: str) -> Iterable[Html]:
         if frame.low <= y <= frame.high:
             height = frame.place(frame.left, y)[1]
             yield element('line', x1=_LEFT, x2=end, y1=_f(height), y2=_f(height), class_='grid')
-            yield element('text', f'{y:.4g}', x=_LEFT - 6, y=_f(height + 4), text_anchor='end')
-    whole = frame.right - frame.left >= 2
+            yield element('text', _tick(y), x=_LEFT - 6, y=_f(height + 4), text_anchor='end')
+    whole = frame.right - frame.left >= 2 or frame.left >= 1  # steps count from 1, recall from 0
     for x in MaxNLocator(6, integer=whole).tick_values(frame.left, frame.right):
         if frame.left <= x <= frame.right:
             across = frame.place(x, frame.low)[0]
@@ -89,6 +89,12 @@ def _axes(frame: _Frame, x_label: str) -> Iterable[Html]:
             yield element('text', f'{x:g}', x=_f(across), y=base + 17, text_anchor='middle')
     yield element('line', x1=_LEFT, x2=end, y1=base, y2=base, class_='axis')
     yield element('text', x_label, x=(_WIDTH + _LEFT) / 2, y=_HEIGHT - 5, text_anchor='middle')
+
+
+def _tick(value: float) -> str:
+    """A number in the room left of the axis."""
+    text = f'{value:.4g}'
+    return (text if len(text) < 7 else f'{value:.1e}').replace('e-0', 'e-').replace('e+0', 'e')
 
 
 def _legend(lines: Iterable[Line]) -> list[Html]:

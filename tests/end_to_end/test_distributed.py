@@ -156,11 +156,12 @@ def test_two_trainings_at_once_validate_as_one_process_does(
 ) -> None:
     """Each run finds a free port. Two processes share three validation images."""
     folders = [tmp_path / name for name in ('first', 'second')]
-    words = [detector, 2, '--data-root', coco_root, '--work-dir']
+    words = [detector, 2, '--data-root', coco_root, '--log', 'tensorboard', '--work-dir']
     processes = [start(folder, 'dist_train.sh', *words, folder) for folder in folders]
     for folder, process in zip(folders, processes, strict=True):
         finish(folder, process)
         assert len(losses(folder)) == 2  # 6 images in steps of 2 × 2
+        assert len([*folder.glob('tensorboard/*/events*')]) == 1, 'of the first process'
     weights = folders[0] / 'epoch_1.pth'
     alone = evaluate(detector, weights, '--data-root', coco_root, '--work-dir', tmp_path / 'alone')
     together = scalars(folders[0])[-1]

@@ -85,6 +85,14 @@ def test_the_best_score_and_its_epoch(tmp_path: Path) -> None:
     assert text.count('Scores of the validations') == 1
 
 
+def test_a_training_that_stops_early(tmp_path: Path) -> None:
+    hook = {'type': 'EarlyStopHook', 'patience': 1}
+    text = train(run(tmp_path, [0.25, 0.25, 0.5], custom_hooks=[hook]))
+    assert 'my_run: stopped early' in text
+    assert 'epoch 2 of 3' in text
+    assert 'crossformer train configs/my_run.py --resume' in text
+
+
 def test_only_invalid_scores(tmp_path: Path) -> None:
     text = train(run(tmp_path, [float('nan')] * 3))
     assert 'best box' not in text
@@ -132,6 +140,7 @@ def test_a_running_training_has_a_page_at_its_start_and_with_checkpoints(tmp_pat
     assert pages[9] != pages[10]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_same_and_shown_whole(tmp_path: Path) -> None:
     """With and without the page, also after an interruption, bit for bit."""
     scores = [0.25, 0.5, 0.75]

@@ -338,6 +338,21 @@ def test_another_optimizer_or_schedule_is_refused(key: str) -> None:
         changed(**{key: 'X'})
 
 
+@pytest.mark.parametrize('rate', [0.5, None])
+def test_another_layer_decay_is_refused(rate: float | None) -> None:
+    old, new = (Config(copy.deepcopy(SETTINGS)) for _ in range(2))
+    old.optim_wrapper.paramwise_cfg = {'decay_rate': 0.75}
+    new.optim_wrapper.paramwise_cfg = {'decay_rate': rate}
+    with pytest.raises(UserError, match=rf'--layer-decay={rate or "not set"} \(was 0.75\); change'):
+        compare_settings(new, Checkpoint({'meta': {'cfg': old.pretty_text}}, Path('a.pth')))
+
+
+def test_another_dataset_is_named_by_its_type() -> None:
+    inner = SETTINGS['train_dataloader']['dataset']
+    (line,) = changed(train_dataloader__dataset={'type': 'Mixed', '_delete_': True, 'dataset': inner})
+    assert line.endswith(": train_dataloader.dataset.type='Mixed' (was not set)")
+
+
 @pytest.mark.parametrize(
     'text', [None, '', '{' * 500, 'import os; os.abort()', 'a = ' + '-' * 9999 + '1', 'x[0] = 1']
 )

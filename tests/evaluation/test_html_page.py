@@ -58,6 +58,20 @@ def test_a_constant_is_drawn(value: float) -> None:
     assert '<polyline' in chart
 
 
+@pytest.mark.parametrize(('most', 'shown'), [(2e-4, '1.6e-4'), (9e-8, '8e-8'), (2e5, '1.6e5'), (1.0, '0.8')])
+def test_the_numbers_of_an_axis_fit_beside_it(most: float, shown: str) -> None:
+    chart = line_chart('title', 'iteration', [Line('', [(1.0, 0.0), (2.0, most)])], (0, None))
+    beside = re.findall(r'text-anchor="end">([^<]+)<', chart)
+    assert shown in beside
+    assert max(map(len, beside)) <= 6
+
+
+def test_epochs_are_whole_numbers_on_the_axis() -> None:
+    for points in ([(1.0, 0.5)], [(1.0, 0.5), (2.0, 0.6)]):
+        chart = line_chart('title', 'epoch', [Line('', points)], (0, None))
+        assert re.findall(r'text-anchor="middle">([^<]+)<', chart) == ['1', '2', 'epoch']
+
+
 def test_long_lines_are_means() -> None:
     points = [(float(step), float(step % 2)) for step in range(100_000)]
     chart = line_chart('title', 'iteration', [Line('', points)], (0, 1))

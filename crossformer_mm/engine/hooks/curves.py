@@ -19,7 +19,7 @@ from ...evaluation.pictures import save_figure
 Row = dict[str, Any]
 
 CURVES = 'curves.png'
-_PERCENT = ('mIoU', 'mAcc', 'aAcc', 'top1', 'top5')  # the others range from 0 to 1
+PERCENT = ('mIoU', 'mAcc', 'aAcc', 'top1', 'top5')  # the others range from 0 to 1
 LINES = {  # by a score's name, without its evaluator's prefix: label and line style
     'bbox_mAP': ('box mAP', 'C0-'),
     'bbox_mAP_50': ('box mAP at IoU 0.5', 'C0:'),
@@ -115,7 +115,7 @@ def plot_curves(path: Path, train: list[Row], val: list[Row]) -> None:
 def scores_of(row: Row) -> dict[str, float]:
     """The scores to draw, from 0 to 1, by their names without a prefix."""
     found = {match[1]: value for key, value in row.items() if (match := _SCORE.fullmatch(key))}
-    return {key: score / 100 if key in _PERCENT else score for key, score in found.items()}
+    return {key: score / 100 if key in PERCENT else score for key, score in found.items()}
 
 
 def loss_parts(row: Row) -> dict[str, str]:

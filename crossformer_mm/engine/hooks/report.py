@@ -14,7 +14,7 @@ from ...evaluation.image_scores import Extremes
 from ...utils.errors import UserError
 from ...utils.outputs import is_output, write_output
 from ...utils.text import printable
-from ..training_report import FINISHED, RUNNING, TrainingReport
+from ..training_report import FINISHED, RUNNING, STOPPED, TrainingReport
 
 REPORT = 'report.html'
 _SHOWN = 6  # best and worst images
@@ -109,8 +109,8 @@ class ReportHook(Hook):
         self.after_train_iter(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Write the page of the complete training."""
-        self._write(runner, FINISHED)
+        """Write the page of the complete training, or of one that has stopped early."""
+        self._write(runner, STOPPED if runner.train_loop.stop_training else FINISHED)
 
     def stop(self, runner: Runner, error: BaseException) -> None:
         """Write the page of a training that has begun and stopped.
