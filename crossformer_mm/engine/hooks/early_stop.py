@@ -38,7 +38,9 @@ class EarlyStopHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Validate a resumed training first, if a validation follows where it resumes."""
         score = self.score or 'the main score'
-        runner.logger.info(f'stops after {self.patience} validations without a better value of {score}')
+        runner.logger.info(
+            f'stops after validations without a better value of {score}: {self.patience} in a row'
+        )
         if runner.iter and runner.train_loop.is_validated():
             runner.val_loop.run()
 
