@@ -95,7 +95,7 @@ def assert_as_predicted(outputs: list[Tensor], model: BaseDetector, image: Tenso
 
 def threshold(scores: Tensor, count: int) -> float:
     """A threshold that at least ``count`` scores of each image exceed, and no more in one image."""
-    image = scores[:, count].argmin()
+    image = scores[:, count - 1].argmin()
     return float(scores[image, count - 1 : count + 1].mean())
 
 
