@@ -17,17 +17,9 @@ Steps = list[dict[str, Any]]
 _REPLACED = (
     *('Resize', 'RandomResize', 'RandomChoiceResize', 'ResizeEdge', 'ResizeShortestEdge', 'ResizeToMultiple'),
     *('RandomCrop', 'CenterCrop', 'RandomCenterCropPad', 'MinIoURandomCrop', 'RandomResizedCrop', 'Expand'),
-    *(
-        'Pad',
-        'FilterAnnotations',
-        'RandomFlip',
-        'RandomRotate',
-        'RandomAffine',
-        'RandomShift',
-        'RandomCutOut',
-    ),
+    *('Pad', 'FilterAnnotations', 'RandomFlip', 'RandomRotate', 'RandomAffine', 'RandomShift'),
     *('PhotoMetricDistortion', 'YOLOXHSVRandomAug', 'ColorJitter', 'Corrupt', 'CutOut', 'RandomErasing'),
-    *('AutoAugment', 'RandAugment', 'RandomChoice', 'RandomApply'),
+    *('AutoAugment', 'RandAugment', 'RandomChoice', 'RandomApply', 'RandomCutOut'),
     *('CachedMosaic', 'CachedMixUp', 'CopyPaste'),
 )
 _FLIP = {'type': 'RandomFlip', 'prob': 0.5}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..utils.text import printable_lines
 
-_VOID = ('meta', 'br')
+_VOID = ('meta',)
 # The browser loads and runs nothing but what is in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 COLOURS = 10  # of the classes c0, c1, … for lines, boxes and bars
@@ -188,14 +188,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Child]], words: int = 1)
     return element('div', element('table', head, body, class_='sortable'), class_='scroll')
 
 
-def bar(share: float, colour: int = 0) -> Html:
-    """A bar in a table's cell.
-
-    Args:
-        share: Its length, from 0 to 1.
-        colour: The number of its colour.
-    """
-    inner = element('div', class_=f'f{colour % COLOURS}', style=f'width:{100 * share:.1f}%')
+def bar(share: float) -> Html:
+    """A bar in a table's cell, whose length is from 0 to 1."""
+    inner = element('div', class_='f0', style=f'width:{100 * share:.1f}%')
     return element('div', inner, class_='bar')
 
 

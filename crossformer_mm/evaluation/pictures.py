@@ -99,14 +99,9 @@ def save_figure(figure: Figure, path: Path, dpi: float) -> None:
     write_output(path, lambda part: figure.savefig(part, format='png', dpi=dpi))
 
 
-def figure_array(figure: Figure, dpi: float = SHEET_DPI) -> np.ndarray:
-    """Draw a figure into an array, RGB, ``(H, W, 3)``, uint8.
-
-    Args:
-        figure: The figure.
-        dpi: Dots per inch.
-    """
-    figure.set_dpi(dpi)
+def figure_array(figure: Figure) -> np.ndarray:
+    """Draw a figure into an array, RGB, ``(H, W, 3)``, uint8."""
+    figure.set_dpi(SHEET_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]

@@ -11,18 +11,15 @@ from ...data.exif import ignores_exif
 from ...evaluation.picture_hooks import lowest_score, sample_picture
 from ..backends import SERVICES, TrainingBackend, finished_iterations
 
+_PICTURES = 4  # of each validation
+
 
 class TrackingHook(Hook):
-    """Starts the services of a training, and sends them the first validation images at each validation.
-
-    Args:
-        pictures: The number of images.
-    """
+    """Starts the services of a training, and sends them the first validation images at each validation."""
 
     priority = 'HIGHEST'  # a service that refuses stops the run before it counts as started
 
-    def __init__(self, pictures: int = 4) -> None:
-        self.pictures = pictures
+    def __init__(self) -> None:
         self._backends: list[TrainingBackend] = []
         self._drawn = 0
 
@@ -44,7 +41,7 @@ class TrackingHook(Hook):
     ) -> None:
         """Draw the first images, ground truth and prediction; in a distributed run, of the first process."""
         meta, ignore_exif = runner.val_dataloader.dataset.metainfo, ignores_exif(runner.cfg.val_dataloader)
-        for sample in outputs[: self.pictures - self._drawn] if self._backends else ():
+        for sample in outputs[: _PICTURES - self._drawn] if self._backends else ():
             self._drawn += 1
             picture = sample_picture(sample, meta, ignore_exif, lowest_score(runner.cfg))
             for backend in self._backends:
