@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -195,6 +195,8 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = _Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
+        if not (self.training or is_main_process()):  # MMEngine's hook writes the metrics in every process
+            runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, LoggerHook)]
         runner.logger.addFilter(_escape_record)
         for handler in runner.logger.handlers:  # class names may have characters that this locale has not
             if isinstance(handler, logging.FileHandler):

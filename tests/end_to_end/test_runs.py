@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from crossformer_mm.checkpoint.meta import dataset_meta_of, implied_layout
-from crossformer_mm.engine import cli
+from crossformer_mm.engine import cli, runner
 from crossformer_mm.engine import test as test_command
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.utils.errors import UserError
@@ -98,6 +98,16 @@ def test_evaluation_agrees_with_pycocotools(
     drawn = cv2.imread(str(tmp_path / 'drawn' / '000000000001.png'))
     assert drawn.shape[1] > 1.9 * drawn.shape[0]  # the truth and, beside it, the prediction
     assert before.items() <= listing(tmp_path / 'work').items(), "the training's files are as they were"
+
+
+@pytest.mark.slow
+def test_only_the_first_process_writes_the_metrics(
+    trained: Path, narrow: Path, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ['--data-root', coco_root, '--work-dir', tmp_path]
+    monkeypatch.setattr(runner, 'is_main_process', lambda: False)
+    assert evaluate(narrow, trained / 'epoch_1.pth', *words) == 0
+    assert not list(tmp_path.glob('*/*.json'))
 
 
 def by_hand(annotations: Path, results: Path, kind: str) -> list[float]:
