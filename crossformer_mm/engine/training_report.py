@@ -234,26 +234,28 @@ def _best(runner: Runner, val: list[Row]) -> tuple[str, str] | None:
 
 
 def _curves(train: list[Row], val: list[Row]) -> Iterable[Html]:
-    if not train:
-        return
-    parts = loss_parts(train[0]) if len(loss_parts(train[0])) > 1 else {}
-    lines = [Line(label, _points(train, key), index) for index, (key, label) in enumerate(parts.items())]
-    lines.append(Line('sum' if parts else 'loss', _points(train, 'loss'), 7 if parts else 0))
-    charts = [line_chart('Training loss', 'iteration', lines, (0, None))]
-    unit = 'epoch' if 'epoch' in train[0] else 'iteration'
+    charts = []
+    if train:
+        parts = loss_parts(train[0]) if len(loss_parts(train[0])) > 1 else {}
+        lines = [Line(label, _points(train, key), index) for index, (key, label) in enumerate(parts.items())]
+        lines.append(Line('sum' if parts else 'loss', _points(train, 'loss'), 7 if parts else 0))
+        charts.append(line_chart('Training loss', 'iteration', lines, (0, None)))
     scores = [{'step': row['step'], **scores_of(row)} for row in val]
     lines = [
         Line(label, _points(scores, key), int(style[1]), style[2:] == ':', dots=True)
         for key, (label, style) in LINES.items()
         if any(key in row for row in scores)
     ]
-    charts.append(line_chart('Scores of the validations', unit, lines))
-    rate = 'base_lr' if 'base_lr' in train[0] else 'lr'  # lr is that of the first parameters, the lowest
-    charts.append(line_chart('Learning rate', 'iteration', [Line('', _points(train, rate))], (0, None)))
-    if any('grad_norm' in row for row in train):
-        line = Line('', _points(train, 'grad_norm'))
-        charts.append(line_chart('Norm of the gradients', 'iteration', [line], (0, None)))
-    yield element('div', *charts, class_='charts')
+    if train or lines:
+        unit = 'epoch' if train and 'epoch' in train[0] else 'iteration'
+        charts.append(line_chart('Scores of the validations', unit, lines))
+    # lr is that of the first parameters, the lowest.
+    rate = 'base_lr' if any('base_lr' in row for row in train) else 'lr'
+    for title, key in (('Learning rate', rate), ('Norm of the gradients', 'grad_norm')):
+        if any(key in row for row in train):
+            charts.append(line_chart(title, 'iteration', [Line('', _points(train, key))], (0, None)))
+    if charts:
+        yield element('div', *charts, class_='charts')
 
 
 def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:

@@ -103,6 +103,14 @@ def test_runs_counted_in_iterations(tmp_path: Path) -> None:
     assert [row['step'] for row in val] == [10]
 
 
+def test_a_run_that_validates_before_it_logs_a_loss(tmp_path: Path) -> None:
+    """It is short, or one that stops at once when it is resumed."""
+    write_run(tmp_path, '20260101_000000', [val_row(10, 0.1), val_row(20, 0.2)])
+    assert read_scalars(tmp_path) == ([], [val_row(10, 0.1), val_row(20, 0.2)])
+    write_run(tmp_path, '20260102_000000', [val_row(20, 0.3)])
+    assert read_scalars(tmp_path) == ([], [val_row(10, 0.1), val_row(20, 0.3)])
+
+
 @pytest.mark.parametrize(
     'rows', [FIRST, FIRST[::2], [{'decode.loss_ce': 1.0, 'loss': 1.5, 'step': 5}, {'mIoU': 40.0, 'step': 5}]]
 )

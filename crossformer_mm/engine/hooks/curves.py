@@ -79,10 +79,10 @@ def read_scalars(work_dir: str | Path, runs: Sequence[Sequence] = ()) -> tuple[l
         trained = [row for row in rows if 'loss' in row]
         scored = [row for row in rows if scores_of(row)]
         if trained:
-            start = trained[0]
-            first = min([start.get('epoch', start['step']), *(row['step'] for row in scored)])
-            train = [row for row in train if row['step'] < start['step']] + trained
-            val = [row for row in val if row['step'] < first] + scored
+            train = [row for row in train if row['step'] < trained[0]['step']] + trained
+        if trained or scored:
+            starts = [row.get('epoch', row['step']) for row in trained[:1]] + [row['step'] for row in scored]
+            val = [row for row in val if row['step'] < min(starts)] + scored
     return train, val
 
 
