@@ -16,12 +16,12 @@ from ..data.datasets import palette
 from ..data.exif import ignores_exif
 from ..data.label_check import LabelReport
 from ..data.summary import contents_of
-from ..evaluation.class_sections import class_sections
-from ..evaluation.data_section import describe_contents, describe_labels
-from ..evaluation.html_page import Child, Html, element, facts, join, page, section
-from ..evaluation.image_scores import Extremes
-from ..evaluation.page_pictures import Album
-from ..evaluation.svg_chart import Line, line_chart
+from ..page.chart import Line, line_chart
+from ..page.class_sections import class_sections
+from ..page.data_section import describe_contents, describe_labels
+from ..page.html import Child, Html, element, facts, join, page, section
+from ..page.image_scores import Extremes
+from ..page.pictures import Album
 from .hooks.curves import LINES, PERCENT, Row, loss_parts, read_scalars, scores_of
 from .machine import describe_machine, resident_bytes
 from .runner import config_to_test

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...data.label_check import LabelReport
-from ...evaluation.image_scores import Extremes
+from ...page.image_scores import Extremes
 from ...utils.errors import UserError
 from ...utils.outputs import is_output, write_output
 from ...utils.text import printable

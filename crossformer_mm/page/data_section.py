@@ -6,7 +6,7 @@ from statistics import median
 from ..data.label_check import LabelReport
 from ..data.summary import Contents
 from ..utils.text import short_name
-from .html_page import Html, bar, element, facts, join, number, table
+from .html import Html, bar, element, facts, join, number, table
 
 
 def describe_contents(split: str, contents: Contents, classes: Sequence[str]) -> Html:

@@ -13,11 +13,11 @@ from pycocotools import mask as coco_mask
 from ..data.images import NoImageError, read_image
 from ..data.label_check import LabelRule
 from ..data.label_files import read_label_map
+from ..evaluation.segmentation_pictures import TINT
 from ..utils.errors import UserError
 from ..utils.text import short_name
-from .html_page import COLOURS, Html, element, join
+from .html import COLOURS, Html, element, join
 from .image_scores import SIDE, Outline, ShownImage, outlines, small_map
-from .segmentation_pictures import TINT
 
 _QUALITY = 80  # of JPEG
 _NAMED = 8  # classes in the legend of a label map

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
-from .html_page import COLOURS, Html, element
+from .html import COLOURS, Html, element
 
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 38

@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 
 from ..data.label_check import IGNORED
 from ..deploy.predictions import Objects
-from .coco_report import IOU_THR, SCORE_THR
-from .records import best_classes
-from .samples import label_array, predicted_objects, score_array
+from ..evaluation.coco_report import IOU_THR, SCORE_THR
+from ..evaluation.records import best_classes
+from ..evaluation.samples import label_array, predicted_objects, score_array
 
 SIDE = 512  # largest side of a picture in pixels
 _OBJECTS = 100  # of an image at most

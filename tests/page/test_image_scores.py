@@ -11,9 +11,9 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from numpy.typing import ArrayLike
 from page_files import ReadPage
 
-from crossformer_mm.evaluation.html_page import page
-from crossformer_mm.evaluation.image_scores import SIDE, Extremes, ShownImage
-from crossformer_mm.evaluation.page_pictures import Album
+from crossformer_mm.page.html import page
+from crossformer_mm.page.image_scores import SIDE, Extremes, ShownImage
+from crossformer_mm.page.pictures import Album
 
 CLASSES = ('cat', 'dog <i>')
 COLOURS = [(255, 0, 0), (0, 255, 0)]

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
+from ..evaluation import classification_report, segmentation_report
+from ..evaluation.classification_report import ClassificationReport
+from ..evaluation.coco_report import IOU_THR, SCORE_THR, CocoReport, KindDetails
+from ..evaluation.plots import KINDS
+from ..evaluation.segmentation_report import SegmentationReport
 from ..utils.text import short_name
-from . import classification_report, segmentation_report
-from .classification_report import ClassificationReport
-from .coco_report import IOU_THR, SCORE_THR, CocoReport, KindDetails
-from .html_page import Html, element, join, number, table
-from .plots import KINDS
-from .segmentation_report import SegmentationReport
-from .svg_chart import Line, line_chart
+from .chart import Line, line_chart
+from .html import Html, element, join, number, table
 
 _MATRIX = 25  # largest number of classes of which a page shows the whole confusion matrix
 _PAIRS = 50  # confused classes that it lists otherwise

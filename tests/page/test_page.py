@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from page_files import ReadPage
 
-from crossformer_mm.evaluation.class_sections import class_sections, confusions
 from crossformer_mm.evaluation.classification_report import ClassificationReport
-from crossformer_mm.evaluation.html_page import bar, element, facts, number, page, section, table
 from crossformer_mm.evaluation.segmentation_report import SegmentationReport
-from crossformer_mm.evaluation.svg_chart import Line, line_chart
+from crossformer_mm.page.chart import Line, line_chart
+from crossformer_mm.page.class_sections import class_sections, confusions
+from crossformer_mm.page.html import bar, element, facts, number, page, section, table
 
 EVIL = '<script>alert("1")</script> & \x1b[31m \u202e歩行者'
 

@@ -1,0 +1,1 @@
+"""Parts of the HTML page on a training: its text, charts, pictures and tables."""
