@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.deploy import tiles as tiles_module
+from crossformer_mm.deploy.merging import merge_objects
 from crossformer_mm.deploy.predictions import Objects
 from crossformer_mm.deploy.tiles import TiledModel, grid
 from crossformer_mm.engine.toolbox_model import ToolboxModel
@@ -123,6 +124,16 @@ def test_objects_below_the_threshold_are_not_merged_into_others() -> None:
     image = painted((0, 25, 5, 50, 20))
     (found,) = TiledModel(Patches(), SIDE, 0.2, score_thr=0.15).predict([image])
     assert found.boxes.tolist() == [[32, 5, 50, 20]], 'only the tile with the larger part'
+
+
+@pytest.mark.parametrize(('top', 'boxes'), [(0, [[82, 0, 95, 40]]), (50, [[82, 50, 97, 90]])])
+def test_the_borders_of_the_image_cut_no_objects(top: int, boxes: list[list[float]]) -> None:
+    """Of two whole objects the better one is kept; two that are cut become one that contains both."""
+    tiles = [(slice(top, top + 100), slice(0, 100)), (slice(top, top + 100), slice(80, 180))]
+    left = Objects(np.array([[82, 0, 95, 40]], np.float32), np.array([0.9]), np.array([0]), None)
+    right = Objects(np.array([[2, 0, 17, 40]], np.float32), np.array([0.8]), np.array([0]), None)
+    merged = merge_objects((150, 180), tiles, [left, right])
+    assert merged.boxes.tolist() == boxes
 
 
 def test_batches_that_do_not_fit_into_memory_are_done_one_by_one() -> None:
