@@ -19,11 +19,10 @@ from ..explain.pictures import save_attention, save_maps
 from ..explain.targets import NoTarget, Target, class_target, object_target, region_target
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError, ran_out_of_memory
-from ..utils.files import check_folder
 from ..utils.progress import progress_bar
 from ..utils.text import shorten
 from .config_options import CONFIG_HELP, add_cfg_options
-from .image_results import ImageResults, run_on_images
+from .image_results import ImageResults, check_image_options, run_on_images
 from .inferencer import is_classifier, is_segmentor, open_inferencer
 from .network_input import NetworkInput, prepare_input
 
@@ -113,13 +112,11 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if not 0 <= options.score_thr <= 1:
-        raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
-    for name in ('box', 'stage', 'channels', 'batch_size'):
+    check_image_options(options)
+    for name in ('box', 'stage', 'channels'):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise UserError(f'--{name.replace("_", "-")} {value}: must be at least 1')
-    check_folder('--out', options.out)
+            raise UserError(f'--{name} {value}: must be at least 1')
 
 
 def _explain_all(files: Sequence[Path], explanations: '_Explanations', options: argparse.Namespace) -> None:

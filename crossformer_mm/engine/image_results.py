@@ -1,5 +1,6 @@
 """Commands that make files from images: which images, where the results go, and what was skipped."""
 
+import argparse
 import glob
 import json
 import os
@@ -91,6 +92,19 @@ class ImageResults:
         with path.open('w', encoding='utf-8', errors='backslashreplace') as file:
             json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
             file.write('\n')
+
+
+def check_image_options(options: argparse.Namespace) -> None:
+    """Check ``--score-thr``, ``--batch-size`` and ``--out``.
+
+    Raises:
+        UserError: A number is out of range, or the folder cannot be written.
+    """
+    if not 0 <= options.score_thr <= 1:
+        raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
+    if options.batch_size < 1:
+        raise UserError(f'--batch-size {options.batch_size}: must be at least 1')
+    check_folder('--out', options.out)
 
 
 def run_on_images(

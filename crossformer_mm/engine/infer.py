@@ -21,11 +21,10 @@ from ..evaluation.detection_pictures import drawn_objects, save_objects
 from ..evaluation.records import best_classes, class_record, object_records, segment_records
 from ..evaluation.segmentation_pictures import SegmentedImage, save_segments
 from ..utils.errors import UserError, ran_out_of_memory
-from ..utils.files import check_folder
 from ..utils.progress import progress_bar
 from ..utils.text import printable
 from .config_options import CONFIG_HELP, add_cfg_options
-from .image_results import ImageResults, run_on_images
+from .image_results import ImageResults, check_image_options, run_on_images
 
 
 class Model(Protocol):
@@ -107,15 +106,11 @@ def infer(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if not 0 <= options.score_thr <= 1:
-        raise UserError(f'--score-thr {options.score_thr:g}: scores are between 0 and 1')
-    if options.batch_size < 1:
-        raise UserError(f'--batch-size {options.batch_size}: must be at least 1')
+    check_image_options(options)
     if options.tiles is not None:
         check_tiles(options.tiles, _overlap(options))
     elif options.overlap is not None:
         raise UserError(f'--overlap {options.overlap:g}: has no effect without tiles; add --tiles S')
-    check_folder('--out', options.out)
     if options.onnx is None:
         missing = [f'--{name}' for name in ('config', 'checkpoint') if getattr(options, name) is None]
         if missing:
