@@ -36,7 +36,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ('write', 'count', 'more'),
-    [(write_detector, 4, []), (write_segmentor, 7, []), (write_detector, 4, ['--tiles', '32'])],
+    [
+        (write_detector, 4, []),
+        (write_segmentor, 7, []),
+        pytest.param(write_detector, 4, ['--tiles', '32'], marks=pytest.mark.slow),
+    ],
 )
 def test_results_are_the_same_with_and_without_torch(
     environment: Path, images: Path, tmp_path: Path, write, count: int, more: list[str]

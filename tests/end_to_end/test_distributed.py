@@ -497,7 +497,7 @@ raise SystemExit(cli.run(parser, main))
 """
 
 
-@pytest.mark.parametrize(('how', 'status'), [('status', 7), ('bug', 1)])
+@pytest.mark.parametrize(('how', 'status'), [('status', 7), pytest.param('bug', 1, marks=pytest.mark.slow)])
 def test_one_of_several_processes_exits_without_finalising(how: str, status: int, tmp_path: Path) -> None:
     """Finalisation would abort a process with running gloo threads; all output of Python is still written."""
     (tmp_path / 'launched.py').write_text(LAUNCHED)

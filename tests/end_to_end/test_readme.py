@@ -58,7 +58,9 @@ def example(word: str, page: Path = README) -> str:
     [
         ('mmdet', README, "'mmdet::", (H, W)),
         ('mmseg', README, "'./configs/", (H, W)),
-        ('mmdet', ROOT / 'docs' / 'your_config.md', "'mmdet::dino/", (224, 224)),
+        pytest.param(
+            'mmdet', ROOT / 'docs' / 'your_config.md', "'mmdet::dino/", (224, 224), marks=pytest.mark.slow
+        ),
     ],
     ids=['mask_rcnn', 'semantic_fpn', 'dino'],
 )

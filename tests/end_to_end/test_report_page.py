@@ -59,6 +59,7 @@ def detector(
     return folder / 'work'
 
 
+@pytest.mark.slow
 def test_the_page_of_a_detector_agrees_with_the_log(detector: Path) -> None:
     page, scores = read(detector), last_scores(detector)
     text = ' '.join(page.text)

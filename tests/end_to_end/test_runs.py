@@ -256,6 +256,7 @@ def evaluate(*words: str | Path) -> int:
     return cli.run(test_command.evaluation_parser(), main, list(map(str, words)))
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_with_the_second_epoch(
     trained: Path, narrow: Path, coco_root: Path, tmp_path: Path
 ) -> None:
@@ -446,14 +447,8 @@ def test_broken_data_is_refused_before_anything_is_written(
     assert re.search(message, refusal(capsys, status, work_dir))
 
 
-@pytest.mark.parametrize(
-    ('workers', 'content'),
-    [
-        pytest.param(0, b'no image', marks=pytest.mark.slow),
-        pytest.param(1, b'no image', marks=pytest.mark.slow),
-        (1, b''),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('workers', 'content'), [(0, b'no image'), (1, b'no image'), (1, b'')])
 def test_an_unreadable_image_stops_the_run_with_its_name(
     narrow: Path,
     own_root: Path,

@@ -148,6 +148,7 @@ def test_classes_after_an_ignored_zero(narrow: Path, tmp_path: Path) -> None:
     assert re.search(r'^ +1 .* class 0$', log, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_dumped_config_needs_no_options(trained: Path, tmp_path: Path) -> None:
     assert train(trained / 'run' / 'narrow.py', '--work-dir', tmp_path) == 0
     assert '2 classes: background, rectangle' in log_of(tmp_path)

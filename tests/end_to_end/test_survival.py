@@ -211,7 +211,9 @@ def test_averaged_weights_are_resumed_and_tested(segmentor: tuple[Path, Path], t
             EACH_ITERATION,
             'interrupted; --resume continues from the last checkpoint in {}',
         ),
-        (signal.SIGTERM, 143, (), 'terminated; there is no checkpoint yet'),
+        pytest.param(
+            signal.SIGTERM, 143, (), 'terminated; there is no checkpoint yet', marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_interrupt_says_how_to_go_on(

@@ -82,6 +82,7 @@ def test_both_families_and_versions_outside_the_ranges(
     assert 'mmcv 1.3.0 is outside the tested range' in found
 
 
+@pytest.mark.slow
 def test_one_toolbox_is_enough(tmp_path: Path) -> None:
     module(tmp_path, 'mmseg', 'raise ModuleNotFoundError("No module named mmseg", name="mmseg")')
     code = f'import runpy; print(*runpy.run_path({doctor.__file__!r})["check_imports"](), sep="\\n")'

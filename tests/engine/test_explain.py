@@ -104,6 +104,7 @@ def test_objects_are_counted_as_in_the_results_of_infer(
         assert cv2.imread(str(tmp_path / 'out' / ours['map'])).shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_a_class_of_a_segmentor_and_of_a_classifier(
     segmentor: Path, classifier: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def draw(root: Path) -> None:
         Image.fromarray(labels).save(root / f'annotations/validation/{i}.png')
 
 
+@pytest.mark.slow
 def test_a_segmentor_has_the_label_maps_of_its_checkpoint(
     tmp_path: Path, narrow_segmentor: Callable[[str], Config]
 ) -> None:

@@ -53,9 +53,9 @@ def test_every_config_has_a_row_and_an_entry() -> None:
     'name',
     [
         'mask_rcnn_crossformer_s_g14',
-        'upernet_crossformer_s',
+        pytest.param('upernet_crossformer_s', marks=pytest.mark.slow),
         'crossformer_pp_s_in1k',
-        'segformer_crossformer_s',
+        pytest.param('segformer_crossformer_s', marks=pytest.mark.slow),
     ],
 )
 def test_rows_and_entries_are_up_to_date(name: str) -> None:

@@ -72,7 +72,7 @@ def by_hand(truths: Path, written: Path) -> float:
     return 100 * float(np.mean([b / e for b, e in zip(both, either, strict=True) if e]))
 
 
-@pytest.mark.parametrize('tta', [(), ('--tta',)])
+@pytest.mark.parametrize('tta', [(), pytest.param(('--tta',), marks=pytest.mark.slow)])
 def test_numbers_are_those_of_the_files(
     test: Callable[..., tuple[int, dict]], folder: Path, tmp_path: Path, tta: tuple[str, ...]
 ) -> None:

@@ -92,6 +92,7 @@ def test_ranges_are_those_of_the_images(model: BaseModel, backbone: onnx.ModelPr
     assert difference.value > 0.15
 
 
+@pytest.mark.slow
 def test_the_command_quantises(
     model: BaseModel, classifier: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

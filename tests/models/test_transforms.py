@@ -39,7 +39,11 @@ def outputs_without_grad(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
-@pytest.mark.parametrize('settings', SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    'settings',
+    [SETTINGS[0], *(pytest.param(settings, marks=pytest.mark.slow) for settings in SETTINGS[1:])],
+    ids=str,
+)
 def test_a_trace_is_saved_and_loaded_and_takes_batches_of_any_size(settings: dict) -> None:
     model, file = CrossFormer(COOLED, out_indices=(0, 1), **settings).eval(), io.BytesIO()
     torch.jit.save(torch.jit.trace(model, torch.randn(2, 3, 100, 130)), file)
@@ -53,6 +57,7 @@ def test_a_trace_is_saved_and_loaded_and_takes_batches_of_any_size(settings: dic
             loaded(torch.randn(1, 3, *size))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
 def test_a_trace_runs_without_this_package(tmp_path: Path) -> None:
     model, images = CrossFormer(SHALLOW, out_indices=(0,)).eval(), torch.randn(1, 3, 64, 90)
@@ -223,11 +228,8 @@ def test_compiled_equals_eager_at_changing_sizes(layout: str, plain: bool) -> No
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    'settings',
-    [SETTINGS[0], *(pytest.param(settings, marks=pytest.mark.slow) for settings in SETTINGS[1:])],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('settings', SETTINGS, ids=str)
 def test_export_keeps_height_and_width_symbolic(settings: dict) -> None:
     torch.manual_seed(0)
     model = CrossFormer(COOLED, **settings).eval()
