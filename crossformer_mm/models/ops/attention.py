@@ -36,25 +36,22 @@ def attend_blocks(qkv: Tensor, table: Tensor, blocks: Sequence[GroupBlock], out:
         heads = max(1, PAIRS // block.tokens**2)
         for start in range(0, len(table), heads):
             part = slice(start, start + heads)
-            # (h, R, S, R, S) → (1, h, N, N)
-            bias = biases[part].contiguous().view(1, -1, block.tokens, block.tokens)
-            attended = _attend(q[:, part], *kv[:, :, part], bias)
+            attended = _attend(q[:, part], *kv[:, :, part], biases[part])
             # (count, h, N, d) → (count, N, h, d)
             out[rows].view(*q.shape[:1], block.tokens, -1, q.shape[3])[:, :, part] = attended.transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v, (count, h, N, d)."""
-    if q.dtype is not torch.bfloat16 or q.shape[2] < LARGE:
+def _attend(q: Tensor, k: Tensor, v: Tensor, biases: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d + biases) v, (count, h, N, d), with biases (h, R, S, R, S)."""
+    count, heads, tokens, d = q.shape
+    if q.dtype is not torch.bfloat16 or tokens < LARGE:
+        bias = biases.contiguous().view(1, heads, tokens, tokens)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     # In bfloat16, the fused kernel for CPUs takes as long as in float32, but matrix products half as long.
-    logits = torch.baddbmm(
-        bias.expand(len(q), -1, -1, -1).flatten(0, 1),
-        q.flatten(0, 1),
-        k.flatten(0, 1).mT,
-        alpha=q.shape[3] ** -0.5,
-    )
-    return torch.bmm(torch.softmax(logits, -1), v.flatten(0, 1)).view_as(q)
+    logits = biases.new_empty(count, *biases.shape).copy_(biases).view(-1, tokens, tokens)
+    logits.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).mT, alpha=d**-0.5)
+    torch.softmax(logits, -1, out=logits)
+    return torch.bmm(logits, v.flatten(0, 1)).view_as(q)
 
 
 def attend_blocks_backward(
