@@ -65,18 +65,13 @@ def set_augment(cfg: Config, level: str) -> None:
     cfg.custom_hooks = [hook for hook in hooks if 'switch_pipeline' not in hook]
 
 
-def augmentation_note(cfg: Config, level: str) -> str:
-    """A line for the log: what a training's images go through.
-
-    Args:
-        cfg: The config, after :func:`set_augment`.
-        level: One of :data:`LEVELS`.
-    """
+def augmentation_of(cfg: Config) -> str:
+    """The names of the transforms that the training images of a config go through."""
     datasets = reversed(list(datasets_of(cfg, 'train_dataloader')))  # those inside of others come first
     kinds = [_kind(step) for dataset in datasets for step in dataset.get('pipeline', ())]
     kinds += [_kind(step) for step in (cfg.model.get('train_cfg') or {}).get('augments') or ()]
     names = dict.fromkeys(kind for kind in kinds if not kind.startswith(('Load', 'Pack', 'Filter')))
-    return f'--augment {level}: images go through {", ".join(names)}'
+    return ', '.join(names)
 
 
 def _parts(dataset: ConfigDict, given: str) -> tuple[Steps, Steps, dict[str, Any]]:

@@ -16,7 +16,7 @@ from ..checkpoint.load import check_model, compare_layouts, load_model
 from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
-from ..data.augment import add_augment_option, augmentation_note, set_augment
+from ..data.augment import add_augment_option, augmentation_of, set_augment
 from ..data.datasets import class_datasets
 from ..data.image_size import add_size_option, set_image_size
 from ..models.arch import STAGES
@@ -173,7 +173,8 @@ def train(options: argparse.Namespace) -> None:
         drawn = draw_validation(cfg, options, run.checkpoint) if options.val_fraction else None
         run.data = apply_data(cfg, LOADERS, source=options.source)
         if options.augment:
-            run.data.notes.append(augmentation_note(cfg, options.augment))
+            note = f'--augment {options.augment}: images go through {augmentation_of(cfg)}'
+            run.data.notes.append(note)
         if drawn:
             run.data.notes.extend(drawn.notes)
             run.data.warnings.extend(drawn.warnings)

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..data.augment import augmentation_of
 from ..data.datasets import trains_masks
 from ..data.image_size import sizes_in
 from .runner import network_of
@@ -29,6 +30,7 @@ def settings_of(runner: Runner) -> Iterable[tuple[str, str]]:
     decay = f', weight decay {optimizer["weight_decay"]:g}' if 'weight_decay' in optimizer else ''
     yield 'optimizer', f'{optimizer.get("type", "several")}{decay}'
     yield 'learning rate', f'{optimizer["lr"]:g}' if 'lr' in optimizer else ''
+    yield 'layer decay', str((wrapper.get('paramwise_cfg') or {}).get('decay_rate', 'off'))
     yield 'schedule', _schedule(cfg.get('param_scheduler') or ())
     unit = 'epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iterations'
     yield 'length', f'{runner.max_epochs if unit == "epochs" else runner.max_iters:,} {unit}'
@@ -36,12 +38,15 @@ def settings_of(runner: Runner) -> Iterable[tuple[str, str]]:
     steps = wrapper.get('accumulative_counts', 1)
     factors = f'{size} images × {processes} processes × {steps} steps per update'
     yield 'batch', f'{factors} = {size * processes * steps}'
+    yield 'augmentation', augmentation_of(cfg)
     yield 'sizes in training', ', '.join(sizes_in(cfg.get('train_dataloader')))
     yield 'sizes in validation', ', '.join(sizes_in(cfg.get('val_dataloader')))
     precision = wrapper.get('type', 'OptimWrapper')
     yield 'mixed precision', 'off' if precision == 'OptimWrapper' else str(precision)
-    hooks = [str(hook.get('type')) for hook in cfg.get('custom_hooks') or () if isinstance(hook, dict)]
+    hooks = {str(hook.get('type')): hook for hook in cfg.get('custom_hooks') or () if isinstance(hook, dict)}
     yield 'average of weights', ', '.join(name for name in hooks if name.endswith('EMAHook')) or 'off'
+    stop = hooks.get('EarlyStopHook')
+    yield 'early stop', f'after {stop["patience"]} validations without a better score' if stop else 'off'
     frozen = backbone.get('frozen_stages', -1)
     yield 'frozen', f'the first embedding and {frozen} stages' if frozen >= 0 else 'nothing'
     clipping = wrapper.get('clip_grad') or {}

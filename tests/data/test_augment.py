@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
-from crossformer_mm.data.augment import LEVELS, augmentation_note, set_augment
+from crossformer_mm.data.augment import LEVELS, augmentation_of, set_augment
 from crossformer_mm.data.classes import read_data, set_classes
 from crossformer_mm.data.exif import ignore_exif
 from crossformer_mm.data.image_size import set_image_size
@@ -159,9 +159,9 @@ def test_stored_orientation_is_kept(samples: Callable[..., ReplayedDataset]) -> 
 def test_the_line_of_the_log(config: Callable[[str], Config]) -> None:
     cfg = augmented(config('demo_classifier'), 'strong')
     steps = 'RandomResizedCrop, RandomFlip, RandAugment, RandomErasing, Mixup, CutMix'
-    assert augmentation_note(cfg, 'strong') == f'--augment strong: images go through {steps}'
+    assert augmentation_of(cfg) == steps
     cfg = augmented(config('demo_mask_rcnn'), 'strong')
-    assert augmentation_note(cfg, 'strong').endswith('PhotoMetricDistortion, Pad, CopyPaste')
+    assert augmentation_of(cfg).endswith('PhotoMetricDistortion, Pad, CopyPaste')
 
 
 def change_pipeline(cfg: Config, change: Callable[[list], None]) -> Config:

@@ -104,8 +104,17 @@ def test_the_page_of_a_classifier(narrow_classifier: Callable[[str], Config], tm
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.logger.interval = 1
     cfg.dump(tmp_path / 'run.py')
-    assert train(tmp_path / 'run.py', '--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work') == 0
+    words = ['--data-root', tmp_path / 'data', '--work-dir', tmp_path / 'work']
+    words += ['--layer-decay', '0.7', '--early-stop', '2', '--augment', 'light']
+    assert train(tmp_path / 'run.py', *words) == 0
     page, scores = read(tmp_path / 'work'), last_scores(tmp_path / 'work')
+    text = ' '.join(page.text)
+    for part in (
+        'layer decay 0.7 ',
+        'early stop after 2 validations',
+        'augmentation RandomResizedCrop, RandomFlip ',
+    ):
+        assert part in text, part
     rows = {row[0]: row for row in page.rows if len(row) == 5}
     assert set(rows) == {'class', '<b>круг', 'rectangle', 'triangle'}
     images = {name: int(row[1]) for name, row in rows.items() if name != 'class'}
