@@ -156,7 +156,7 @@ def test_stored_orientation_is_kept(samples: Callable[..., ReplayedDataset]) -> 
     assert data.dataset.dataset.pipeline.transforms[0].color_type == 'color_ignore_orientation'
 
 
-def test_the_line_of_the_log(config: Callable[[str], Config]) -> None:
+def test_the_names_of_the_transforms(config: Callable[[str], Config]) -> None:
     cfg = augmented(config('demo_classifier'), 'strong')
     steps = 'RandomResizedCrop, RandomFlip, RandAugment, RandomErasing, Mixup, CutMix'
     assert augmentation_of(cfg) == steps
