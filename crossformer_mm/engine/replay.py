@@ -136,6 +136,13 @@ class ReplayedDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another ``pipeline``, which hooks set for the last epochs."""
+        if name == 'dataset':
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
 
 def die_with_parent(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
     """Initialise a worker process so that it ends when the run is killed.

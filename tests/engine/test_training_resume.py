@@ -1,16 +1,19 @@
 """A run that stops anywhere resumes bit-exactly."""
 
 import copy
+import logging
 import os
 import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.dataset import DefaultSampler
 from small_runs import IMAGES, Noisy, StopHook, Stopped, assert_same_state, small_run
 from torch.utils.data import DataLoader, Dataset
@@ -161,6 +164,31 @@ def test_a_dataset_is_seen_through() -> None:
     dataset.dataset.metainfo = {'classes': ('a',)}
     assert dataset.metainfo == {'classes': ('a',)}
     assert not hasattr(dataset, 'no_such_thing')
+
+
+class Staged(Dataset):
+    """Samples that a pipeline makes of their numbers."""
+
+    def __init__(self) -> None:
+        self.pipeline = float
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> object:
+        return self.pipeline(index)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_the_last_epochs_have_the_pipeline_that_a_hook_sets(workers: int) -> None:
+    """RTMDet's have no mosaics."""
+    settings = {'num_workers': workers, 'persistent_workers': workers > 0, 'collate_fn': list}
+    run = SimpleNamespace(train_dataloader=ReplayedLoader(DataLoader(Staged(), 5, **settings), seed=1))
+    run.logger = logging.getLogger()
+    hook = PipelineSwitchHook(switch_epoch=1, switch_pipeline=[str])
+    for run.epoch, kind in enumerate((float, str, str)):
+        hook.before_train_epoch(run)
+        assert {type(sample) for batch in run.train_dataloader for sample in batch} == {kind}
 
 
 class Nothing(Noisy):
