@@ -25,6 +25,7 @@ from ..checkpoint.reader import Checkpoint
 from ..data.datasets import build_network
 from ..utils.errors import UserError, ran_out_of_memory
 from .changes import settings_in
+from .distributed import alone
 from .memory import memory_advice
 from .replay import Draw, ReplayedDataset
 
@@ -110,7 +111,9 @@ def find_batch_size(cfg: Config, accumulate: int | None, averaged: bool) -> str:
         most, recipe = trial.images // get_world_size() or 1, _recipe(cfg)
         if recipe:
             most = min(most, _share(recipe, accumulate or 1))
-        size = agreed(largest_batch(trial.fits, most))
+        with alone():  # otherwise a process that runs out of memory leaves the others waiting in a loss
+            size = largest_batch(trial.fits, most)
+        size = agreed(size)
     if not size:
         cfg.train_dataloader.batch_size = 1
         raise UserError(memory_advice(cfg, MemoryError('not even one image fits')))

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,8 @@ LAUNCHERS = {
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
+# How long a process waits for others, such as for the first while it evaluates; NCCL's own is 10 minutes.
+PATIENCE = timedelta(hours=4)
 Result = TypeVar('Result')
 
 
@@ -94,11 +97,11 @@ def process_group(cfg: Config) -> Iterator[None]:
     on_cpus = not torch.cuda.is_available()
     try:
         if on_cpus:
-            torch.distributed.init_process_group('gloo')
+            torch.distributed.init_process_group('gloo', timeout=PATIENCE)
         else:
             env_cfg = cfg.get('env_cfg', {})
             set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # as the Runner does, before
-            init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
+            init_dist(cfg.launcher, **{'timeout': PATIENCE.total_seconds(), **env_cfg.get('dist_cfg', {})})
         yield
         # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
@@ -111,6 +114,17 @@ def process_group(cfg: Config) -> Iterator[None]:
         raise UserError('stopped because another process ended; see its error') from error
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let the code in the block, such as losses that are averaged over processes, see this process alone."""
+    initialized = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = initialized
 
 
 def lost_process(error: RuntimeError) -> bool:

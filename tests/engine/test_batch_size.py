@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_distributed
 
 from crossformer_mm.checkpoint.reader import open_checkpoint
 from crossformer_mm.data.classes import read_data, set_classes
-from crossformer_mm.engine import cli
+from crossformer_mm.engine import batch_size, cli
 from crossformer_mm.engine import train as train_command
 from crossformer_mm.engine.batch_size import (
     AUTO,
@@ -103,6 +104,28 @@ def test_the_batch_of_a_config_without_a_recipe(train_with: Callable[..., Config
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='refused only without a GPU')
+def test_trials_do_not_wait_for_other_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that runs out of memory in the middle of a step would leave them there."""
+
+    class Trial:
+        images, tried = 10, (1, 2)
+
+        def __init__(self, cfg: Config, averaged: bool) -> None:
+            assert is_distributed()
+
+        def fits(self, size: int) -> bool:
+            return not is_distributed()
+
+    monkeypatch.setattr(batch_size, 'Trial', Trial)
+    cfg = Config({'train_dataloader': {'batch_size': 2}, 'optim_wrapper': {}})
+    torch.distributed.init_process_group('gloo', f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        assert find_batch_size(cfg, None, averaged=False).startswith('batch size 2: 2 fit')
+        assert is_distributed()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_refused_on_cpus(train_with: Callable[..., Config]) -> None:
     cfg = train_with('--batch-size', 'auto')
     with pytest.raises(UserError, match=r'--batch-size auto: needs a GPU.* such as --batch-size 2'):
