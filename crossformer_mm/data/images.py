@@ -324,8 +324,10 @@ def repeated_images(paths: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
         The first such file, and each other one.
     """
     counts = Counter(path.stat().st_size for path in paths)
-    suspects = [path for path in paths if counts[path.stat().st_size] > 1]
-    return (pair for pair in shared_images(suspects, suspects) if pair[0] != pair[1])
+    first: dict[bytes, Path] = {}
+    for path in paths:
+        if counts[path.stat().st_size] > 1 and (original := first.setdefault(_digest(path), path)) != path:
+            yield original, path
 
 
 def _digest(path: Path) -> bytes:
