@@ -195,7 +195,7 @@ class Run:
         """Build the runner, and log the classes, what label maps hold, and what is easily overlooked."""
         self.runner = runner = _Runner.from_cfg(self.cfg)
         runner.register_hook(_StartHook(self))
-        if not (self.training or is_main_process()):  # MMEngine's hook writes the metrics in every process
+        if not is_main_process():  # MMEngine's hook writes metrics and copies of logs in every process
             runner.hooks[:] = [hook for hook in runner.hooks if not isinstance(hook, LoggerHook)]
         runner.logger.addFilter(_escape_record)
         for handler in runner.logger.handlers:  # class names may have characters that this locale has not
