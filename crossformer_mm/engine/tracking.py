@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from ..utils.errors import UserError
 from .backends import SERVICES
@@ -25,14 +24,14 @@ def add_log_option(parser: argparse.ArgumentParser) -> None:
 
 
 def set_services(cfg: Config, names: Sequence[str]) -> None:
-    """Let a training send its numbers and pictures to services, and check that they can be used.
+    """Let a training send its numbers and pictures to services.
 
     Args:
         cfg: The config, changed in place.
         names: Of :data:`SERVICES`.
 
     Raises:
-        UserError: A package is missing, or a service refuses.
+        UserError: A package is missing.
     """
     if not names:
         return
@@ -40,8 +39,6 @@ def set_services(cfg: Config, names: Sequence[str]) -> None:
     if missing := [kind.package for kind in kinds if find_spec(kind.package) is None]:
         packages = ' '.join(missing)
         raise UserError(f'--log {packages}: not installed; pip install {packages}')
-    for kind in kinds if is_main_process() else ():
-        kind.check()
     cfg.setdefault('visualizer', {'type': 'Visualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]})
     others = [
         backend
@@ -51,3 +48,16 @@ def set_services(cfg: Config, names: Sequence[str]) -> None:
     cfg.visualizer.vis_backends = [*others, *({'type': kind.__name__} for kind in kinds)]
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.get('type') != 'TrackingHook']
     cfg.custom_hooks = [*hooks, {'type': 'TrackingHook'}]
+
+
+def check_services(names: Sequence[str]) -> None:
+    """Check that a training can use services, which may ask for a login or create a database.
+
+    Args:
+        names: Of :data:`SERVICES`.
+
+    Raises:
+        UserError: A service refuses.
+    """
+    for name in dict.fromkeys(names):
+        SERVICES[name].check()

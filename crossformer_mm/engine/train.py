@@ -45,7 +45,7 @@ from .runner import (
     running,
 )
 from .schedule import add_length_options, fit_warm_up, set_length
-from .tracking import add_log_option, set_services
+from .tracking import add_log_option, check_services, set_services
 from .validation_set import add_fraction_options, check_fraction, draw_validation
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -165,6 +165,7 @@ def train(options: argparse.Namespace) -> None:
             if is_main_process():
                 print(done)
             return
+        on_first_process(lambda: check_services(options.log))
         unknown_batch = needs_trials(cfg, options, run.checkpoint)
         if options.pretrained and not run.checkpoint:
             backbone_file(options.pretrained)

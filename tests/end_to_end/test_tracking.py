@@ -70,6 +70,22 @@ def test_a_missing_package(config: Callable[[str], Config], monkeypatch: pytest.
         set_services(config('demo_mask_rcnn'), ['tensorboard'])
 
 
+def test_a_service_that_refuses(
+    narrow: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse() -> None:
+        raise UserError('--log tensorboard: not today')
+
+    monkeypatch.setattr(backends.TensorBoardBackend, 'check', refuse)
+    assert train(narrow, '--data-root', coco_root, '--work-dir', tmp_path / 'work', *TENSORBOARD) == 1
+    assert capsys.readouterr().err == 'error: --log tensorboard: not today\n'
+    assert not (tmp_path / 'work').exists()
+
+
 def test_services_beside_those_of_the_config(config: Callable[[str], Config]) -> None:
     cfg = config('demo_semantic_fpn')
     cfg.visualizer.vis_backends.append({'type': 'TensorboardVisBackend'})
