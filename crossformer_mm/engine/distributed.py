@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from ..data.datasets import replace_sync_bn
 from ..utils.errors import UserError
+from ..utils.files import check_folder
 
 # For each launcher: the environment variable with the rank, and the program that starts the processes.
 LAUNCHERS = {
@@ -23,6 +25,8 @@ LAUNCHERS = {
 }
 # How long a process waits for others, such as for the first while it evaluates; NCCL's own is 10 minutes.
 PATIENCE = timedelta(hours=4)
+LOST = 'another process ended'
+EXCHANGE = '.dist_test'  # in the working directory, of MMEngine's results of several processes
 Result = TypeVar('Result')
 
 
@@ -102,6 +106,7 @@ def process_group(cfg: Config) -> Iterator[None]:
             env_cfg = cfg.get('env_cfg', {})
             set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # as the Runner does, before
             init_dist(cfg.launcher, **{'timeout': PATIENCE.total_seconds(), **env_cfg.get('dist_cfg', {})})
+        on_first_process(_check_exchange)
         yield
         # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
@@ -111,9 +116,17 @@ def process_group(cfg: Config) -> Iterator[None]:
     except RuntimeError as error:
         if not lost_process(error):
             raise
-        raise UserError('stopped because another process ended; see its error') from error
+        raise UserError(f'stopped because {LOST}; see its error') from error
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _check_exchange() -> None:
+    """Check, before an epoch of training, that the evaluation after it can write."""
+    try:
+        check_folder('the working directory:', Path(EXCHANGE).absolute())
+    except UserError as error:
+        raise UserError(f'several processes exchange results in {EXCHANGE}; {error}') from error
 
 
 @contextmanager

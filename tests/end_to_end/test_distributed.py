@@ -296,6 +296,20 @@ def test_a_classifier_is_evaluated_on_each_image_once(
     assert_evaluated_alike(tmp_path, tmp_path / 'classifier.py', words, written=1)
 
 
+@pytest.mark.slow
+def test_a_working_directory_without_room_for_the_exchange_of_results(
+    detector: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / '.dist_test').write_text('not a folder')
+    words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']
+    output = distributed(tmp_path, 'dist_train.sh', detector, 2, *words, status=1)
+    assert (
+        output.count('error: several processes exchange results in .dist_test; the working directory: ') == 1
+    )
+    assert 'is a file, not a folder' in output
+    assert not (tmp_path / 'work').exists()
+
+
 def save_untrained(config: Path, path: Path, classes: int) -> None:
     """Write the weights that a model starts from."""
     cfg = Config.fromfile(config)
