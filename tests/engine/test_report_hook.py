@@ -3,6 +3,7 @@
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from small_runs import Noisy, StopHook, Stopped, assert_same_state, small_run
 from torch.utils.data import DataLoader
 
 from crossformer_mm.engine.config_options import given_options
+from crossformer_mm.engine.hooks import report
 from crossformer_mm.engine.hooks.report import REPORT, ReportHook, reported
 from crossformer_mm.engine.train import training_parser
+from crossformer_mm.engine.training_report import TrainingReport
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.outputs import is_output
 
@@ -91,6 +94,35 @@ def test_a_training_that_stops_early(tmp_path: Path) -> None:
     assert 'my_run: stopped early' in text
     assert 'epoch 2 of 3' in text
     assert 'crossformer train configs/my_run.py --resume' in text
+
+
+def test_a_training_that_stops_at_once_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its only validation, before the training begins, is on the page."""
+    more = {'custom_hooks': [{'type': 'EarlyStopHook', 'patience': 1}], 'checkpoint': {'by_epoch': True}}
+    train(run(tmp_path, [0.25, 0.25, 0.5], **more))
+    kept: list[int] = []
+    monkeypatch.setattr(TrainingReport, 'keep_validation', lambda _, runner, __: kept.append(runner.iter))
+    assert 'my_run: stopped early' in train(run(tmp_path, [0.25], resume=True, **more))
+    assert kept == [8]
+
+
+def test_images_that_processes_repeat_are_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes with four images each have two of ten images again."""
+    hook = ReportHook([], [])
+    added: list[int] = []
+    monkeypatch.setattr(hook._extremes, 'add', added.append)
+    monkeypatch.setattr(report, 'get_world_size', lambda: 3)
+    runner = SimpleNamespace(val_dataloader=DataLoader(Noisy(), batch_size=2))
+    for rank, expected in enumerate(([0, 1, 2, 3], [0, 1, 2], [0, 1, 2])):
+        monkeypatch.setattr(report, 'get_rank', lambda rank=rank: rank)
+        for batch in (0, 1):
+            hook.after_val_iter(runner, batch, outputs=[2 * batch, 2 * batch + 1])
+        assert added == expected
+        added.clear()
 
 
 def test_only_invalid_scores(tmp_path: Path) -> None:

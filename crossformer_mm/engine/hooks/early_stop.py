@@ -42,6 +42,7 @@ class EarlyStopHook(Hook):
             f'stops after validations without a better value of {score}: {self.patience} in a row'
         )
         if runner.iter and runner.train_loop.is_validated():
+            runner.message_hub.update_info('iter', runner.iter - 1)  # as after the last iteration
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -14,6 +14,7 @@ from ...page.image_scores import Extremes
 from ...utils.errors import UserError
 from ...utils.outputs import is_output, write_output
 from ...utils.text import printable
+from ..distributed import LOST, lost_process
 from ..training_report import FINISHED, RUNNING, STOPPED, TrainingReport
 
 REPORT = 'report.html'
@@ -63,7 +64,7 @@ class ReportHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Describe settings and data, and write the first page."""
-        if not is_main_process():
+        if self._report or not is_main_process():
             return
         self._saved = runner.message_hub.get_info('last_ckpt')
         self._report = report = TrainingReport(runner, self.options)
@@ -73,7 +74,11 @@ class ReportHook(Hook):
             runner.logger.info(f'report: {printable(str(Path(runner.work_dir, REPORT)))}')
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Forget the images of the last validation, and let CocoReport keep what it finds for each class."""
+        """Forget the images of the last validation, and let CocoReport keep what it finds for each class.
+
+        Another hook may validate a resumed training before this one is told that it begins.
+        """
+        self.before_train(runner)
         self._extremes = Extremes(_SHOWN)
         for metric in runner.val_evaluator.metrics:
             if hasattr(metric, 'detailed'):
@@ -84,8 +89,13 @@ class ReportHook(Hook):
     ) -> None:
         """Score the images of a batch."""
         with self._report.timed() if self._report else nullcontext():
-            for sample in outputs or ():
-                self._extremes.add(sample)
+            loader = runner.val_dataloader
+            first = batch_idx * (loader.batch_size or 1)
+            for index, sample in enumerate(outputs or (), first):
+                if get_rank() + get_world_size() * index < len(
+                    loader.dataset
+                ):  # others repeat the first ones
+                    self._extremes.add(sample)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         """Collect the images of all processes, and write the page."""
@@ -120,7 +130,8 @@ class ReportHook(Hook):
             error: What stopped it.
         """
         stopped = isinstance(error, KeyboardInterrupt)  # Ctrl-C, or a signal to terminate
-        reason = str(error) if isinstance(error, UserError) else type(error).__name__
+        lost = isinstance(error, RuntimeError) and lost_process(error)
+        reason = LOST if lost else str(error) if isinstance(error, UserError) else type(error).__name__
         self._write(runner, 'interrupted' if stopped else f'stopped: {reason}')
 
     def _write(self, runner: Runner, state: str) -> bool:
