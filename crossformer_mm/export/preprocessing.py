@@ -43,6 +43,7 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
             fit.
     """
     rule: dict[str, Any] = {'resize': 'stretch'}
+    uncropped = None
     for step in _pipeline(cfg):
         name = _name(step)
         if name == 'Resize':
@@ -51,11 +52,15 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
             edge = _edge(cfg, step['scale'], size)
             if edge < max(size):  # the image would not fill the crop
                 raise _unsupported(step)
-            rule = {'resize': 'edge', 'edge': edge, **_method(step)}
+            rule, uncropped = {'resize': 'edge', 'edge': edge, **_method(step)}, step
         elif name == 'ResizeToMultiple':
             rule['multiple'] = _divisor(step, size)
-        elif name != 'CenterCrop' and name not in _WITHOUT_EFFECT:
+        elif name == 'CenterCrop' and uncropped:
+            uncropped = None
+        elif name not in _WITHOUT_EFFECT:
             raise _unsupported(step)
+    if uncropped:
+        raise _unsupported(uncropped)
     return {'interpolation': 'bilinear', 'library': 'opencv', **rule, 'ignore_exif': ignore_exif}
 
 

@@ -71,3 +71,20 @@ def test_a_step_that_cannot_be_described_is_named(config: Callable[[str], Config
     cfg.test_dataloader.dataset.pipeline[1] = step
     with pytest.raises(UserError, match=rf'step .*{step["type"]}.*supported are'):
         preprocessing_of(cfg, (224, 224), ignore_exif=False)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'named'),
+    [
+        ([dict(type='Resize', scale=(256, 256)), dict(type='CenterCrop', crop_size=224)], 'CenterCrop'),
+        ([dict(type='CenterCrop', crop_size=224)], 'CenterCrop'),
+        ([dict(type='ResizeEdge', scale=256)], 'ResizeEdge'),
+    ],
+)
+def test_only_a_shorter_side_is_cropped(
+    config: Callable[[str], Config], steps: list[dict], named: str
+) -> None:
+    cfg = config('crossformer_s_in1k')
+    cfg.test_dataloader.dataset.pipeline[1:3] = steps
+    with pytest.raises(UserError, match=rf'step .*{named}.*supported are'):
+        preprocessing_of(cfg, (224, 224), ignore_exif=False)
