@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..data.coco import check_images, read_coco
 from ..data.coco_json import CONVERTED_FROM, Content
+from ..data.coco_masks import mask_fault
 from ..data.formats import voc, yolo
 from ..data.formats.cache import CONVERTED, read
 from ..data.formats.layout import Layout
@@ -49,6 +50,11 @@ def dataset_parser() -> argparse.ArgumentParser:
         required=True,
         help='coco: annotations/instances_train2017.json, train2017/, …; yolo: data.yaml, images/train/,'
         ' labels/train/, …; voc: Annotations/, JPEGImages/, ImageSets/Main/',
+    )
+    parser.add_argument(
+        '--ignore-exif',
+        action='store_true',
+        help='the labels of DIR are of the stored pixels of images that EXIF data turns; so are those of OUT',
     )
     parser.add_argument('--format', choices=SOURCES, help='the format of DIR, if it can be read as several')
     parser.add_argument(
@@ -95,7 +101,7 @@ def convert_dataset(options: argparse.Namespace) -> None:
     print(printable(str(layout)))
     found, written = Findings(1), Findings(1)
     with _whole_or_not(out) as part:
-        dataset = _read(layout, options.to, part / _EXTRACTED, found)
+        dataset = _read(layout, options, part / _EXTRACTED, found)
         for line in found.summary():
             print(printable(line))
         if shares:
@@ -141,13 +147,13 @@ def _recognise(root: Path, chosen: str | None) -> Layout:
         raise UserError(text.replace('that this config reads', 'that can be converted')) from error
 
 
-def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Dataset:
+def _read(layout: Layout, options: argparse.Namespace, place: Path, findings: Findings) -> _Dataset:
     """Read all splits; the first broken file stops the conversion."""
     fatal: list[Problem] = []
     report = fatal_apart(fatal, findings.add)
     splits = {}
     for name, split in layout.splits.items():
-        content = _read_split(layout, name, target, place, report)
+        content = _read_split(layout, name, options, place, report)
         refuse(fatal)
         if not content['images']:
             raise UserError(f'{split.images}: there are no labelled images')
@@ -160,17 +166,32 @@ def _read(layout: Layout, target: str, place: Path, findings: Findings) -> _Data
     return _Dataset(layout.root, splits)
 
 
-def _read_split(layout: Layout, name: str, target: str, place: Path, report: Report) -> Content:
-    if layout.format == target == 'voc':
-        return voc.read(layout, name, report)
+def _read_split(
+    layout: Layout, name: str, options: argparse.Namespace, place: Path, report: Report
+) -> Content:
+    stored = options.ignore_exif
+    if layout.format == options.to == 'voc':
+        return voc.read(layout, name, report, stored)
     if layout.format in CONVERTED:  # with difficult objects as crowds, as training reads them
-        content = read(layout, name, report, place)
+        content = read(layout, name, report, place, stored)
         del content[CONVERTED_FROM]
         return content
     split = layout.splits[name]
-    file = read_coco(split.source[0], False, False, report, split.images, headers=None)
-    check_images(file, split.images)
+    file = read_coco(split.source[0], False, False, report, split.images, None, stored)
+    if options.to == 'yolo' and not options.boxes:
+        _check_masks(file.content, split.source[0], report)
+    check_images(file, split.images, stored)
     return file.content
+
+
+def _check_masks(content: Content, path: Path, report: Report) -> None:
+    """Report the masks of COCO content that are no masks; objects may have none."""
+    sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
+    for annotation in content['annotations']:
+        mask = annotation.get('segmentation')
+        if mask and (fault := mask_fault(mask, *sizes[annotation['image_id']])):
+            what = f'{path}: annotation {annotation["id"]} has {fault}'
+            report(Problem('invalid masks', what, remedy='correct them, or write boxes alone with --boxes'))
 
 
 def _divide(dataset: _Dataset, shares: Mapping[str, float], seed: int, stratify: bool) -> _Dataset:
@@ -196,7 +217,10 @@ def _joined(dataset: _Dataset) -> tuple[Path, Content, dict[str, str]]:
         ((folder, content),) = dataset.splits.values()
         return folder, content, {image['file_name']: image['file_name'] for image in content['images']}
     images, annotations, labels = [], [], {}
+    categories = next(iter(dataset.splits.values()))[1]['categories']
     for split, (folder, content) in dataset.splits.items():
+        pairs = zip(content['categories'], categories, strict=True)
+        classes = {own['id']: category['id'] for own, category in pairs}
         ids = {image['id']: len(images) + i for i, image in enumerate(content['images'], start=1)}
         for image in content['images']:
             name = str((folder / image['file_name']).absolute())
@@ -204,8 +228,7 @@ def _joined(dataset: _Dataset) -> tuple[Path, Content, dict[str, str]]:
             images.append({**image, 'id': ids[image['id']], 'file_name': name})
         for annotation in content['annotations']:
             new = {'id': len(annotations) + 1, 'image_id': ids[annotation['image_id']]}
-            annotations.append({**annotation, **new})
-    categories = next(iter(dataset.splits.values()))[1]['categories']
+            annotations.append({**annotation, **new, 'category_id': classes[annotation['category_id']]})
     content = {'images': images, 'annotations': annotations, 'categories': categories}
     return dataset.root, content, labels
 

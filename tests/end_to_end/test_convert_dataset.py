@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from format_files import image, labelme, write, xml
+from PIL import ExifTags, Image
 
 from crossformer_mm.data.shapes import write_coco
 from crossformer_mm.engine import cli
@@ -119,6 +121,89 @@ def test_splits(coco: Path, tmp_path: Path, target: str) -> None:
     assert listing(tmp_path / 'a') == listing(tmp_path / 'b')
     assert convert(*words[:1], tmp_path / 'c', *words[2:], '--seed', 1) == 0
     assert listing(tmp_path / 'a') != listing(tmp_path / 'c')
+
+
+def test_splits_whose_classes_have_other_ids_are_divided_by_name(coco: Path, tmp_path: Path) -> None:
+    for split, change in (('train', 0), ('val', -1)):
+        found = content(coco, split)
+        for record, name in [(c, 'id') for c in found['categories']] + [
+            (a, 'category_id') for a in found['annotations']
+        ]:
+            record[name] += change
+        write(tmp_path / 'data' / 'annotations' / f'instances_{split}2017.json', json.dumps(found))
+        (tmp_path / 'data' / f'{split}2017').symlink_to(coco / f'{split}2017')
+    assert convert(tmp_path / 'data', tmp_path / 'out', '--to', 'coco', '--split', '0.5/0.5') == 0
+    before, after = (
+        sorted(o[1:] for split in ('train', 'val') for o in objects(root, split))
+        for root in (coco, tmp_path / 'out')
+    )
+    assert before == after
+
+
+def test_labels_of_stored_pixels(one_image: Callable[..., Path], tmp_path: Path) -> None:
+    data = one_image(bbox=[1, 1, 9, 9], segmentation=[])
+    annotations = data / 'annotations' / 'instances_train2017.json'
+    found = json.loads(annotations.read_text())
+    (data / 'train2017').unlink()
+    path = data / 'train2017' / found['images'][0]['file_name']
+    path.parent.mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new('RGB', (64, 40)).save(path.with_suffix('.jpg'), exif=exif)
+    found['images'][0].update(width=64, height=40, file_name=path.with_suffix('.jpg').name)
+    annotations.write_text(json.dumps(found))
+    assert convert(data, tmp_path / 'out', '--to', 'voc') == 1
+    assert convert(data, tmp_path / 'out', '--to', 'voc', '--ignore-exif') == 0
+    text = next((tmp_path / 'out' / 'Annotations').glob('*.xml')).read_text()
+    assert '<width>64</width>' in text
+
+
+@pytest.fixture
+def one_image(coco: Path, tmp_path: Path) -> Callable[[dict], Path]:
+    """A function that writes COCO data with one object on one image of 64×64 pixels."""
+
+    def make(**annotation: object) -> Path:
+        found = content(coco, 'train')
+        found['images'] = found['images'][:1]
+        record = {**found['annotations'][0], 'image_id': found['images'][0]['id'], **annotation}
+        found['annotations'] = [record]
+        write(tmp_path / 'one' / 'annotations' / 'instances_train2017.json', json.dumps(found))
+        (tmp_path / 'one' / 'train2017').symlink_to(coco / 'train2017')
+        return tmp_path / 'one'
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ('segmentation', 'line', 'kind'),
+    [
+        ([[-10, 8, 16, 8, 16, 24]], '0 0 0.125 0.25 0.125 0.25 0.375', 'moved to its border: 1'),
+        ([], '0 0.125 0.25 0.25 0.25', 'moved to its border: 1'),
+        ([[-10, 8, -2, 8, -2, 24]], '', 'objects outside of their image, left out: 1'),
+    ],
+)
+def test_what_yolo_has_lies_in_the_image(
+    one_image: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    segmentation: list,
+    line: str,
+    kind: str,
+) -> None:
+    data = one_image(bbox=[-10, 8, 26, 16], segmentation=segmentation, category_id=1)
+    assert convert(data, tmp_path / 'yolo', '--to', 'yolo') == 0
+    (labels,) = (tmp_path / 'yolo' / 'labels').rglob('*.txt')
+    assert labels.read_text().strip() == line
+    assert kind in capsys.readouterr().out
+
+
+def test_masks_that_are_none_are_refused_where_they_are_written(
+    one_image: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = one_image(bbox=[1, 1, 9, 9], segmentation=[[1, 1, 9, 1, 9, 9, 5]])
+    assert convert(data, tmp_path / 'yolo', '--to', 'yolo') == 1
+    assert 'instances_train2017.json: annotation 1 has a polygon of 7 numbers' in capsys.readouterr().err
+    assert convert(data, tmp_path / 'yolo', '--to', 'yolo', '--boxes') == 0
 
 
 def listing(root: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -476,16 +476,31 @@ def _lines(
     for annotation, polygon in zip(single, polygons, strict=True):
         left, top, width, height = annotation['bbox']
         right, bottom = left + width, top + height
-        points = polygon or [((left + right) / 2, (top + bottom) / 2), (width, height)]
-        if polygon is None and any(polygons):  # Ultralytics reads any other line of such a file as a polygon
-            points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-            what = f'annotation {annotation["id"]} in {image["file_name"]}'
-            report(Problem('boxes beside polygons, written as rectangles', what, fatal=False))
+        points = polygon or [(left, top), (right, top), (right, bottom), (left, bottom)]
+        inside = [(min(max(x, 0), size[0]), min(max(y, 0), size[1])) for x, y in points]
+        kinds = []
         if polygon and max(map(_distance, box_around(polygon), annotation['bbox'])) > _VISIBLE:
-            kind = 'boxes that are not those around their polygons, which replace them'
+            kinds.append('boxes that are not those around their polygons, which replace them')
+        if polygon is None and any(polygons):  # Ultralytics reads any other line of such a file as a polygon
+            kinds.append('boxes beside polygons, written as rectangles')
+        if outside := _is_outside(box_around(points), size):
+            kinds = ['objects outside of their image, left out']
+        elif max(map(_distance, chain(*points), chain(*inside))) > _VISIBLE:
+            kinds.append('coordinates outside of their image, moved to its border')
+        for kind in kinds:
             report(Problem(kind, f'annotation {annotation["id"]} in {image["file_name"]}', fatal=False))
-        fractions = (number / side for point in points for number, side in zip(point, size, strict=True))
+        if outside:
+            continue
+        if not any(polygons):
+            left, top, width, height = box_around(inside)
+            inside = [(left + width / 2, top + height / 2), (width, height)]
+        fractions = (number / side for point in inside for number, side in zip(point, size, strict=True))
         yield ' '.join([str(labels[annotation['category_id']]), *(f'{number:.10g}' for number in fractions)])
+
+
+def _is_outside(box: Sequence[float], size: tuple[int, int]) -> bool:
+    left, top, width, height = box
+    return left >= size[0] or top >= size[1] or left + width <= 0 or top + height <= 0
 
 
 def _distance(first: float, second: float) -> float:
