@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..data.coco_masks import mask_fault
 from ..data.images import NoImageError, read_image
 from ..data.label_check import LabelRule
 from ..data.label_files import read_label_map
@@ -61,7 +62,8 @@ class Album:
         """
         truth, text = None, ''
         if 'instances' in info:
-            truth = [_annotated(item) for item in info['instances'] if not item.get('ignore_flag')]
+            size = info['height'], info['width']
+            truth = [_annotated(item, *size) for item in info['instances'] if not item.get('ignore_flag')]
         elif 'seg_map_path' in info:
             rule = LabelRule(
                 tuple(self.classes), info.get('reduce_zero_label', False), info.get('label_map') or {}
@@ -159,14 +161,16 @@ class Album:
         return element('div', *keys)
 
 
-def _annotated(item: Mapping[str, Any]) -> Outline:
-    """An object as MMDetection's datasets list it."""
+def _annotated(item: Mapping[str, Any], height: int, width: int) -> Outline:
+    """An object as MMDetection's datasets list it, which do not check masks that nobody trains."""
     mask = item.get('mask')
-    if isinstance(mask, dict):  # run lengths
+    if mask_fault(mask, height, width):
+        shapes = []
+    elif isinstance(mask, dict):  # run lengths
         rle = mask if isinstance(mask['counts'], bytes | str) else coco_mask.frPyObjects(mask, *mask['size'])
         shapes = outlines(coco_mask.decode(rle))
     else:
-        shapes = [np.reshape(polygon, (-1, 2)) for polygon in mask or ()]
+        shapes = [np.reshape(polygon, (-1, 2)) for polygon in mask]
     return Outline(item['bbox_label'], None, item['bbox'], shapes)
 
 

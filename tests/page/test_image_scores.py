@@ -186,6 +186,18 @@ def test_pictures_of_each_kind(tmp_path: Path) -> None:
     assert f'{left},{low}' in text
 
 
+@pytest.mark.parametrize(
+    'mask', [[[1, 1, 9, 1, 9, 9, 5]], {'size': [9, 9], 'counts': [81]}, [['a'] * 6], None]
+)
+def test_masks_that_nobody_has_checked_are_left_out(tmp_path: Path, mask: Any) -> None:
+    """MMDetection lists them also for a detector of boxes, whose training does not read them."""
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.zeros((60, 80, 3), np.uint8))
+    item = {'bbox': [1, 2, 30, 40], 'bbox_label': 0, 'mask': mask}
+    text = Album(CLASSES, COLOURS).sample({'img_path': path, 'height': 60, 'width': 80, 'instances': [item]})
+    assert '<rect' in text and '<polygon' not in text
+
+
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
     image = only(classified([0.2, 0.8], 0, str(tmp_path / 'gone.png')))
     assert 'gone.png' in Album(CLASSES, COLOURS).compared(image)
