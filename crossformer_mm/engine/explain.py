@@ -175,6 +175,11 @@ class _Explanations(ImageResults):
             raise UserError(f'--box {self.options.box}: {kind} predicts no objects; give --class NAME')
         if is_segmentor(self.inferencer) and not hasattr(self.model, 'encode_decode'):
             raise UserError(f'{kind} cannot be explained; an EncoderDecoder can')
+        if self.inferencer.cfg.model.get('test_cfg', {}).get('mode') == 'slide':
+            raise UserError(
+                'the config predicts in windows, and the whole image is explained; give --cfg-options'
+                ' model.test_cfg.mode=whole'
+            )
 
     def _stage(self) -> int:
         backbone, wanted = self.model.backbone, self.options.stage

@@ -171,6 +171,11 @@ def test_attention(
         ('detector', ['--score-thr', 2], '--score-thr 2: scores are between 0 and 1'),
         ('segmentor', ['--box', 1], '--box 1: EncoderDecoder predicts no objects; give --class NAME'),
         ('detector', ['--cfg-options', 'model.backbone.type=Other'], 'Other'),
+        (
+            'segmentor',
+            ['--cfg-options', 'model.test_cfg.mode=slide'],
+            'the whole image is explained; give --cfg-options model.test_cfg.mode=whole',
+        ),
     ],
 )
 def test_options_that_do_not_fit(
