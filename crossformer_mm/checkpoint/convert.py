@@ -23,7 +23,15 @@ from ..utils.outputs import check_place
 from ..utils.text import shorten
 from ..version import __version__
 from .load import check_values, describe, mismatches, not_finite
-from .meta import BACKBONE_NOTES, NOTES, dataset_meta_of, implied_layout, notes_of
+from .meta import (
+    BACKBONE_NOTES,
+    IGNORES_EXIF,
+    NOTES,
+    dataset_meta_of,
+    implied_layout,
+    notes_of,
+    trained_without_exif,
+)
 from .names import (
     BACKBONE,
     ablation_of,
@@ -105,6 +113,8 @@ def plan_conversion(
     if layout.layouts:
         several = len(layout.layouts) > 1
         meta[NOTES]['long_distance'] = list(layout.layouts) if several else layout.layouts[0]
+    if (ignored := trained_without_exif(checkpoint)) is not None:
+        meta[NOTES][IGNORES_EXIF] = ignored
     if settings := notes_of(checkpoint).get(BACKBONE_NOTES):
         meta[NOTES][BACKBONE_NOTES] = settings
     numbers = sum(t.numel() for n, t in kept.items() if not n.endswith(STATISTICS))

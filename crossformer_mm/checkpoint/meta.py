@@ -13,6 +13,7 @@ from .names import is_released_classifier, tensors_of
 
 NOTES = 'crossformer_mm'  # the entry of `meta` with the notes of the converter, or of a training
 BACKBONE_NOTES = 'backbone'  # the notes' entry with `CrossFormer.settings`
+IGNORES_EXIF = 'ignore_exif'  # the notes' entry of `trained_without_exif`
 OLD_CONFIG, NEW_CONFIG = 'config', 'cfg'  # entries of `meta`: the toolboxes' until 2022; mmengine's
 SETTING = re.compile(r"""\blong_distance['"]?\s*[=:]\s*['"](\w+)""")
 CODE_OF_2023 = re.compile(r"""\badaptive_interval(['"]?\s*[=:]|s['"]?\s*[=:]\s*True)""")
@@ -99,6 +100,21 @@ def implied_layout(checkpoint: Mapping[str, Any]) -> ImpliedLayout:
         return ImpliedLayout(tuple(noted), 'noted in the file')
     old, new = (text if isinstance(text := meta.get(key), str) else '' for key in (OLD_CONFIG, NEW_CONFIG))
     return _layout_of_config(old, new) or _layout_of_kind(tensors_of(checkpoint))
+
+
+def trained_without_exif(checkpoint: Mapping[str, Any]) -> bool | None:
+    """Whether a model was trained on images that were not turned as their EXIF data says.
+
+    The config in a checkpoint is searched as text for mmcv's ``color_ignore_orientation``, and the like.
+
+    Returns:
+        None if the file does not tell.
+    """
+    noted = notes_of(checkpoint).get(IGNORES_EXIF)
+    if isinstance(noted, bool):
+        return noted
+    text = _mapping(checkpoint.get('meta')).get(NEW_CONFIG)
+    return '_ignore_orientation' in text if isinstance(text, str) else None
 
 
 def notes_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Whether images are turned as their EXIF data says when they are loaded: the option ``--ignore-exif``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,6 @@ def ignores_exif(part: Any) -> bool:
 def _image_loaders(part: Any) -> Iterator[dict]:
     parts = dict(part.items())  # a Config is no dict
     return (step for _, step in dicts_in(parts) if str(step.get('type')).endswith(_LOADERS))
-
-
-def trained_without_exif(checkpoint: Mapping[str, Any]) -> bool | None:
-    """Whether the config in a checkpoint has this setting; it is searched as text. None without a config."""
-    meta = checkpoint.get('meta')
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
-    return any(flag in text for flag in _FLAGS.values()) if isinstance(text, str) else None
 
 
 def other_than_in_training(cfg: Config, ignored: bool | None) -> list[str]:

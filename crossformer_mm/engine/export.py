@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 
 from ..checkpoint import load_backbone, load_model
+from ..checkpoint.meta import trained_without_exif
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..data.datasets import image_folder, set_num_classes
-from ..data.exif import ignores_exif, trained_without_exif
+from ..data.exif import ignores_exif
 from ..data.images import SUFFIXES, NoImageError, image_files, read_image, spread
 from ..deploy.model import SUFFIX, OnnxModel
 from ..export.graphs import graph_of

@@ -20,7 +20,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 
 from ..checkpoint.load import load_model
-from ..checkpoint.meta import dataset_meta_of
+from ..checkpoint.meta import dataset_meta_of, trained_without_exif
 from ..checkpoint.names import classes_in, tensors_of
 from ..checkpoint.reader import Checkpoint, error_context, open_checkpoint
 from ..data.datasets import (
@@ -31,7 +31,7 @@ from ..data.datasets import (
     things_and_stuff,
     without_annotations,
 )
-from ..data.exif import ignore_exif, trained_without_exif
+from ..data.exif import ignore_exif
 from ..deploy.prepare import widen
 from ..plugins import TOOLBOXES
 from ..utils.errors import UserError

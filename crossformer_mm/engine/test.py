@@ -8,13 +8,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ..checkpoint.load import load_model
-from ..checkpoint.meta import dataset_meta_of
+from ..checkpoint.meta import dataset_meta_of, trained_without_exif
 from ..checkpoint.reader import open_checkpoint
 from ..checkpoint.resume import install_reader
 from ..data.class_splits import OTHER_CHOICE
 from ..data.classes import classes_of
 from ..data.datasets import class_datasets, datasets_of, map_datasets, without_annotations
-from ..data.exif import other_than_in_training, trained_without_exif
+from ..data.exif import other_than_in_training
 from ..deploy.model import SUFFIX
 from ..utils.errors import UserError
 from ..utils.text import shorten

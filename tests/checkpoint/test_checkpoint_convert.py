@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from crossformer_mm import CrossFormer
 from crossformer_mm.checkpoint import load_backbone, read_checkpoint
 from crossformer_mm.checkpoint.convert import convert_checkpoint, plan_conversion
+from crossformer_mm.checkpoint.meta import trained_without_exif
 from crossformer_mm.data.datasets import set_num_classes
 from crossformer_mm.engine.convert import verify
 from crossformer_mm.utils.errors import UserError
@@ -335,6 +336,14 @@ def test_class_names_of_every_version(meta: Any, classes: dict | None) -> None:
     state = prefixed(backbone().state_dict(), 'backbone.') | {'bbox_head.a': torch.ones(1)}
     conversion = plan_conversion({'state_dict': state, 'meta': meta})
     assert conversion.meta.get('dataset_meta') == classes
+
+
+@pytest.mark.parametrize('ignored', [True, False])
+def test_how_images_were_turned_is_kept(ignored: bool) -> None:
+    config = "dict(type='LoadImageFromFile', color_type='color_ignore_orientation')" if ignored else 'dict()'
+    conversion = plan_conversion({'state_dict': backbone().state_dict(), 'meta': {'cfg': config}})
+    assert trained_without_exif({'meta': conversion.meta}) is ignored
+    assert trained_without_exif({'meta': plan_conversion({'model': backbone().state_dict()}).meta}) is None
 
 
 def test_verification_that_fails_leaves_no_file(tmp_path: Path) -> None:

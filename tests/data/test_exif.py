@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
+from crossformer_mm.checkpoint.meta import trained_without_exif
 from crossformer_mm.data.datasets import LOADERS, dicts_in
 from crossformer_mm.data.exif import (
     check_exif,
@@ -16,7 +17,6 @@ from crossformer_mm.data.exif import (
     ignore_exif,
     ignores_exif,
     other_than_in_training,
-    trained_without_exif,
 )
 from crossformer_mm.data.label_folders import check_labels
 from crossformer_mm.data.options import DataOptions, set_data_paths
