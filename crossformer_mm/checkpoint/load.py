@@ -14,7 +14,7 @@ from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .cache import find_weights
-from .meta import BACKBONE_NOTES, ImpliedLayout, implied_layout
+from .meta import BACKBONE_NOTES, implied_layout, notes_of
 from .names import (
     BACKBONE,
     NECK,
@@ -36,6 +36,7 @@ NUMBERS = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 )
+GROUP_SETTINGS = ('group_sizes', 'intervals', 'adaptive_intervals')  # besides `long_distance`
 NAMED = 50  # names in the warning about layers that are not loaded
 
 
@@ -77,7 +78,7 @@ def load_model(
     """
     checkpoint = open_checkpoint(source)
     _load('Model', model, checkpoint, other_classes=other_classes)
-    compare_layouts(model, checkpoint.path, implied_layout(checkpoint))
+    compare_layouts(model, checkpoint)
     return checkpoint
 
 
@@ -347,24 +348,38 @@ def notes_on(model: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def compare_layouts(model: nn.Module, path: Path, layout: ImpliedLayout) -> None:
-    """Warn if a file was trained with another layout of long distance attention than the model's.
+def compare_layouts(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Warn if a file was trained with other groups of attention than the model's, which tensors do not show.
 
     Args:
         model: The model.
-        path: The file, for the message.
-        layout: Its layout, from :func:`~.meta.implied_layout`.
+        checkpoint: The file.
     """
-    ours = layout_of(model)
-    if ours and layout.layouts and ours not in layout.layouts:
-        theirs = layout.layouts[0]
+    ours = notes_on(model)
+    if not ours:
+        return
+    layouts = implied_layout(checkpoint).layouts
+    theirs = {'long_distance': layouts[0]} if layouts and ours['long_distance'] not in layouts else {}
+    noted = notes_of(checkpoint).get(BACKBONE_NOTES)
+    noted = noted if isinstance(noted, Mapping) else {}
+    for name in GROUP_SETTINGS:
+        own = ours[BACKBONE_NOTES][name]
+        if name in noted and _plain(noted[name]) != _plain(own):
+            theirs[name] = _plain(noted[name])
+    for name, value in theirs.items():
+        own = _plain({**ours[BACKBONE_NOTES], **ours}[name])
         print_log(
-            f'{path}: was trained with long_distance={theirs!r}, but the model has {ours!r},'
-            ' which computes different outputs from the same weights; for the results of the training, set'
-            f' model.backbone.long_distance={theirs}',
+            f'{checkpoint.path}: was trained with {name}={value!r}, but the model has {own!r}, which computes'
+            ' different outputs from the same weights; for the results of the training, set'
+            f' model.backbone.{name}={str(value).replace(" ", "")}',
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

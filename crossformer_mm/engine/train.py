@@ -13,7 +13,6 @@ from torch import nn
 
 from ..checkpoint.cache import find_weights
 from ..checkpoint.load import check_model, compare_layouts, load_model
-from ..checkpoint.meta import implied_layout
 from ..checkpoint.reader import Checkpoint, open_checkpoint
 from ..checkpoint.resume import LAST, install_reader, latest_intact, missing_parts
 from ..data.augment import add_augment_option, augmentation_of, set_augment
@@ -218,7 +217,7 @@ def set_start(runner: Runner, run: Run) -> None:
     network = network_of(runner)
     if run.checkpoint:
         check_model(network, run.checkpoint)
-        compare_layouts(network, run.checkpoint.path, implied_layout(run.checkpoint))
+        compare_layouts(network, run.checkpoint)
         forget_pretrained(network)
         check_optimizer(runner, run.checkpoint)
     elif run.cfg.get('load_from'):  # MMEngine's own loading would take what happens to fit

@@ -1,11 +1,15 @@
 """The layout implied by a file's origin, which is recognised from its configs, notes and tensor names."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from crossformer_mm.checkpoint.meta import implied_layout
+from crossformer_mm import CrossFormer
+from crossformer_mm.checkpoint.load import compare_layouts
+from crossformer_mm.checkpoint.meta import BACKBONE_NOTES, NOTES, implied_layout
+from crossformer_mm.checkpoint.reader import Checkpoint
 
 NAMES = ('patch_embed.norm.bias', 'layers.0.blocks.0.attn.qkv.bias')
 COOLED = (*NAMES, 'layers.2.blocks.2.ex_conv.bias')
@@ -62,3 +66,13 @@ def test_layout(file: dict[str, Any], layouts: list[str]) -> None:
     implied = implied_layout(file)
     assert list(implied.layouts) == layouts
     assert str(implied).startswith(' or '.join(layouts) or 'unknown')
+
+
+def test_other_groups_than_in_training_are_named(logged: list[str]) -> None:
+    model = CrossFormer({'embed_dims': 16, 'depths': (1, 1, 1, 1), 'num_heads': (1, 1, 1, 1)})
+    noted = {**model.settings, 'group_sizes': (14, 14, 7, 7), 'intervals': [8, 4, 2, 1]}
+    meta = {NOTES: {'long_distance': 'map', BACKBONE_NOTES: noted}}
+    compare_layouts(model, Checkpoint({'state_dict': model.state_dict(), 'meta': meta}, Path('a.pth')))
+    (line,) = logged
+    assert 'trained with group_sizes=[14, 14, 7, 7], but the model has [7, 7, 7, 7], which' in line
+    assert line.endswith('set model.backbone.group_sizes=[14,14,7,7]')
