@@ -119,6 +119,8 @@ def _open_weights(options: argparse.Namespace) -> _Tested:
 
 def _open_file(cfg: Config, options: argparse.Namespace) -> _Tested:
     model = open_exported(cfg, options)
+    hooks = cfg.get('custom_hooks') or ()  # without the one that averages weights: it copies the model
+    cfg.custom_hooks = [hook for hook in hooks if not str(hook['type']).endswith('EMAHook')]
 
     def use(runner: Runner) -> None:
         runner.model = model

@@ -116,7 +116,8 @@ def coco(coco_root: Path, tmp_path: Path, narrow_config: Callable[[str], Config]
 
 def test_objects_are_evaluated_in_the_pixels_of_the_image(tmp_path: Path, coco: list[str | Path]) -> None:
     file = write_detector(tmp_path / 'model.onnx', (48, 32))
-    assert run('test', *coco, file, '--out', tmp_path / 'found') == 0
+    hook = ('--cfg-options', 'custom_hooks.0.type=EMAHook')  # of its training, in the work folder's config
+    assert run('test', *coco, file, '--out', tmp_path / 'found', *hook) == 0
     boxes, masks = (json.loads((tmp_path / f'found.{kind}.json').read_text()) for kind in ('bbox', 'segm'))
     assert len(boxes) == len(masks) == 3 * 3, 'three objects in each of three images'
     assert [box['category_id'] for box in boxes[:3]] == (LABELS[:3] + 1).tolist()
