@@ -3,6 +3,7 @@
 import argparse
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from ..utils.errors import UserError
 
@@ -21,14 +22,15 @@ def add_stop_option(parser: argparse.ArgumentParser) -> None:
 def set_early_stop(cfg: Config, patience: int) -> None:
     """Stop a training whose validations show no better score.
 
-    The score is the one of the checkpoint hook's ``save_best``, the first of several.
+    The score is the one of the checkpoint hook's ``save_best``, the first of several, with its rule.
 
     Args:
         cfg: The config, changed in place.
         patience: The number of validations.
 
     Raises:
-        UserError: The number is below 1, there is no validation, or the config stops early in its own way.
+        UserError: The number is below 1, there is no validation, the config stops early in its own way, or
+            it does not say which scores are better.
     """
     given = f'--early-stop {patience}'
     if patience < 1:
@@ -46,7 +48,13 @@ def set_early_stop(cfg: Config, patience: int) -> None:
     checkpoint = cfg.default_hooks.get('checkpoint') or {}
     hook = {'type': 'EarlyStopHook', 'patience': patience}
     if best := checkpoint.get('save_best'):
-        rule = checkpoint.get('rule') or ('less' if 'loss' in str(best) else 'greater')
-        score, rule = (part if isinstance(part, str) else part[0] for part in (best, rule))
-        hook.update(score=score, rule=rule)
+        rules = {name: checkpoint.get(name) for name in ('rule', 'greater_keys', 'less_keys')}
+        try:
+            decided = CheckpointHook(save_best=best, **rules)
+        except (ValueError, KeyError, AssertionError) as error:
+            raise UserError(
+                f'{given}: default_hooks.checkpoint.save_best={best} with rule={rules["rule"]} does not say'
+                ' which scores are better; set default_hooks.checkpoint.rule to greater or less'
+            ) from error
+        hook.update(score=decided.key_indicators[0], rule=decided.rules[0] or 'greater')
     cfg.custom_hooks = [*cfg.custom_hooks, hook]

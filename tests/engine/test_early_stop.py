@@ -194,6 +194,26 @@ def test_the_score_is_the_one_of_the_best_checkpoint(resumable: Callable[[str], 
     ]
 
 
+@pytest.mark.parametrize(
+    ('checkpoint', 'decided'),
+    [
+        ({'save_best': ['coco/bbox_mAP', 'val_loss']}, ('coco/bbox_mAP', 'greater')),
+        ({'save_best': ['val_loss', 'coco/bbox_mAP']}, ('val_loss', 'less')),
+        ({'save_best': 'error', 'less_keys': ['error']}, ('error', 'less')),
+        ({'save_best': 'gloss', 'greater_keys': ['gloss']}, ('gloss', 'greater')),
+        ({'save_best': ['a', 'b'], 'rule': ['less', 'greater']}, ('a', 'less')),
+        ({'save_best': 'auto'}, ('auto', 'greater')),
+    ],
+)
+def test_the_rule_is_the_one_of_the_best_checkpoint(
+    resumable: Callable[[], Config], checkpoint: dict[str, Any], decided: tuple[str, str]
+) -> None:
+    cfg = resumable()
+    cfg.default_hooks.checkpoint = {'type': 'AtomicCheckpointHook', **checkpoint}
+    set_early_stop(cfg, 4)
+    assert (cfg.custom_hooks[-1].score, cfg.custom_hooks[-1].rule) == decided
+
+
 def test_refused(resumable: Callable[[], Config]) -> None:
     cfg = resumable()
     for number in (0, -3):
@@ -205,6 +225,10 @@ def test_refused(resumable: Callable[[], Config]) -> None:
     cfg = resumable()
     cfg.val_dataloader = None
     with pytest.raises(UserError, match='--early-stop 2: needs a validation set; leave out --no-val'):
+        set_early_stop(cfg, 2)
+    cfg = resumable()
+    cfg.default_hooks.checkpoint.update(save_best='error', rule=None)
+    with pytest.raises(UserError, match='save_best=error with rule=None does not say'):
         set_early_stop(cfg, 2)
     cfg = resumable()
     cfg.train_cfg.type = 'Own'
