@@ -53,7 +53,7 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: 
             counted = name in part and part.get('by_epoch', unit == 'epochs') == (unit == 'epochs')
             if counted and f'{place}.{name}' not in stated:
                 part[name] = _interval(part[name], ratio, count)
-    _move_switches(cfg, unit, ratio, count)
+    _move_switches(cfg, unit, ratio, count, stated)
     for i, scheduler in enumerate(schedules(cfg.get('param_scheduler'))):
         if scheduler.get('by_epoch', True) == (unit == 'epochs'):
             kept = {name: scheduler[name] for name in scheduler if f'param_scheduler.{i}.{name}' in stated}
@@ -62,15 +62,16 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: 
     cfg.longest_warm_up = WARM_UP  # in iterations, it can only be shortened once the images are counted
 
 
-def _move_switches(cfg: Config, unit: str, ratio: float, count: int) -> None:
+def _move_switches(cfg: Config, unit: str, ratio: float, count: int, stated: set[str]) -> None:
     """Move the times from which another interval of validation, or another pipeline, is used."""
-    if 'dynamic_intervals' in cfg.train_cfg:
+    if 'dynamic_intervals' in cfg.train_cfg and 'train_cfg.dynamic_intervals' not in stated:
         cfg.train_cfg.dynamic_intervals = [
             (round(time * ratio), _interval(interval, ratio, count))
             for time, interval in cfg.train_cfg.dynamic_intervals
         ]
-    for hook in cfg.get('custom_hooks') or ():
-        if unit == 'epochs' and 'switch_epoch' in hook:
+    for i, hook in enumerate(cfg.get('custom_hooks') or ()):
+        counted = unit == 'epochs' and 'switch_epoch' in hook
+        if counted and f'custom_hooks.{i}.switch_epoch' not in stated:
             hook.switch_epoch = round(hook.switch_epoch * ratio)
 
 

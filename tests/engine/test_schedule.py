@@ -62,6 +62,16 @@ def test_times_of_other_intervals_and_pipelines(config: Callable[[str], Config])
     assert [hook.switch_epoch for hook in cfg.custom_hooks if 'switch_epoch' in hook] == [9]
 
 
+def test_times_of_other_intervals_and_pipelines_that_the_user_states_stay(
+    config: Callable[[str], Config],
+) -> None:
+    stated = ['custom_hooks.1.switch_epoch=15', 'train_cfg.dynamic_intervals=[(15,1)]']
+    cfg = config('rtmdet_ins_crossformer_s')
+    cfg.merge_from_dict({'custom_hooks.1.switch_epoch': 15, 'train_cfg.dynamic_intervals': [(15, 1)]})
+    set_length(cfg, 20, None, stated)
+    assert (cfg.train_cfg.dynamic_intervals, cfg.custom_hooks[1].switch_epoch) == ([(15, 1)], 15)
+
+
 def test_the_last_validation_is_at_the_end(config: Callable[[str], Config]) -> None:
     cfg = config('mask2former_crossformer_s_coco')
     set_length(cfg, None, 2000)
