@@ -9,10 +9,15 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..data.datasets import dicts_in
 from ..utils.errors import UserError
 
 WARM_UP = 0.1  # the largest part of a training whose length an option sets
 _TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'period')  # of MMEngine's schedulers
+_HOOK_TIMES = {  # of MMEngine's and the toolboxes' hooks, by the unit that they count
+    'epochs': ('switch_epoch', 'num_last_epochs', 'begin_epoch', 'action_epoch'),
+    'iters': ('begin_iter',),
+}
 
 
 def add_length_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +38,8 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: 
         cfg_options: The options with which the user has changed the config, whose settings stay.
 
     Raises:
-        UserError: The number is invalid, or the config counts in the other unit.
+        UserError: The number is invalid, two changes of recipe would be in the same epoch, or the config
+            counts in the other unit.
     """
     unit, count = ('iters', iters) if epochs is None else ('epochs', epochs)
     if count is None:
@@ -49,10 +55,15 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: 
     stated = {option.partition('=')[0] for option in cfg_options}
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
     for place, part in (('train_cfg', cfg.train_cfg), ('default_hooks.checkpoint', checkpoint)):
-        for name in ('val_interval', 'interval'):
+        for name in ('val_interval', 'interval', 'val_begin', 'save_begin'):
             counted = name in part and part.get('by_epoch', unit == 'epochs') == (unit == 'epochs')
-            if counted and f'{place}.{name}' not in stated:
+            if not counted or f'{place}.{name}' in stated:
+                continue
+            if name.endswith('interval'):
                 part[name] = _interval(part[name], ratio, count)
+            elif part[name] > 1:  # else from the start
+                never = part[name] > before
+                part[name] = max(round(part[name] * ratio), count + 1 if never else 1)
     _move_switches(cfg, unit, ratio, count, stated)
     for i, scheduler in enumerate(schedules(cfg.get('param_scheduler'))):
         if scheduler.get('by_epoch', True) == (unit == 'epochs'):
@@ -63,16 +74,26 @@ def set_length(cfg: Config, epochs: int | None, iters: int | None, cfg_options: 
 
 
 def _move_switches(cfg: Config, unit: str, ratio: float, count: int, stated: set[str]) -> None:
-    """Move the times from which another interval of validation, or another pipeline, is used."""
+    """Move the times from which another interval of validation is used, or a hook does its part."""
     if 'dynamic_intervals' in cfg.train_cfg and 'train_cfg.dynamic_intervals' not in stated:
         cfg.train_cfg.dynamic_intervals = [
             (round(time * ratio), _interval(interval, ratio, count))
             for time, interval in cfg.train_cfg.dynamic_intervals
         ]
-    for i, hook in enumerate(cfg.get('custom_hooks') or ()):
-        counted = unit == 'epochs' and 'switch_epoch' in hook
-        if counted and f'custom_hooks.{i}.switch_epoch' not in stated:
-            hook.switch_epoch = round(hook.switch_epoch * ratio)
+    actions = []
+    for place, part in dicts_in(cfg.get('custom_hooks')):
+        for name in _HOOK_TIMES[unit]:
+            if name in part and f'custom_hooks{place}.{name}' not in stated:
+                least = 1 if name == 'action_epoch' else 0  # the hook of these counts epochs from 1
+                part[name] = max(round(part[name] * ratio), least)
+        if 'action_epoch' in part:
+            actions.append((place.rpartition('.')[0], part.action_epoch))
+    for place, epoch in actions:
+        if actions.count((place, epoch)) > 1:
+            raise UserError(
+                f'--{unit} {count}: two steps of custom_hooks{place} would be in epoch {epoch}; train longer,'
+                ' or remove one of them'
+            )
 
 
 def _interval(old: int, ratio: float, count: int) -> int:

@@ -1,6 +1,7 @@
 """Trainings of another length, with schedules in proportion."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -70,6 +71,56 @@ def test_times_of_other_intervals_and_pipelines_that_the_user_states_stay(
     cfg.merge_from_dict({'custom_hooks.1.switch_epoch': 15, 'train_cfg.dynamic_intervals': [(15, 1)]})
     set_length(cfg, 20, None, stated)
     assert (cfg.train_cfg.dynamic_intervals, cfg.custom_hooks[1].switch_epoch) == ([(15, 1)], 15)
+
+
+HOOKS = [
+    {'type': 'YOLOXModeSwitchHook', 'num_last_epochs': 15},
+    {'type': 'EMAHook', 'begin_epoch': 150, 'begin_iter': 150},
+    {'type': 'SwitchRecipeHook', 'schedule': [{'action_epoch': 10}, {'action_epoch': 200}]},
+]
+
+
+def test_times_of_the_first_validation_and_checkpoint_and_of_hooks() -> None:
+    def cfg_of(unit: str, stated: Sequence[str] = ()) -> Config:
+        checkpoint = {'save_begin': 240, 'by_epoch': unit == 'epochs'}
+        cfg = Config(
+            {
+                'train_cfg': {f'max_{unit}': 300, 'val_begin': 270},
+                'default_hooks': {'checkpoint': checkpoint},
+                'custom_hooks': copy.deepcopy(HOOKS),
+            }
+        )
+        set_length(cfg, *((30, None) if unit == 'epochs' else (None, 30)), stated)
+        return cfg
+
+    cfg = cfg_of('epochs')
+    switch, average, recipe = cfg.custom_hooks
+    assert (cfg.train_cfg.val_begin, cfg.default_hooks.checkpoint.save_begin) == (27, 24)
+    assert (switch.num_last_epochs, average.begin_epoch, average.begin_iter) == (2, 15, 150)
+    assert [step.action_epoch for step in recipe.schedule] == [1, 20]
+    cfg = cfg_of('iters')
+    switch, average, recipe = cfg.custom_hooks
+    assert (cfg.train_cfg.val_begin, cfg.default_hooks.checkpoint.save_begin) == (27, 24)
+    assert (switch.num_last_epochs, average.begin_epoch, average.begin_iter) == (15, 150, 15)
+    assert recipe == HOOKS[2]
+    cfg = cfg_of('epochs', ['train_cfg.val_begin=270', 'custom_hooks.2.schedule.1.action_epoch=200'])
+    assert (cfg.train_cfg.val_begin, cfg.custom_hooks[2].schedule[1].action_epoch) == (270, 200)
+
+
+@pytest.mark.parametrize(
+    ('begin', 'epochs', 'moved'),
+    [(1, 120, 1), (0, 120, 0), (7, 1, 1), (12, 1, 1), (13, 1, 2), (13, 120, 130)],
+)
+def test_a_first_validation_that_is_at_once_or_never_stays_so(begin: int, epochs: int, moved: int) -> None:
+    cfg = Config({'train_cfg': {'max_epochs': 12, 'val_begin': begin}})
+    set_length(cfg, epochs, None)
+    assert cfg.train_cfg.val_begin == moved
+
+
+def test_recipes_that_meet_are_refused() -> None:
+    cfg = Config({'train_cfg': {'max_epochs': 300}, 'custom_hooks': copy.deepcopy(HOOKS)})
+    with pytest.raises(UserError, match='would be in epoch 1; train longer, or remove one of'):
+        set_length(cfg, 1, None)
 
 
 def test_the_last_validation_is_at_the_end(config: Callable[[str], Config]) -> None:
