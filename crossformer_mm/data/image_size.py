@@ -9,14 +9,19 @@ from mmengine.config import Config
 from ..utils.errors import UserError
 from .datasets import LOADERS, dicts_in
 
-# The transforms of the toolboxes that state a size in pixels, and where.
+_BORDER = 'border'  # pixels that are added at each side, or if negative, cut off, as of a mosaic
+# The transforms of the toolboxes that state a size in pixels, and where. 'slide' is the mode of a segmentor's
+# test_cfg, which tests on windows.
 _SIZES = {
     'scale': ('Resize', 'RandomResize', 'ResizeEdge', 'RandomResizedCrop', 'ResizeShortestEdge'),
     'scales': ('RandomChoiceResize',),
     'max_size': ('RandomChoiceResize', 'ResizeShortestEdge'),
-    'crop_size': ('RandomCrop', 'CenterCrop', 'RandomCenterCropPad'),
+    'crop_size': ('RandomCrop', 'CenterCrop', 'RandomCenterCropPad', 'slide'),
+    'stride': ('slide',),
     'size': ('Pad', 'SegDataPreProcessor', 'BatchFixedSizePad'),
+    'random_size_range': ('BatchSyncRandomResize',),
     'img_scale': ('Mosaic', 'MixUp', 'CachedMosaic', 'CachedMixUp'),
+    _BORDER: ('RandomAffine',),
 }
 _LEAST = 32  # pixels: a token of the last stage
 
@@ -67,7 +72,7 @@ def set_image_size(cfg: Config, sides: Sequence[int]) -> None:
     steps = {id(step): step for part in (*parts, cfg.model) for _, step in dicts_in(part)}  # each once
     for step in steps.values():
         for key in _keys(step):
-            wanted = factors if 'scale' in key else crop
+            wanted = factors if 'scale' in key or key == _BORDER else crop
             if key == 'scales':
                 step[key] = [_scaled(size, wanted, keeps_ratio) for size in step[key]]
             else:
@@ -80,7 +85,7 @@ def sizes_in(part: Any) -> list[str]:
     Args:
         part: The part, such as a data loader.
     """
-    found = [(step['type'], step[key]) for _, step in dicts_in(part) for key in _keys(step)]
+    found = [(step['type'], step[key]) for _, step in dicts_in(part) for key in _keys(step) if key != _BORDER]
     return list(dict.fromkeys(f'{str(kind).rpartition(".")[2]} {_shown(value)}' for kind, value in found))
 
 
@@ -108,7 +113,7 @@ def _tested_size(cfg: Config, given: str) -> tuple[int | Sequence[int], bool]:
 
 def _keys(step: dict[str, Any]) -> list[str]:
     """The settings of a transform that are sizes in pixels."""
-    kind = str(step.get('type')).rpartition('.')[2]
+    kind = str(step.get('type', step.get('mode'))).rpartition('.')[2]
     return [key for key, kinds in _SIZES.items() if kind in kinds and step.get(key) is not None]
 
 
@@ -120,6 +125,6 @@ def _scaled(value: Any, factors: Sequence[float], keeps_ratio: bool) -> Any:
     """
     if isinstance(value, int | float):
         return round(value * min(factors))
-    if keeps_ratio and value[0] < value[1]:
+    if keeps_ratio and abs(value[0]) < abs(value[1]):
         factors = factors[::-1]
     return tuple(round(side * factor) for side, factor in zip(value, factors, strict=True))

@@ -55,6 +55,49 @@ def test_pipelines_that_a_hook_switches_to(config: Callable[[str], Config]) -> N
     assert sizes(cfg.custom_hooks) == [(320, 320), (320, 320)]
 
 
+@pytest.mark.parametrize(
+    ('before', 'sides', 'border'),
+    [
+        ((-320, -320), [320], (-160, -160)),
+        ((-320, -320), [320, 640], (-320, -160)),
+        ((-320, -160), [160], (-160, -80)),
+        ((-160, -320), [160], (-80, -160)),
+    ],
+)
+def test_borders_follow_mosaics(
+    config: Callable[[str], Config], before: tuple[int, int], sides: list[int], border: tuple[int, int]
+) -> None:
+    """A border cuts a mosaic, of twice the size, back to it."""
+    cfg = config('mask_rcnn_crossformer_s')
+    scale = tuple(-2 * side for side in before)
+    cfg.train_dataloader.dataset.pipeline += [
+        {'type': 'Mosaic', 'img_scale': scale},
+        {'type': 'RandomAffine', 'border': before},
+    ]
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline[2 if loader is cfg.train_dataloader else 1].scale = scale
+    set_image_size(cfg, sides)
+    mosaic, affine = cfg.train_dataloader.dataset.pipeline[-2:]
+    assert affine.border == border
+    assert mosaic.img_scale == tuple(-2 * side for side in border)
+
+
+def test_sizes_of_batches(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    resize = {'type': 'BatchSyncRandomResize', 'random_size_range': (480, 800), 'size_divisor': 32}
+    cfg.model.data_preprocessor.batch_augments = [resize]
+    set_image_size(cfg, [400])
+    (resize,) = cfg.model.data_preprocessor.batch_augments
+    assert (resize.random_size_range, resize.size_divisor) == ((240, 400), 32)
+
+
+def test_windows_of_a_segmentor(config: Callable[[str], Config]) -> None:
+    cfg = config('fpn_crossformer_s')
+    cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341)}
+    set_image_size(cfg, [256])
+    assert (cfg.model.test_cfg.crop_size, cfg.model.test_cfg.stride) == ((256, 256), (170, 170))
+
+
 def test_classification(config: Callable[[str], Config]) -> None:
     cfg = config('crossformer_s_in1k')
     set_image_size(cfg, [112])
