@@ -63,7 +63,7 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
         cfg_options: Settings as ``KEY=VALUE``, in mmengine's notation: ``a.b.0.c=(1,2)``.
 
     Returns:
-        The config.
+        The config; its model has the ``data_preprocessor`` that some configs set beside it.
 
     Raises:
         UserError: The file is missing or does not parse, or a setting does not fit the config.
@@ -84,6 +84,8 @@ def load_config(path: str | Path, cfg_options: Sequence[str] = ()) -> Config:
     except (KeyError, TypeError, IndexError, AssertionError) as error:
         words = ' '.join(cfg_options)
         raise UserError(f'--cfg-options {words}: does not fit the config: {_one_line(error)}') from error
+    if cfg.get('data_preprocessor') and isinstance(cfg.get('model'), dict):  # as MMEngine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
 
 

@@ -1,12 +1,14 @@
 """This project's own configs: found by name, copied, and inherited without a clone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import CONFIGS
 from mmengine.config import Config
 
-from crossformer_mm.engine.config import config_folder, find_config, own_config
+from crossformer_mm.engine.config import config_folder, find_config, load_config, own_config
+from crossformer_mm.engine.flops import build_model
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm_command import main
 
@@ -109,6 +111,18 @@ def test_own_configs_inherit_from_the_path_that_is_printed(
     Path('mine.py').write_text(f"_base_ = '{path}'\nmodel = dict(decode_head=dict(num_classes=7))\n")
     model = Config.fromfile('mine.py').model
     assert (model.backbone.arch, model.decode_head.num_classes) == ('s', 7)
+
+
+def test_a_preprocessor_beside_the_model_belongs_to_it(
+    tmp_path: Path, narrow_classifier: Callable[[str], Config]
+) -> None:
+    """MMEngine's Runner adds it to the model; an exported file would have no normalisation without it."""
+    cfg = narrow_classifier('crossformer_s_in1k')
+    cfg.data_preprocessor = {**cfg.model.pop('data_preprocessor'), 'mean': [1.0, 2.0, 3.0]}
+    cfg.dump(tmp_path / 'beside.py')
+    model = build_model(load_config(tmp_path / 'beside.py', ['data_preprocessor.std=(4.0,5.0,6.0)']))
+    assert model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+    assert model.data_preprocessor.std.flatten().tolist() == [4, 5, 6]
 
 
 @pytest.mark.parametrize('option', ['--path', '--copy'])
