@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -219,6 +221,13 @@ class Run:
 class _Runner(Runner):
     def dump_config(self) -> None:
         """Nothing: only a training writes its config, when it starts."""
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scale the learning rate with the images of an update, which may take several iterations."""
+        if base := (auto_scale_lr or {}).get('base_batch_size'):  # MMEngine counts those of one iteration
+            counts = self.cfg.optim_wrapper.get('accumulative_counts', 1)
+            auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base / counts}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
 
 
 def _escape_record(record: logging.LogRecord) -> bool:

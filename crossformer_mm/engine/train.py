@@ -432,8 +432,6 @@ def set_auto_scale_lr(cfg: Config) -> None:
             ' add --cfg-options auto_scale_lr.base_batch_size=16'
         )
     cfg.auto_scale_lr.enable = True
-    # mmengine counts the images of one iteration, but an update may take several iterations
-    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def backbone_file(given: str) -> str:

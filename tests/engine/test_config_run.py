@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from small_runs import small_run
 
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.data.classes import read_data
 from crossformer_mm.engine.config import load_config, quiet_imports
+from crossformer_mm.engine.runner import _Runner
 from crossformer_mm.engine.schedule import length_warnings, schedules
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
 from crossformer_mm.engine.train import (
@@ -94,9 +96,18 @@ def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
         train_with('--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}')
 
 
-def test_auto_scaling_reckons_with_accumulation(train_with: Callable[..., Config]) -> None:
-    """mmengine scales by the ratio of the images of an iteration to the base: 4 × 2 / 16 = 2 / 4."""
-    assert train_with('--auto-scale-lr', '--accumulate', '4').auto_scale_lr.base_batch_size == 4
+def test_auto_scaling_reckons_with_accumulation(
+    train_with: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of 3 images and 4 steps per update: 3 × 4 / 16 of the rate, and as much with the config again."""
+    cfg = train_with('--auto-scale-lr', '--accumulate', '4')
+    assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+    monkeypatch.setattr('small_runs.Runner', _Runner)
+    runner = small_run(tmp_path, cfg=cfg)
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(wrapper, runner.cfg.auto_scale_lr)
+    assert wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(0.1 * 3 * 4 / 16)
+    assert runner.cfg.auto_scale_lr == cfg.auto_scale_lr
 
 
 def test_batch_memory_and_gradients(train_with: Callable[..., Config]) -> None:
