@@ -242,12 +242,12 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.image_size:
         set_image_size(cfg, options.image_size)
     make_resumable(cfg)
-    custom_hooks = (
-        [{'type': 'FiniteLossHook', 'patience': options.stop_on_nan}] if options.stop_on_nan else []
-    )
+    own = [{'type': 'FiniteLossHook', 'patience': options.stop_on_nan}] if options.stop_on_nan else []
     if cfg.launcher != 'none':
-        custom_hooks.append({'type': 'AgreementHook'})
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), *custom_hooks]
+        own.append({'type': 'AgreementHook'})
+    earlier = ('FiniteLossHook', 'AgreementHook')  # the config that a training has written has them already
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if hook.get('type') not in earlier]
+    cfg.custom_hooks = [*hooks, *own]
     if options.ema:
         average_weights(cfg)
     if options.layer_decay is not None:

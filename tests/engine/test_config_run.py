@@ -99,7 +99,7 @@ def test_auto_scaled_learning_rate(train_with: Callable[..., Config]) -> None:
 def test_auto_scaling_reckons_with_accumulation(
     train_with: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of 3 images and 4 steps per update: 3 × 4 / 16 of the rate, and as much with the config again."""
+    """Batches of 3 images and 4 steps per update: 3 × 4 / 16 of the rate; the config says the same again."""
     cfg = train_with('--auto-scale-lr', '--accumulate', '4')
     assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
     monkeypatch.setattr('small_runs.Runner', _Runner)
@@ -178,6 +178,20 @@ def test_loop_and_checkpoints_are_those_that_survive(train_with: Callable[..., C
     assert cfg.default_hooks.checkpoint.type == 'AtomicCheckpointHook'
     assert cfg.custom_hooks[-1] == {'type': 'FiniteLossHook', 'patience': 1}
     assert all(hook.type != 'FiniteLossHook' for hook in train_with('--stop-on-nan', '0').custom_hooks)
+
+
+def test_the_hooks_of_an_earlier_training_are_replaced(
+    train_with: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Its config is written into the work folder, with the hooks that its options have added."""
+    cfg = train_with('--stop-on-nan', '1')
+    cfg.custom_hooks = [{'type': 'Mine'}, *cfg.custom_hooks, {'type': 'AgreementHook'}]
+    cfg.dump(tmp_path / 'again.py')
+    for patience, expected in (('3', [{'type': 'FiniteLossHook', 'patience': 3}]), ('0', [])):
+        words = [str(tmp_path / 'again.py'), '--stop-on-nan', patience]
+        hooks = training_config(training_parser().parse_args(words)).custom_hooks
+        assert hooks[0].type == 'Mine'
+        assert [hook for hook in hooks if hook.type in ('FiniteLossHook', 'AgreementHook')] == expected
 
 
 def test_loops_and_hooks_of_other_kinds_stay() -> None:
