@@ -16,6 +16,8 @@ from ..utils.errors import UserError
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 OWN_FOLDERS = 'ClassFolderDataset'
 OWN_MAPS = 'LabelMapDataset'
+# The arguments of LoadImageFromFile that change pixels, with the values that read_image is the same as.
+_LOADING = {'color_type': ('color', 'color_ignore_orientation'), 'imdecode_backend': ('cv2', None)}
 
 
 def build_network(cfg: Config, part: ConfigDict) -> nn.Module:
@@ -220,6 +222,24 @@ def without_annotations(steps: list[Any]) -> list[Any]:
             inner = step.get('transforms')
             left.append(step if inner is None else {**step, 'transforms': without_annotations(inner)})
     return left
+
+
+def check_loading(cfg: Config) -> None:
+    """Check that a config's test pipeline decodes images as every command outside of MMEngine's runner does.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        UserError: It reads them in grey, with a fourth channel, or with another library than OpenCV.
+    """
+    for _, step in dicts_in(cfg.get('test_dataloader')):
+        for name, usual in _LOADING.items() if str(step.get('type')).endswith('LoadImageFromFile') else ():
+            if step.get(name, usual[0]) not in usual:
+                raise UserError(
+                    f'{cfg.filename}: the test pipeline loads images with {name}={step[name]!r:.60}, as only'
+                    f' "crossformer test" of a checkpoint does; to predict or export, train with {usual[0]!r}'
+                )
 
 
 def set_num_classes(model: Any, count: int) -> None:

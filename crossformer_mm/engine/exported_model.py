@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from ..data.datasets import trains_masks
+from ..data.datasets import check_loading, trains_masks
 from ..data.exif import ignores_exif
 from ..data.images import read_image
 from ..deploy.model import SUFFIX, OnnxModel
@@ -91,8 +91,10 @@ def open_exported(cfg: Config, options: argparse.Namespace) -> ExportedModel:
         options: The options of the command.
 
     Raises:
-        UserError: The file cannot be read, is for another task than the config, or an option has no effect.
+        UserError: The file cannot be read, is for another task than the config, or an option or the config's
+            way to read images has no effect.
     """
+    check_loading(cfg)
     path = Path(options.checkpoint)
     if options.tta:
         raise UserError(f'--tta: {path} is an exported file, which tests an image once; give its checkpoint')

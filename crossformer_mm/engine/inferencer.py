@@ -25,6 +25,7 @@ from ..checkpoint.names import classes_in, tensors_of
 from ..checkpoint.reader import Checkpoint, error_context, open_checkpoint
 from ..data.datasets import (
     building,
+    check_loading,
     dataset_meta,
     palette,
     set_num_classes,
@@ -70,13 +71,15 @@ def open_inferencer(
         The inferencer; its toolbox's documentation says how to call it.
 
     Raises:
-        UserError: The config or the checkpoint is invalid, they do not fit, or the device is not available.
+        UserError: The config or the checkpoint is invalid, they do not fit, the config reads images in
+            another way than this does, or the device is not available.
     """
     device = check_device(device)
     cfg = load_config(config, cfg_options)
     dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
     if not isinstance(cfg.get('model'), dict) or not dataset.get('pipeline'):
         raise UserError(f'{config}: has no model and test pipeline to predict with; give a complete config')
+    check_loading(cfg)
     checkpoint = open_checkpoint(checkpoint)
     if without_exif or trained_without_exif(checkpoint):
         ignore_exif(cfg)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..data.datasets import check_loading
 from ..utils.errors import UserError
 
 # Steps without effect where all images have one size, to which they are padded.
@@ -42,6 +43,7 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
         UserError: The pipeline has a step that cannot be described in this way, or that the size does not
             fit.
     """
+    check_loading(cfg)
     rule: dict[str, Any] = {'resize': 'stretch'}
     uncropped = None
     for step in _pipeline(cfg):

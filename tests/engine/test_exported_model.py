@@ -135,11 +135,13 @@ def test_what_does_not_fit_is_refused_in_one_line(
     classifier = write_classifier(tmp_path / 'classifier.onnx', (32, 32))
     other = tmp_path / 'other.onnx'
     other.write_bytes(detector.read_bytes().replace(b'"circle"', b'"sphere"'))
+    pillow = 'test_dataloader.dataset.pipeline.0.imdecode_backend=pillow'
     cases = {
         (boxes,): 'boxes.onnx: is for detection, ',
         (classifier,): 'narrow.py for instance segmentation; give the config of the export',
         (other,): f'other.onnx was trained on other classes (sphere, {CLASSES[1]}, {CLASSES[2]}) than the',
         (detector, '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.5'): 'has no effect on an exported file',
+        (detector, '--cfg-options', pillow): "loads images with imdecode_backend='pillow'",
         (tmp_path / 'gone.onnx',): 'gone.onnx: cannot be read',
     }
     for words, message in cases.items():

@@ -18,6 +18,7 @@ from crossformer_mm.engine import cli
 from crossformer_mm.engine import inferencer as inferencer_module
 from crossformer_mm.engine.infer import infer, inference_parser
 from crossformer_mm.engine.inferencer import open_inferencer, predict
+from crossformer_mm.utils.errors import UserError
 
 SKY, ROAD = 0, 1
 SEGMENTOR = """
@@ -112,6 +113,12 @@ def test_segments_are_those_of_the_toolbox(segmentor: Path) -> None:
     for image, sample in zip(images, samples, strict=True):
         alone = inferencer(image)['predictions']
         assert (sample.pred_sem_seg.data[0].numpy() == alone).mean() > 0.999
+
+
+def test_a_config_that_reads_images_in_another_way_is_refused(segmentor: Path) -> None:
+    grey = ['test_dataloader.dataset.pipeline.0.color_type=grayscale']
+    with pytest.raises(UserError, match="loads images with color_type='grayscale'"):
+        open_inferencer(segmentor / 'fpn.py', segmentor / 'two.pth', 'cpu', cfg_options=grey)
 
 
 @pytest.mark.parametrize('classes', [1, 2, 7])

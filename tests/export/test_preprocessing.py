@@ -1,6 +1,7 @@
 """What a file says about how images become its input."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 from mmengine.config import Config
@@ -88,3 +89,22 @@ def test_only_a_shorter_side_is_cropped(
     cfg.test_dataloader.dataset.pipeline[1:3] = steps
     with pytest.raises(UserError, match=rf'step .*{named}.*supported are'):
         preprocessing_of(cfg, (224, 224), ignore_exif=False)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'refused'),
+    [
+        ('color_type', 'grayscale', True),
+        ('color_type', 'unchanged', True),
+        ('imdecode_backend', 'pillow', True),
+        ('color_type', 'color_ignore_orientation', False),
+        ('imdecode_backend', None, False),
+    ],
+)
+def test_images_that_are_loaded_in_another_way(
+    config: Callable[[str], Config], name: str, value: str | None, refused: bool
+) -> None:
+    cfg = config('fpn_crossformer_s')
+    cfg.test_dataloader.dataset.pipeline[0][name] = value
+    with pytest.raises(UserError, match=f"loads images with {name}='{value}'") if refused else nullcontext():
+        preprocessing_of(cfg, (512, 512), ignore_exif=False)
