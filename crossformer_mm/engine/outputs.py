@@ -77,7 +77,12 @@ def _places(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _set_detection_outputs(cfg: Config, options: argparse.Namespace) -> None:
-    for evaluator in coco_evaluators(cfg, 'test'):
+    evaluators = coco_evaluators(cfg, 'test')
+    if not evaluators and (options.out or options.plots):
+        raise UserError(
+            '--out and --plots need an evaluator with an ann_file, such as CocoReport; the config has another'
+        )
+    for evaluator in evaluators:
         if options.out:
             evaluator.outfile_prefix = _prefix(options.out)
         if options.format_only:

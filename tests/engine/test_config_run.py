@@ -383,3 +383,13 @@ def test_testing_reads_the_validation_data_alone(flat_config: Path, coco_root: P
     assert (cfg.load_from, cfg.resume, cfg.model.backbone.init_cfg) == (None, False, None)
     assert cfg.test_evaluator.outfile_prefix == 'results'
     assert cfg.test_evaluator.plots_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize('option', ['--out', '--plots'])
+def test_results_of_a_metric_that_writes_none(flat_config: Path, tmp_path: Path, option: str) -> None:
+    cfg = load_config(flat_config)
+    cfg.test_evaluator = {'type': 'VOCMetric', 'metric': 'mAP'}
+    cfg.dump(tmp_path / 'voc.py')
+    words = [str(tmp_path / 'voc.py'), 'weights.pth', option, str(tmp_path / 'results')]
+    with pytest.raises(UserError, match='--out and --plots need an evaluator with an ann_file'):
+        evaluation_config(evaluation_parser().parse_args(words))
