@@ -103,6 +103,12 @@ def run_config(options: argparse.Namespace, loaders: Sequence[str]) -> Config:
 def _check_parts(cfg: Config, splits: Sequence[str]) -> None:
     """Check settings for which MMEngine would fail much later, or with the whole config in the message."""
     check_has_model(cfg)
+    for key in ('runner_type', 'strategy') if 'train' in splits else ():
+        if cfg.get(key) not in (None, 'Runner'):
+            raise UserError(
+                f'{key}={cfg[key]!r:.60}: "crossformer train" has only MMEngine\'s Runner; FSDP works with'
+                ' its FlexibleRunner in a script of your own'
+            )
     seed = (cfg.get('randomness') or {}).get('seed')
     if seed is not None and not (isinstance(seed, int) and 0 <= seed < SEEDS):
         raise UserError(f'randomness.seed={seed!r:.60}: must be an integer from 0 to {SEEDS - 1}')

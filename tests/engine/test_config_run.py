@@ -250,6 +250,21 @@ def test_complete_model(train_with: Callable[..., Config], tmp_path: Path) -> No
         train_with('--load', str(path), '--pretrained', str(path))
 
 
+@pytest.mark.parametrize(
+    ('key', 'value'), [('runner_type', 'FlexibleRunner'), ('strategy', {'type': 'FSDPStrategy'})]
+)
+def test_runners_that_a_training_does_not_have(
+    flat_config: Path, coco_root: Path, tmp_path: Path, key: str, value: str | dict
+) -> None:
+    cfg = load_config(flat_config)
+    cfg[key] = value
+    cfg.dump(tmp_path / 'sharded.py')
+    words = [str(tmp_path / 'sharded.py'), '--data-root', str(coco_root)]
+    with pytest.raises(UserError, match=rf'{key}=.*: "crossformer train" has only MMEngine\'s Runner; FSDP'):
+        training_config(training_parser().parse_args(words))
+    assert evaluation_config(evaluation_parser().parse_args([*words, 'weights.pth']))[key] == value
+
+
 def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
     cfg = train_with('--resume')
     assert (cfg.resume, cfg.load_from) == (True, None)
