@@ -250,6 +250,14 @@ def test_complete_model(train_with: Callable[..., Config], tmp_path: Path) -> No
         train_with('--load', str(path), '--pretrained', str(path))
 
 
+def test_weights_of_a_backbone_and_of_a_complete_model(train_with: Callable[..., Config]) -> None:
+    """Only the model's would be loaded. A config written by a resumed training names its checkpoint there."""
+    words = ['--pretrained', 'a.pth', '--resume', '--cfg-options', 'load_from=b.pth']
+    with pytest.raises(UserError, match=r'--pretrained a\.pth: the config starts .* load_from=b\.pth'):
+        train_with(*words)
+    assert train_with(*words, 'resume=True').resume
+
+
 @pytest.mark.parametrize(
     ('key', 'value'), [('runner_type', 'FlexibleRunner'), ('strategy', {'type': 'FSDPStrategy'})]
 )
