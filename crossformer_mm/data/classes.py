@@ -126,11 +126,24 @@ def set_classes(cfg: Config, classes: tuple[str, ...] | None) -> None:
         dataset.metainfo = {**(dataset.get('metainfo') or {}), 'classes': classes}
     if folders:
         _limit_topk(cfg, len(classes))
+    for evaluator, path, _ in _evaluators(cfg):
+        evaluator.ann_file = path
+
+
+def _evaluators(cfg: Config) -> Iterator[tuple[ConfigDict, str, str]]:
+    """The evaluators of a single COCO dataset, each with the dataset's annotation file and the split."""
     for split in ('val', 'test'):
         paths = [annotation_path(dataset) for dataset in coco_datasets(cfg, f'{split}_dataloader')]
-        for evaluator in coco_evaluators(cfg, split):
-            if len(paths) == 1:
-                evaluator.ann_file = paths[0]
+        if len(paths) == 1:
+            yield from ((evaluator, paths[0], split) for evaluator in coco_evaluators(cfg, split))
+
+
+def _other_annotations(cfg: Config, loaders: Sequence[str]) -> Iterator[str]:
+    """Say that an evaluator reads the file of its dataset instead of another one that it names."""
+    for evaluator, path, split in _evaluators(cfg):
+        own = Path(evaluator.ann_file or path)
+        if f'{split}_dataloader' in loaders and own != Path(path) and own.exists():
+            yield f'{split}_evaluator reads the annotations of its dataset, {path}, instead of {own}'
 
 
 def _limit_topk(cfg: Config, count: int) -> None:
@@ -161,7 +174,7 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     for file in files.values() if chosen else ():
         _check_chosen(file, chosen, objects)
     classes = chosen or _common_classes(list(files.values()))
-    notes = []
+    notes = [*_other_annotations(cfg, loaders)]
     for used in _check_use(cfg, loaders, files, classes) if objects else ():
         (warnings if used.left_out else notes).append(str(used))
     written = _write_copies(files, copies) if copies else {}

@@ -90,6 +90,16 @@ def test_heads_in_lists_and_evaluators_in_lists(cfg: Config, coco_root: Path) ->
     assert 'ann_file' not in cfg.val_evaluator[1]
 
 
+def test_other_annotations_of_an_evaluator_are_not_dropped_in_silence(cfg: Config, coco_root: Path) -> None:
+    set_data_paths(cfg, DataOptions(data_root=str(coco_root)))
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = annotation_path(cfg.train_dataloader.dataset)
+    path = annotation_path(cfg.val_dataloader.dataset)
+    note = f'val_evaluator reads the annotations of its dataset, {path}, instead of {coco_root}/annotations/'
+    assert [n.startswith(note) for n in read_data(cfg, TRAINING).notes if 'evaluator' in n] == [True]
+    set_classes(cfg, CLASSES)
+    assert not any('evaluator' in n for n in read_data(cfg, TRAINING).notes)
+
+
 def test_one_stage_heads_get_the_number_and_a_proposal_head_keeps_its_own() -> None:
     model = ConfigDict(bbox_head={'num_classes': 80}, rpn_head={'num_classes': 1})
     set_num_classes(model, 5)
