@@ -89,6 +89,16 @@ def sizes_in(part: Any) -> list[str]:
     return list(dict.fromkeys(f'{str(kind).rpartition(".")[2]} {_shown(value)}' for kind, value in found))
 
 
+def smaller_side(cfg: Config) -> int | None:
+    """Three quarters of the shorter side that ``--image-size`` sets, a multiple of 32; None without one."""
+    try:
+        size, _ = _tested_size(cfg, '--image-size')
+    except UserError:
+        return None
+    side = size if isinstance(size, int) else min(size)
+    return max(round(side * 3 / 4 / _LEAST) * _LEAST, _LEAST)
+
+
 def _shown(size: Any) -> str:
     if isinstance(size, list | tuple) and size and isinstance(size[0], list | tuple):
         return f'{_shown(size[0])} to {_shown(size[-1])}'

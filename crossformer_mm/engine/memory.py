@@ -1,9 +1,9 @@
 """Advice for running out of memory, the cheapest remedy first."""
 
-from typing import Any
-
 import torch
 from mmengine.config import Config
+
+from ..data.image_size import smaller_side
 
 
 def memory_advice(cfg: Config, error: BaseException) -> str:
@@ -26,8 +26,8 @@ def memory_advice(cfg: Config, error: BaseException) -> str:
         advice.append('activation checkpointing: --with-cp')
     if wrapper.get('type', 'OptimWrapper') == 'OptimWrapper':
         advice.append('half precision: --amp bfloat16')
-    smaller = _smaller_images(cfg)
-    how = f'--cfg-options {" ".join(smaller)}' if smaller else "smaller scales in the config's pipeline"
+    side = smaller_side(cfg)
+    how = f'--image-size {side}' if side else "smaller scales in the config's pipeline"
     advice.append(f'smaller images: {how}')
     if size > 1:
         advice.append(f'the same updates with half the batch: --accumulate {2 * counts}')
@@ -35,26 +35,3 @@ def memory_advice(cfg: Config, error: BaseException) -> str:
         advice.append('if it is not GPU memory: --cfg-options train_dataloader.num_workers=1')
     reason = str(error).strip().partition('\n')[0][:200] or type(error).__name__
     return f'out of memory ({reason}); try in this order: {"; ".join(advice)}'
-
-
-def _smaller_images(cfg: Config) -> list[str]:
-    """Settings that make the sides of training images three quarters as long."""
-    path = 'train_dataloader.dataset'
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        path, dataset = f'{path}.dataset', dataset.dataset
-    settings = []
-    for i, step in enumerate(dataset.get('pipeline', [])):
-        for key in ('scale', 'crop_size'):
-            if key in step:
-                settings.append(f'{path}.pipeline.{i}.{key}={_three_quarters(step[key])}')
-                if key == 'crop_size' and 'size' in cfg.model.get('data_preprocessor', {}):
-                    settings.append(f'model.data_preprocessor.size={_three_quarters(step[key])}')
-    return settings
-
-
-def _three_quarters(size: Any) -> str:
-    """A size in the syntax of mmengine's ``--cfg-options``, in multiples of 32."""
-    if isinstance(size, int):
-        return str(max(round(size * 3 / 4 / 32) * 32, 32))
-    return f'"({",".join(map(_three_quarters, size))})"'

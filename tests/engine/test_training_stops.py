@@ -79,13 +79,12 @@ def test_memory_errors_are_recognised() -> None:
 
 def settings(step: dict[str, Any], **wrapper: Any) -> Config:
     """The parts of a config that the advice refers to, with one resizing step."""
+    loader = {'batch_size': 2, 'dataset': {'dataset': {'pipeline': [{'type': 'Load'}, step]}}}
     return Config(
         {
-            'model': {'backbone': {}, 'data_preprocessor': {'size': (512, 512)}},
-            'train_dataloader': {
-                'batch_size': 2,
-                'dataset': {'dataset': {'pipeline': [{'type': 'Load'}, step]}},
-            },
+            'model': {'backbone': {}},
+            'train_dataloader': loader,
+            'test_dataloader': loader,
             'optim_wrapper': wrapper,
         }
     )
@@ -93,13 +92,13 @@ def settings(step: dict[str, Any], **wrapper: Any) -> Config:
 
 def test_remedies_are_in_order_and_those_in_use_are_left_out() -> None:
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes.\nMore")
-    text = memory_advice(settings({'scale': (1333, 800)}), error)
+    text = memory_advice(settings({'type': 'Resize', 'scale': (1333, 800)}), error)
     assert text.startswith("out of memory (DefaultCPUAllocator: can't allocate memory: you tried")
-    remedies = ['--batch-size 1', '--with-cp', '--amp', 'pipeline.1.scale="(992,608)"', '--accumulate 2']
+    remedies = ['--batch-size 1', '--with-cp', '--amp', '--image-size 608', '--accumulate 2']
     assert sorted(remedies, key=text.index) == remedies
     assert '\n' not in text
-    text = memory_advice(settings({'crop_size': (512, 512)}), error)
-    assert 'pipeline.1.crop_size="(384,384)" model.data_preprocessor.size="(384,384)"' in text
+    text = memory_advice(settings({'type': 'CenterCrop', 'crop_size': 512}), error)
+    assert '--image-size 384' in text
 
     cfg = settings({'type': 'RandomChoiceResize'}, type='BFloat16OptimWrapper')
     cfg.train_dataloader.batch_size = 1
