@@ -17,7 +17,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    """The words of a command that are not the defaults, without ``--resume``.
+    """The words of a command that are not the defaults, without ``--resume`` and the launcher.
 
     Args:
         parser: The command's parser.
@@ -26,7 +26,7 @@ def given_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     words = []
     for name, default in vars(parser.parse_args([options.config])).items():
         value = getattr(options, name)
-        if value == default or name in ('config', 'resume'):
+        if value == default or name in ('config', 'resume', 'launcher', 'local_rank'):
             continue
         values = value if isinstance(value, list) else [] if value is True else [value]
         words += [f'--{name.replace("_", "-")}', *map(str, values)]
