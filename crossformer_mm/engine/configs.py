@@ -5,6 +5,7 @@ import ast
 from pathlib import Path
 
 from ..utils.errors import UserError
+from ..utils.files import write_atomically
 from ..version import __version__
 from .config import config_folder, load_config, own_config
 
@@ -25,13 +26,9 @@ def copy_config(name: str) -> Path:
     text = load_config(source).pretty_text
     heading = f'"""{_title(source)}\n\nFrom crossformer_mm {__version__}, as a single file.\n"""\n\n'
     path = Path(source.name)
-    try:
-        with path.open('x', encoding='utf-8') as file:
-            file.write(heading + text)
-    except FileExistsError as error:
-        raise UserError(f'{path}: exists and was not changed; move it, or use another folder') from error
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror})') from error
+    if path.exists() or path.is_symlink():
+        raise UserError(f'{path}: exists and was not changed; move it, or use another folder')
+    write_atomically(path, lambda part: part.write_text(heading + text, 'utf-8'))
     return path
 
 
