@@ -173,6 +173,10 @@ def _check_parts(model: nn.Module) -> None:
     known = {'backbone', 'neck', *_DENSE_HEADS, 'roi_head'}
     unknown = [name for name, part in model.named_children() if name not in known and _parameters(part)]
     unknown = [] if _is_detr(model) else unknown
+    counted = ('bbox_head', 'mask_head')
+    for name, part in model.roi_head.named_children() if getattr(model, 'roi_head', None) else ():
+        if name not in counted and _parameters(part):
+            unknown.append(f'roi_head.{name}')
     if unknown or not hasattr(model, 'backbone'):
         raise UserError(
             f'cannot count a {type(model).__name__} with {", ".join(unknown) or "no backbone"}:'

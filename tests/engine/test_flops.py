@@ -161,6 +161,10 @@ def test_a_part_that_is_not_known_is_named(mask_rcnn: nn.Module) -> None:
     mask_rcnn.encoder = nn.Linear(2, 2)
     with pytest.raises(UserError, match='cannot count a MaskRCNN with encoder'):
         count(mask_rcnn, HEIGHT, WIDTH)
+    del mask_rcnn.encoder
+    mask_rcnn.roi_head.mask_iou_head = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r'cannot count a MaskRCNN with roi_head\.mask_iou_head'):
+        count(mask_rcnn, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(
