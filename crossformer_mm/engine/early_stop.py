@@ -1,6 +1,8 @@
 """Early stopping, as an option of a training."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -17,6 +19,23 @@ def add_stop_option(parser: argparse.ArgumentParser) -> None:
         help='stop after N validations without a better score, the one that decides on the best checkpoint,'
         ' or else box mAP, mIoU or top-1 accuracy; a resumed training may have another N',
     )
+
+
+def best_score(checkpoint: Mapping[str, Any]) -> tuple[str, str]:
+    """The score by which the best checkpoint is chosen, the first of several.
+
+    Args:
+        checkpoint: The settings of the checkpoint hook, with ``save_best``.
+
+    Returns:
+        Its name, or ``'auto'``; and whether ``'greater'`` or ``'less'`` is better.
+
+    Raises:
+        ValueError, KeyError, AssertionError: MMEngine's, if the settings do not tell.
+    """
+    settings = {name: checkpoint.get(name) for name in ('save_best', 'rule', 'greater_keys', 'less_keys')}
+    hook = CheckpointHook(**settings)
+    return hook.key_indicators[0], hook.rules[0] or 'greater'
 
 
 def set_early_stop(cfg: Config, patience: int) -> None:
@@ -48,13 +67,12 @@ def set_early_stop(cfg: Config, patience: int) -> None:
     checkpoint = cfg.default_hooks.get('checkpoint') or {}
     hook = {'type': 'EarlyStopHook', 'patience': patience}
     if best := checkpoint.get('save_best'):
-        rules = {name: checkpoint.get(name) for name in ('rule', 'greater_keys', 'less_keys')}
         try:
-            decided = CheckpointHook(save_best=best, **rules)
+            score, rule = best_score(checkpoint)
         except (ValueError, KeyError, AssertionError) as error:
             raise UserError(
-                f'{given}: default_hooks.checkpoint.save_best={best} with rule={rules["rule"]} does not say'
-                ' which scores are better; set default_hooks.checkpoint.rule to greater or less'
+                f'{given}: default_hooks.checkpoint.save_best={best} with rule={checkpoint.get("rule")} does'
+                ' not say which scores are better; set default_hooks.checkpoint.rule to greater or less'
             ) from error
-        hook.update(score=decided.key_indicators[0], rule=decided.rules[0] or 'greater')
+        hook.update(score=score, rule=rule)
     cfg.custom_hooks = [*cfg.custom_hooks, hook]

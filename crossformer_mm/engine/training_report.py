@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.resume import RUNS
@@ -22,6 +23,7 @@ from ..page.data_section import describe_contents, describe_labels
 from ..page.html import Child, Html, element, facts, join, page, section
 from ..page.image_scores import Extremes
 from ..page.pictures import Album
+from .early_stop import best_score
 from .hooks.curves import LINES, PERCENT, Row, loss_parts, read_scalars, scores_of
 from .machine import describe_machine, resident_bytes
 from .runner import config_to_test
@@ -163,7 +165,8 @@ class TrainingReport:
             words = ['crossformer', 'test', str(config_to_test(cfg)), saved]
             commands.append(('evaluate', element('code', shlex.join(words))))
         if state != FINISHED:
-            commands.append(('continue', element('code', f'{self._command} --resume')))
+            how = f', in {count} processes as before' if (count := get_world_size()) > 1 else ''
+            commands.append(('continue', join([element('code', f'{self._command} --resume'), Html(how)])))
         yield facts([('best checkpoint', hub.get('best_ckpt') or ''), *commands])
 
     def _machine_facts(self, runner: Runner, train: list[Row]) -> Iterable[tuple[str, Child]]:
@@ -219,13 +222,13 @@ def _mean(rows: Sequence[Row], key: str) -> float:
 def _best(runner: Runner, val: list[Row]) -> tuple[str, str] | None:
     """The main score's name with the epoch or iteration of its best value, and this value."""
     checkpoint = (runner.cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    chosen = checkpoint.get('save_best')
-    keys = [chosen] if isinstance(chosen, str) and chosen != 'auto' else []
+    chosen, rule = best_score(checkpoint) if checkpoint.get('save_best') else ('auto', 'greater')
+    keys = [] if chosen == 'auto' else [chosen]
     keys += [key for key in (val[-1] if val else ()) if scores_of({key: 0.0})]
     for key in keys:
         rows = [row for row in val if row.get(key, float('nan')) == row.get(key)]
         if rows:
-            best = (min if checkpoint.get('rule') == 'less' else max)(rows, key=lambda row: row[key])
+            best = (min if rule == 'less' else max)(rows, key=lambda row: row[key])
             unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
             score = next(iter(scores_of({key: 0.0})), None)  # its name without a prefix
             name = LINES[score][0] if score else key

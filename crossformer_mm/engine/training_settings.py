@@ -15,6 +15,9 @@ from .runner import network_of
 def settings_of(runner: Runner) -> Iterable[tuple[str, str]]:
     """The settings of a training by name, those that are not set empty."""
     cfg, network, wrapper = runner.cfg, network_of(runner), runner.cfg.optim_wrapper
+    size, processes = (cfg.get('train_dataloader') or {}).get('batch_size', 1), get_world_size()
+    steps = wrapper.get('accumulative_counts', 1)
+    images = size * processes * steps
     parameters = list(network.parameters())
     every = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -29,15 +32,13 @@ def settings_of(runner: Runner) -> Iterable[tuple[str, str]]:
     optimizer = wrapper.get('optimizer', {})
     decay = f', weight decay {optimizer["weight_decay"]:g}' if 'weight_decay' in optimizer else ''
     yield 'optimizer', f'{optimizer.get("type", "several")}{decay}'
-    yield 'learning rate', f'{optimizer["lr"]:g}' if 'lr' in optimizer else ''
+    yield 'learning rate', _rate(cfg, images) if 'lr' in optimizer else ''
     yield 'layer decay', str((wrapper.get('paramwise_cfg') or {}).get('decay_rate', 'off'))
     yield 'schedule', _schedule(cfg.get('param_scheduler') or ())
     unit = 'epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iterations'
     yield 'length', f'{runner.max_epochs if unit == "epochs" else runner.max_iters:,} {unit}'
-    size, processes = (cfg.get('train_dataloader') or {}).get('batch_size', 1), get_world_size()
-    steps = wrapper.get('accumulative_counts', 1)
     factors = f'{size} images × {processes} processes × {steps} steps per update'
-    yield 'batch', f'{factors} = {size * processes * steps}'
+    yield 'batch', f'{factors} = {images}'
     yield 'augmentation', augmentation_of(cfg)
     yield 'sizes in training', ', '.join(sizes_in(cfg.get('train_dataloader')))
     yield 'sizes in validation', ', '.join(sizes_in(cfg.get('val_dataloader')))
@@ -52,6 +53,15 @@ def settings_of(runner: Runner) -> Iterable[tuple[str, str]]:
     clipping = wrapper.get('clip_grad') or {}
     yield 'gradient clipping', ', '.join(f'{key} {value}' for key, value in clipping.items()) or 'off'
     yield 'seed', str(runner.seed)
+
+
+def _rate(cfg: Config, images: int) -> str:
+    """The learning rate for a number of images per update."""
+    rate, scale = cfg.optim_wrapper.optimizer.lr, cfg.get('auto_scale_lr') or {}
+    if not scale.get('enable'):
+        return f'{rate:g}'
+    base = scale.base_batch_size
+    return f'{rate * images / base:g}, scaled from {rate:g} for {base} images'
 
 
 def _schedule(schedulers: Sequence[dict] | dict) -> str:

@@ -19,7 +19,7 @@ from crossformer_mm.engine.config_options import given_options
 from crossformer_mm.engine.hooks import report
 from crossformer_mm.engine.hooks.report import REPORT, ReportHook, reported
 from crossformer_mm.engine.train import training_parser
-from crossformer_mm.engine.training_report import TrainingReport
+from crossformer_mm.engine.training_report import TrainingReport, _best
 from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.outputs import is_output
 
@@ -86,6 +86,15 @@ def test_the_best_score_and_its_epoch(tmp_path: Path) -> None:
     text = train(run(tmp_path, [0.25, 0.5, float('nan')]))
     assert '0.5 best box mAP, epoch 2' in text
     assert text.count('Scores of the validations') == 1
+
+
+@pytest.mark.parametrize('more', [{'rule': 'less'}, {'less_keys': ['coco/bbox_mAP']}])
+def test_the_best_score_may_be_the_lowest(tmp_path: Path, more: dict) -> None:
+    settings = {'type': 'CheckpointHook', 'save_best': ['coco/bbox_mAP'], **more}
+    hooks = Config({'default_hooks': {'checkpoint': settings}})
+    runner = SimpleNamespace(cfg=hooks, train_loop=None)
+    rows = [{'step': 10, 'coco/bbox_mAP': 0.5}, {'step': 20, 'coco/bbox_mAP': 0.25}]
+    assert _best(runner, rows) == ('box mAP, iteration 20', '0.25')
 
 
 def test_a_training_that_stops_early(tmp_path: Path) -> None:
@@ -167,9 +176,10 @@ def test_a_running_training_has_a_page_at_its_start_and_with_checkpoints(tmp_pat
     train(runner)
     assert len(pages) == 12
     assert 'running : epoch 0 of 3, iteration 0 of 12' in pages[0]
-    assert pages[0] == pages[4], 'written once'
-    assert 'to go' in pages[5]
-    assert pages[9] != pages[10]
+    assert pages[0] == pages[5], 'written once'
+    assert 'to go' in pages[6]
+    assert 'iteration 5 of 12' in pages[6]
+    assert 'iteration 10 of 12' in pages[11]
 
 
 @pytest.mark.slow
@@ -247,6 +257,6 @@ def test_the_words_of_the_options() -> None:
         'b=2',
     ]
     parser = training_parser()
-    given = given_options(parser, parser.parse_args([*words, '--resume']))
+    given = given_options(parser, parser.parse_args([*words, '--resume', '--launcher', 'pytorch']))
     assert vars(parser.parse_args(['x.py', *given])) == vars(parser.parse_args(words))
     assert given_options(parser, parser.parse_args(['x.py'])) == []

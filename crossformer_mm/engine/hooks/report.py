@@ -107,8 +107,8 @@ class ReportHook(Hook):
                 self._report.keep_validation(runner, first)
             self._write(runner, RUNNING)
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Write the page of a training without validation after a checkpoint."""
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Write the page of a training without validation after a checkpoint, with its iteration counted."""
         saved = runner.message_hub.runtime_info.get('last_ckpt')
         if self._report and runner.val_loop is None and saved != self._saved:
             self._saved = saved
@@ -116,7 +116,7 @@ class ReportHook(Hook):
 
     def after_train_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Write the page of a training without validation after a checkpoint."""
-        self.after_train_iter(runner)
+        self.before_train_iter(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Write the page of the complete training, or of one that has stopped early."""
