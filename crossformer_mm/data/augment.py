@@ -36,7 +36,8 @@ def add_augment_option(parser: argparse.ArgumentParser) -> None:
         '--augment',
         choices=LEVELS,
         help="augment the training images in this way instead of the config's: light changes sizes a little"
-        ' and flips, strong also changes colours, and mixes images where the task allows it',
+        ' and flips; strong, for long trainings, also changes colours, and mixes images where the task'
+        ' allows it',
     )
 
 
