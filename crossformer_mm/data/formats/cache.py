@@ -51,7 +51,7 @@ def cache_folder(layout: Layout, place: Path, ignore_exif: bool = False) -> Path
     for path in _inputs(layout, place):
         try:
             status = path.stat()
-            is_text = status.st_size <= _SMALL and not path.name.lower().endswith(SUFFIXES)
+            is_text = status.st_size <= _SMALL and path.name.lower().endswith(_LABELS)
             content = sha256_of(path) if is_text else status.st_mtime_ns
         except OSError as error:
             raise UserError(f'{path} cannot be read: {error.strerror}') from error
@@ -70,12 +70,15 @@ def _inputs(layout: Layout, place: Path) -> Iterator[Path]:
     for split in layout.splits.values():
         folders += [split.images, *split.source]
         folders += [yolo.labels_of(path) for path in split.source if layout.format == 'yolo']
+    if layout.format == 'yolo':
+        folders += yolo.listed_files(layout)
     outside = [path for path in dict.fromkeys(folders) if not path.is_relative_to(layout.root)]
     for folder in (layout.root, *outside):
         around = folder.resolve() in outputs.parents
         for path in [folder] if folder.is_file() else files_in(folder):
             is_output = around and path.resolve().is_relative_to(outputs)
-            if path.name.lower().endswith((*SUFFIXES, *_LABELS)) and not is_output:
+            is_input = not path.suffix or path.name.lower().endswith((*SUFFIXES, *_LABELS))
+            if is_input and not is_output:
                 yield path
 
 

@@ -8,6 +8,7 @@ folder ``images``. Oriented boxes are polygons of four points.
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -301,6 +302,18 @@ def _relative(path: Path, folder: Path) -> str:
         return path.relative_to(folder).as_posix()
     except ValueError:  # another folder of a data.yaml
         return path.absolute().as_posix()
+
+
+def listed_files(layout: Layout) -> Iterator[Path]:
+    """The images that the lists of a dataset name, and their label files, as far as they exist.
+
+    Raises:
+        UserError: A list of images cannot be read.
+    """
+    for split in layout.splits.values():
+        lists = tuple(source for source in split.source if source.is_file())
+        for pair in _pairs(replace(split, source=lists), lambda problem: None):
+            yield from filter(Path.is_file, pair)
 
 
 def _pairs(split: Split, report: Report) -> list[tuple[Path, Path]]:

@@ -111,6 +111,26 @@ def test_changed_data_are_converted_again(root: Path, change: Callable[[Path], N
     assert len(files_in(second)) == 3
 
 
+@pytest.mark.parametrize('changed', ['labels/a.txt', 'images/a.jpg'])
+def test_listed_images_elsewhere_and_their_labels_are_read_again(tmp_path: Path, changed: str) -> None:
+    store, project = tmp_path / 'store', tmp_path / 'project'
+    listed = image(store / 'images' / 'a.jpg')
+    write(store / 'labels' / 'a.txt', '0 0.5 0.5 0.2 0.1\n')
+    write(project / 'train.txt', f'{listed}\n')
+    write(project / 'data.yaml', 'train: train.txt\nnames: [cell]\n')
+    first = converted(project)
+    os.utime(store / changed, (1, 1))
+    assert (converted(project) == first) == changed.endswith('.txt')  # whose content is the same
+    write(store / 'labels' / 'a.txt', '0 0.5 0.5 0.3 0.1\n')
+    assert converted(project) != first
+
+
+def test_images_without_a_suffix_are_in_the_key(root: Path) -> None:
+    first = converted(root)
+    image(root / 'JPEGImages' / 'c.png').rename(root / 'JPEGImages' / 'c')
+    assert converted(root) != first
+
+
 def test_outputs_in_the_folder_of_the_data_are_no_data(root: Path) -> None:
     layout, place = recognise(root, 'detection'), root / 'work_dirs' / 'converted'
     folder = cache_folder(layout, place)
