@@ -145,7 +145,7 @@ def set_data_paths(
         ignore_exif(cfg)
     _set_paths(cfg, options)
     names = None if options.classes is None else parse_classes(options.classes)
-    source, root, known = None, options.data_root, None
+    source, root, known, trained = None, options.data_root, None, _own_classes(cfg)
     if root is None:
         root, known = converted_data(cfg)
     if root is not None and _paths(options) == (None,) * 4:
@@ -153,8 +153,21 @@ def set_data_paths(
     option = f'--format {options.format}' if options.format else test_split and f'--split {test_split}'
     if source is None and option:
         raise UserError(f'{option}: needs --data-root DIR with a dataset, and no option for the paths in it')
-    _set_labels(cfg, options, names or (source and source.classes))
+    found = source.classes if source else None
+    _set_labels(cfg, options, names or (None if found == trained else found))
     return source
+
+
+def _own_classes(cfg: Config) -> tuple[str, ...] | None:
+    """The classes of a config that was trained on label maps in a layout of their own.
+
+    For the same classes, the meaning of the values in label maps stays as it was in that training.
+    """
+    datasets = list(map_datasets(cfg, *LOADERS))
+    if any(dataset_class_name(dataset) != OWN_MAPS for dataset in datasets):
+        return None
+    classes = {tuple(dataset_meta(cfg, dataset).get('classes') or ()) for dataset in datasets}
+    return classes.pop() if len(classes) == 1 else None
 
 
 def _set_paths(cfg: Config, options: DataOptions) -> None:

@@ -230,6 +230,23 @@ def test_missing_folders_and_the_ways_out(cfg: Config, root: Path, names: str) -
     assert 'annotations/validation' in message
 
 
+@pytest.mark.parametrize(('classes', 'reduced'), [(NAMES, True), (('tree', 'house'), False)])
+def test_a_test_set_has_the_values_of_the_training(
+    cfg: Config, tmp_path: Path, classes: tuple[str, ...], reduced: bool
+) -> None:
+    for folder in [f'{kind}/{split}' for kind in ('images', 'masks') for split in ('train', 'val', 'test')]:
+        save(tmp_path / folder / '0.png', np.ones((8, 8), np.uint8))
+    (tmp_path / 'classes.txt').write_text('\n'.join(NAMES))
+    options = DataOptions(data_root=str(tmp_path), reduce_zero_label=True, ignore_label=9)
+    set_data_paths(cfg, options, TRAINING)
+    (tmp_path / 'classes.txt').write_text('\n'.join(classes))
+    set_data_paths(cfg, DataOptions(data_root=str(tmp_path)), ['test_dataloader'], 'test')
+    dataset = cfg.test_dataloader.dataset
+    assert dataset.data_prefix.seg_map_path == 'masks/test'
+    assert dataset.metainfo.classes == classes
+    assert (dataset.reduce_zero_label, dataset.ignore_label) == (reduced, 9)
+
+
 def test_a_dataset_without_names(cfg: Config, root: Path) -> None:
     cfg.train_dataloader.dataset.type = 'BaseSegDataset'
     set_data_paths(cfg, DataOptions(data_root=str(root)))
