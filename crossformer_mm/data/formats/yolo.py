@@ -48,6 +48,7 @@ _ROBOFLOW = '../valid/images'  # which its files name even if there is none
 _VISIBLE = 1e-3  # pixels by which boxes may differ
 _FLAGS = ('difficult', 'truncated', 'occluded', 'ignore')
 _ROUNDING = 0.01  # by how much a fraction may exceed 0 to 1, as in Ultralytics' reader
+_VISIBILITIES = {0.0, 1.0, 2.0}  # of keypoints
 _TRIED = 20  # label files by which a format is recognised
 _REMEDY = 'correct the line, or remove it'
 
@@ -367,13 +368,14 @@ def _listed(file: Path, root: Path, report: Report) -> Iterator[Path]:
 def _read_labels(file: Path, image: Record, collection: Collection) -> None:
     """Add the objects in a label file to its image."""
     seen: dict[tuple, int] = {}
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        words = line.split()
+    lines = [line.split() for line in read_text(file).splitlines()]
+    flagged = _have_flags([words for words in lines if words])
+    for number, words in enumerate(lines, start=1):
         if not words:
             continue
         where = f'{file}, line {number}'
         try:
-            label, *values = _parse(words, len(collection.classes))
+            label, *values = _parse(words, len(collection.classes), flagged)
         except _Fault as fault:
             kind, what = fault.args
             collection.report(Problem(kind, f'{where}: {what}', remedy=_REMEDY))
@@ -390,8 +392,8 @@ def _read_labels(file: Path, image: Record, collection: Collection) -> None:
         _add(lambda where=where: where, image, collection.classes[int(label)], values, collection)
 
 
-def _parse(words: Sequence[str], classes: int) -> list[float]:
-    """The class and the numbers of a line."""
+def _parse(words: Sequence[str], classes: int, flagged: bool) -> list[float]:
+    """The class and the numbers of a line; ``flagged`` is from :func:`_have_flags`."""
     try:
         label, *values = numbers = [float(word) for word in words]
     except ValueError:
@@ -403,7 +405,7 @@ def _parse(words: Sequence[str], classes: int) -> list[float]:
         last = f'the last of {classes} is {classes - 1}' if classes else 'there are none'
         raise _Fault('classes out of range', f'there is no class {words[0]:.20}; {last}')
     count = len(values)
-    if (count != 4 and (count < 6 or count % 2)) or _has_keypoints(values):
+    if (count != 4 and (count < 6 or count % 2)) or _has_keypoints(values, flagged):
         what = 'a class and 4 (a box) or 6, 8, 10, … (a polygon)'
         hint = 'keypoints and confidences are not read' if count > 4 else 'is the line complete?'
         raise _Fault('label lines of another length', f'{len(words)} numbers instead of {what}; {hint}')
@@ -415,11 +417,25 @@ def _parse(words: Sequence[str], classes: int) -> list[float]:
     return numbers
 
 
-def _has_keypoints(values: Sequence[float]) -> bool:
-    """Whether numbers are a box and at least two points in it with a visibility each: 0, 1 or 2."""
-    if len(values) < 10 or (len(values) - 4) % 3 or not {0.0, 1.0, 2.0}.issuperset(values[6::3]):
+def _have_flags(lines: Sequence[Sequence[str]]) -> bool:
+    """Whether lines have the same length, and only numbers that may be visibilities where those would be."""
+    flags = {word for words in lines for word in words[7::3]}
+    return len(set(map(len, lines))) == 1 and all(_is_number(f) and float(f) in _VISIBILITIES for f in flags)
+
+
+def _has_keypoints(values: Sequence[float], flagged: bool) -> bool:
+    """Whether numbers are a box and at least two points in it with a visibility each: 0, 1 or 2.
+
+    A polygon along the edges of the image may have 0 and 1 at the same places, but seldom in all lines of its
+    file, nor does it begin like a box in the image that has a visible point.
+    """
+    flags = set(values[6::3])
+    if len(values) < 10 or (len(values) - 4) % 3 or not flags <= _VISIBILITIES:
         return False
     x, y, width, height = values[:4]
+    over = max(width / 2 - x, height / 2 - y, x + width / 2 - 1, y + height / 2 - 1)
+    if 2 not in flags and (not flagged or 1 not in flags or over > _ROUNDING):
+        return False
     seen = [(u, v) for u, v, flag in zip(values[4::3], values[5::3], values[6::3], strict=True) if flag]
     return all(abs(u - x) <= width / 2 + 0.1 and abs(v - y) <= height / 2 + 0.1 for u, v in seen)
 

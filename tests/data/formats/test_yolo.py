@@ -184,6 +184,29 @@ def test_boxes_and_polygons_are_exact(tmp_path: Path) -> None:
     assert not problems
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        '0 .2 0 .25 .1 .2 .2 0 .2 0 0',
+        '0 .8 .95 .85 .9 .95 .85 1 .9 1 1',
+        '0 .6 .6 .8 .6 .9 .6 1 .7 .9 1\n0 .1 .1 .5 .1 .3 .6',
+    ],
+    ids=['first corner', 'last corner', 'beside another polygon'],
+)
+def test_polygons_in_corners_are_no_keypoints(tmp_path: Path, text: str) -> None:
+    sample(tmp_path, 'images', 'labels', text=text)
+    _, read, problems = contents(yolo, tmp_path)
+    assert len(read['train']['annotations']) == len(text.splitlines()) and not fatal(problems)
+
+
+def test_keypoints_are_refused_if_no_visibility_is_2(tmp_path: Path) -> None:
+    line = '0 .5 .5 .4 .4 .4 .4 1 .6 .6 1\n'
+    sample(tmp_path, 'images', 'labels', text=line + line.replace('1', '0') + line.replace('.6', '.55'))
+    _, _, problems = contents(yolo, tmp_path)
+    found = fatal(problems)
+    assert found and all('11 numbers instead of' in line and 'keypoints' in line for line in found)
+
+
 def test_parts_joined_by_a_passed_edge_are_one_object(tmp_path: Path) -> None:
     first, second = '0.1 0.1 0.3 0.1 0.3 0.3', '0.6 0.6 0.8 0.6 0.8 0.8'
     line = f'0 {first} {second} 0.6 0.6 0.3 0.3'
