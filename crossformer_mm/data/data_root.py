@@ -127,8 +127,8 @@ def find_data(
     classes = _classes(cfg, maps[0], layout) if maps and not named else None
     converted = None
     if layout.format in CONVERTED:
-        place = Path(cfg.get('work_dir') or _WORK_DIR).absolute().parent / FOLDER
-        converted = cache_folder(layout, place, ignores_exif(cfg))
+        work_dir = Path(cfg.get('work_dir') or _WORK_DIR).absolute()
+        converted = cache_folder(layout, work_dir, ignores_exif(cfg))
     for loader, name in splits.items():
         for dataset in coco_datasets(cfg, loader):
             file = file_of(converted, name) if converted else None

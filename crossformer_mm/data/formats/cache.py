@@ -32,12 +32,12 @@ _SMALL = 1 << 20  # bytes of a label file whose content is in the key; larger on
 _DIGITS = 12
 
 
-def cache_folder(layout: Layout, place: Path, ignore_exif: bool = False) -> Path:
+def cache_folder(layout: Layout, work_dir: Path, ignore_exif: bool = False) -> Path:
     """The folder in the cache for a dataset as it is now; it need not exist.
 
     Args:
         layout: The dataset.
-        place: The folder :data:`FOLDER` of the work folder, which is no part of the data.
+        work_dir: The work folder, beside which the cache is; neither is a part of the data.
         ignore_exif: Whether the run loads the stored pixels, without turning them.
 
     Raises:
@@ -48,7 +48,7 @@ def cache_folder(layout: Layout, place: Path, ignore_exif: bool = False) -> Path
     described = [VERSION, ignore_exif, str(root), layout.format, layout.classes]
     described += [[name, *(_relative(path, root) for path in paths)] for name, paths in splits.items()]
     digest = hashlib.sha256(json.dumps(described).encode())
-    for path in _inputs(layout, place):
+    for path in _inputs(layout, work_dir):
         try:
             status = path.stat()
             is_text = status.st_size <= _SMALL and path.name.lower().endswith(_LABELS)
@@ -56,16 +56,16 @@ def cache_folder(layout: Layout, place: Path, ignore_exif: bool = False) -> Path
         except OSError as error:
             raise UserError(f'{path} cannot be read: {error.strerror}') from error
         digest.update(json.dumps([_relative(path, root), status.st_size, content]).encode())
-    return place / f'{root.name}-{digest.hexdigest()[:_DIGITS]}'
+    return work_dir.parent / FOLDER / f'{root.name}-{digest.hexdigest()[:_DIGITS]}'
 
 
 def _relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def _inputs(layout: Layout, place: Path) -> Iterator[Path]:
+def _inputs(layout: Layout, work_dir: Path) -> Iterator[Path]:
     """The images and label files of a dataset, without what runs wrote beside them."""
-    outputs = place.resolve().parent
+    outputs = work_dir.parent.resolve()
     folders = [layout.root]
     for split in layout.splits.values():
         folders += [split.images, *split.source]
@@ -74,9 +74,12 @@ def _inputs(layout: Layout, place: Path) -> Iterator[Path]:
         folders += yolo.listed_files(layout)
     outside = [path for path in dict.fromkeys(folders) if not path.is_relative_to(layout.root)]
     for folder in (layout.root, *outside):
-        around = folder.resolve() in outputs.parents
+        real = folder.resolve()
+        # directly in the folder of the data, work folders are beside the data
+        written = [outputs] if real in outputs.parents else [outputs / FOLDER, work_dir.resolve()]
+        around = real in (outputs, *outputs.parents)
         for path in [folder] if folder.is_file() else files_in(folder):
-            is_output = around and path.resolve().is_relative_to(outputs)
+            is_output = around and any(map(path.resolve().is_relative_to, written))
             is_input = not path.suffix or path.name.lower().endswith((*SUFFIXES, *_LABELS))
             if is_input and not is_output:
                 yield path

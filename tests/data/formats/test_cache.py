@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 def converted(root: Path, *splits: str, ignore_exif: bool = False) -> Path:
     """The folder of converted files beside a work folder."""
     layout = recognise(root, 'detection')
-    folder = cache_folder(layout, root.parent / 'work_dirs' / 'converted', ignore_exif)
+    folder = cache_folder(layout, root.parent / 'work_dirs' / 'run', ignore_exif)
     convert(layout, splits or tuple(layout.splits), folder, ignore_exif)
     return folder
 
@@ -131,12 +131,16 @@ def test_images_without_a_suffix_are_in_the_key(root: Path) -> None:
     assert converted(root) != first
 
 
-def test_outputs_in_the_folder_of_the_data_are_no_data(root: Path) -> None:
-    layout, place = recognise(root, 'detection'), root / 'work_dirs' / 'converted'
-    folder = cache_folder(layout, place)
-    write(root / 'work_dirs' / 'run' / 'last.json', '{}')
-    image(root / 'work_dirs' / 'run' / 'pictures.png')
-    assert cache_folder(layout, place) == folder
+@pytest.mark.parametrize('place', ['.', 'work_dirs'])
+def test_outputs_in_the_folder_of_the_data_are_no_data(root: Path, place: str) -> None:
+    layout, work_dir = recognise(root, 'detection'), root / place / 'run'
+    folder = cache_folder(layout, work_dir)
+    convert(layout, tuple(layout.splits), folder)
+    write(work_dir / 'last.json', '{}')
+    image(work_dir / 'pictures.png')
+    assert cache_folder(layout, work_dir) == folder
+    edit_box(root)
+    assert cache_folder(layout, work_dir) != folder
 
 
 def test_other_settings_and_roots_have_files_of_their_own(root: Path) -> None:
