@@ -44,8 +44,12 @@ def recognise(root: Path, kind: str, chosen: str | None = None, own: Layout | No
             found += find(root)
         except UserError as error:
             faults.append(error)
-    others = 'maps' if own else None  # which may be the same folders
-    found = [layout for layout in found if chosen in (None, layout.format) and layout.format != others]
+    found = [layout for layout in found if chosen in (None, layout.format)]
+    if own in found:  # other formats may be the same folders
+        found = [
+            own,
+            *(x for x in found if x.format not in ('maps', own.format) and not _has_folders(x, own)),
+        ]
     if faults and not found:
         raise faults[0]
     if len(found) == 1:
@@ -57,6 +61,12 @@ def recognise(root: Path, kind: str, chosen: str | None = None, own: Layout | No
         f' {_content(root)}. It reads {_EXPECTED[kind]};'
         f' or set the paths with --train-images, --train-ann, --val-images, --val-ann{_hint(root, kind)}'
     )
+
+
+def _has_folders(layout: Layout, other: Layout) -> bool:
+    """Whether a layout has all folders of images and of labels of another one."""
+    own, others = ({(s.images, *s.source[:1]) for s in x.splits.values()} for x in (layout, other))
+    return others <= own
 
 
 def _finders(

@@ -280,6 +280,24 @@ def test_the_paths_of_a_config_come_first(tmp_path: Path) -> None:
     assert recognise(tmp_path, 'detection', None, own) is own
 
 
+@pytest.mark.parametrize('build', ['voc', 'cityscapes'])
+def test_the_folders_that_a_config_was_trained_on_are_one_dataset(tmp_path: Path, build: str) -> None:
+    images, maps = ('JPEGImages', 'SegmentationClass') if build == 'voc' else ('leftImg8bit/*', 'gtFine/*')
+    names = ('train', 'val') if build == 'voc' else ('train', 'val', 'test')
+    fill(tmp_path, images, maps, {name: name for name in names})
+    for path in tmp_path.glob('gtFine/*/*.png'):
+        path.rename(path.with_name(f'{path.stem}_gtFine_labelTrainIds.png'))
+    found = recognise(tmp_path, 'segmentation')
+    splits = {
+        split: Split(tmp_path / images.replace('*', split), (tmp_path / maps.replace('*', split),))
+        for split in ('train', 'val')
+    }
+    own = Layout('ade20k', 'the folders of the config', tmp_path, splits)
+    assert found.format in ('voc-seg', 'cityscapes')
+    assert recognise(tmp_path, 'segmentation', None, own) is own
+    assert recognise(tmp_path, 'segmentation', found.format, own) == found
+
+
 def test_yolo_folders_with_coco_s_year(tmp_path: Path) -> None:
     for split in ('train2017', 'val2017'):
         image(tmp_path / f'images/{split}/a.jpg')
