@@ -168,7 +168,7 @@ def read(
     """
     source = layout.splits[split]
     files, paths = [], []
-    find_image = _image_finder(source.images)
+    find_image = _image_finder(ImageNames(source.images, source.source[0]))
     for path in _label_files(source.source[0]):
         try:
             file = _parse(path)
@@ -212,9 +212,8 @@ def _parse(path: Path) -> _File | None:
     )
 
 
-def _image_finder(folder: Path) -> Callable[[_File], Path | None]:
+def _image_finder(images: ImageNames) -> Callable[[_File], Path | None]:
     """A function that finds the image of a label file, or returns None."""
-    images = ImageNames(folder)
 
     def find_image(file: _File) -> Path | None:
         name = PurePosixPath(file.image).name
@@ -223,8 +222,7 @@ def _image_finder(folder: Path) -> Callable[[_File], Path | None]:
             return own
         named = images.by_name.get(name_form(name), []), images.by_stem.get(name_form(file.path.stem), [])
         for candidates in named:
-            near = [path for path in candidates if path.parent.name == file.path.parent.name] or candidates
-            if near:
+            if near := images.near(candidates, file.path):
                 return near[0]
         return None
 

@@ -164,18 +164,30 @@ class ImageNames:
 
     Args:
         folder: The folder.
+        labels: The folder of their label files.
 
     Attributes:
         by_name: The images of each name, without folders.
         by_stem: The same without suffixes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, labels: Path) -> None:
         self.by_name: dict[str, list[Path]] = {}
         self.by_stem: dict[str, list[Path]] = {}
+        self._labels, self._folders = labels, set()
         for path in image_files(folder):
             self.by_name.setdefault(name_form(path.name), []).append(path)
             self.by_stem.setdefault(name_form(path.stem), []).append(path)
+            self._folders.add(path.parent.name)
+
+    def near(self, paths: Sequence[Path], file: Path) -> Sequence[Path]:
+        """Those of some images that a label file can be for.
+
+        They are in a folder of the name of the file's folder, unless there is no such folder of images.
+        """
+        name = file.parent.name
+        is_sorted = file.parent != self._labels and name in self._folders
+        return [path for path in paths if path.parent.name == name] or ([] if is_sorted else paths)
 
 
 def report_unlabelled(layout: Layout, split: str, labelled: set[Path], kind: str, report: Report) -> None:

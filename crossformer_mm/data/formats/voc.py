@@ -227,7 +227,7 @@ def read(layout: Layout, split: str, report: Report, ignore_exif: bool = False) 
     report(Problem(f"coordinates of VOC's boxes, read as {how}", why, fatal=False))
     paths = [path for path in parsed if path.is_relative_to(source.source[0])]
     files = list(_readable(_listed(paths, source, report) if source.source[1:] else paths, parsed, report))
-    pairs = _with_images(files, source.images, report)
+    pairs = _with_images(files, ImageNames(source.images, source.source[0]), report)
     kind = 'images without an annotation file, left out'
     report_unlabelled(layout, split, {path for _, path in pairs}, kind, report)
     headers = read_headers([path for _, path in pairs], ignore_exif)
@@ -262,15 +262,14 @@ def _listed(files: Sequence[Path], split: Split, report: Report) -> list[Path]:
     return list(chosen)
 
 
-def _with_images(files: Sequence[_File], folder: Path, report: Report) -> list[tuple[_File, Path]]:
+def _with_images(files: Sequence[_File], images: ImageNames, report: Report) -> list[tuple[_File, Path]]:
     """The annotation files with their images: those of the same name, or else those that they name."""
-    images = ImageNames(folder)
     pairs = []
     for file in files:
         own = name_form(PurePosixPath(file.image.replace('\\', '/')).name)
         found = images.by_stem.get(name_form(file.path.stem), [])
         best = [path for path in found if name_form(path.name) == own] or found
-        best = [path for path in best if path.parent.name == file.path.parent.name] or best
+        best = images.near(best, file.path)
         if not found and len(images.by_name.get(own, ())) == 1:
             best = images.by_name[own]
         if not best:

@@ -62,6 +62,18 @@ def test_images_of_other_names_and_of_the_same_name(tmp_path: Path) -> None:
     assert not problems
 
 
+def test_a_missing_image_is_not_that_of_another_folder(tmp_path: Path) -> None:
+    for name in ('one/a', 'two/b'):
+        image(tmp_path / 'images' / f'{name}.jpg')
+    for name in ('one/a', 'one/b'):
+        write(tmp_path / 'labels' / f'{name}.json', labelme(f'{name[-1]}.jpg'))
+    _, read, problems = contents(reader, tmp_path)
+    assert [i['file_name'] for i in read['train']['images']] == ['one/a.jpg']
+    missing = tmp_path / 'labels' / 'one' / 'b.json'
+    said = f'label files without an image, ignored: {missing} (its imagePath is "b.jpg")'
+    assert said in warnings(problems)
+
+
 def test_polygons_are_exact(tmp_path: Path) -> None:
     content, problems = sample(
         tmp_path, shape('ant', 'polygon', TRIANGLE), shape('bee', 'polygon', TRIANGLE[::-1])

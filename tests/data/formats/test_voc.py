@@ -188,6 +188,19 @@ def test_images_are_those_of_the_files_name(tmp_path: Path) -> None:
     ]
 
 
+def test_a_missing_image_is_not_that_of_another_folder(tmp_path: Path) -> None:
+    for name in ('seqA/1', 'seqB/1', 'seqB/2'):
+        image(tmp_path / 'JPEGImages' / f'{name}.jpg')
+    for name in ('seqA/1', 'seqA/2', 'seqB/1', 'seqC/2'):  # there is no folder of images for the last
+        write(tmp_path / 'Annotations' / f'{name}.xml', xml(f'{name[-1]}.jpg', ('ant', BOX)))
+    _, read, problems = contents(voc, tmp_path)
+    names = [record['file_name'] for record in read['train']['images']]
+    assert names == ['seqA/1.jpg', 'seqB/1.jpg', 'seqB/2.jpg']
+    missing = tmp_path / 'Annotations' / 'seqA' / '2.xml'
+    said = f'annotation files without an image, ignored: {missing} (its filename is "2.jpg")'
+    assert said in warnings(problems)
+
+
 @pytest.mark.parametrize(
     ('size', 'orientation', 'message'),
     [
