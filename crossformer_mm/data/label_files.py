@@ -71,13 +71,14 @@ def listed_pairs(pairs: Sequence[Pair], images: str | Path, file: str | Path) ->
         UserError: The list cannot be read, or an image in it does not exist.
     """
     try:
-        lines = Path(file).read_text('utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # as save_text writes names: any character but the end of a line may be in one
+        lines = Path(file).read_bytes().decode('utf-8-sig', 'surrogateescape').split('\n')
+    except OSError as error:
         raise UserError(f'{file} cannot be read as a list of images ({error})') from error
     known = {_name(image, images): (image, label_map) for image, label_map in pairs}
     chosen = {}
     for number, line in enumerate(lines, start=1):
-        name = line.strip()
+        name = line if line in known else line.strip()
         if name and name not in known:
             raise UserError(f'{file}, line {number}: {images} has no image {name:.200}; correct the list')
         if name:

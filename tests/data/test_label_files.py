@@ -15,6 +15,7 @@ from PIL import Image
 from crossformer_mm.data.label_files import (
     find_pairs,
     label_map_header,
+    listed_pairs,
     png_names,
     read_label_map,
     unpaired,
@@ -22,6 +23,7 @@ from crossformer_mm.data.label_files import (
     write_label_map,
 )
 from crossformer_mm.utils.errors import UserError
+from crossformer_mm.utils.files import save_text
 
 VALUES = np.array([[0, 1, 2], [3, 200, 255]], np.uint8)
 
@@ -43,6 +45,19 @@ def test_pairs_have_the_same_names_in_the_same_subfolders(tmp_path: Path) -> Non
         (images / 'town' / 'a.jpeg', maps / 'town' / 'a.tif'),
     ]
     assert unpaired(pairs, maps) == []
+
+
+def test_lists_name_images_of_any_name(tmp_path: Path) -> None:
+    images, maps = tmp_path / 'images', tmp_path / 'maps'
+    names = [' first', 'last ', 'b\x0b\u2028c', os.fsdecode(b'caf\xe9'), 'plain']
+    touch(images, *(f'{name}.jpg' for name in names))
+    touch(maps, *(f'{name}.png' for name in names))
+    pairs = find_pairs(images, maps)
+    written = save_text(''.join(f'{name}\n' for name in names), tmp_path / 'list.txt')
+    by_hand = tmp_path / 'own.txt'
+    by_hand.write_bytes(b'plain \r\n\r\n')
+    assert [image.stem for image, _ in listed_pairs(pairs, images, written)] == names
+    assert [image.stem for image, _ in listed_pairs(pairs, images, by_hand)] == ['plain']
 
 
 def test_files_without_partners_are_named(tmp_path: Path) -> None:
