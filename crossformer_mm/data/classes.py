@@ -170,9 +170,9 @@ def _read_coco(cfg: Config, loaders: Sequence[str], objects: bool, copies: Path 
     for paths, dataset in datasets.items():
         files[paths], found = read_coco_dataset(cfg, dataset, objects)
         warnings += found
-    chosen = _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
+    chosen = chosen_classes(cfg)
     for file in files.values() if chosen else ():
-        _check_chosen(file, chosen, objects)
+        check_chosen(file, chosen, objects)
     classes = chosen or _common_classes(list(files.values()))
     notes = [*_other_annotations(cfg, loaders)]
     for used in _check_use(cfg, loaders, files, classes) if objects else ():
@@ -286,6 +286,15 @@ def _write_copies(files: Mapping[tuple[str, str], CocoFile], folder: Path) -> di
     }
 
 
+def chosen_classes(cfg: Config) -> tuple[str, ...] | None:
+    """The classes that a config selects from those of COCO's annotations; None if it selects none.
+
+    Raises:
+        UserError: Its datasets select different classes, or not a tuple of names.
+    """
+    return _chosen_classes(chosen_meta(cfg, dataset) for dataset in coco_datasets(cfg, *LOADERS))
+
+
 def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
     """The classes that the datasets select, which must agree; None if no dataset selects any."""
     chosen = {
@@ -304,7 +313,17 @@ def _chosen_classes(metas: Iterable[dict[str, Any]]) -> tuple[str, ...] | None:
     return chosen.pop() if chosen else None
 
 
-def _check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> None:
+def check_chosen(file: CocoFile, chosen: tuple[str, ...], objects: bool) -> None:
+    """Check that an annotation file has the classes that a config selects, in the order of labels.
+
+    Args:
+        file: The annotation file.
+        chosen: From :func:`chosen_classes`.
+        objects: Whether there must be objects of these classes.
+
+    Raises:
+        UserError: It does not.
+    """
     for name in chosen:
         if name not in file.classes:
             raise UserError(

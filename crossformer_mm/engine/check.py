@@ -19,14 +19,13 @@ from mmengine.config import Config, ConfigDict
 from pycocotools.coco import COCO
 
 from ..data.class_splits import Split
-from ..data.classes import class_data, read_data
+from ..data.classes import check_chosen, chosen_classes, class_data, read_data
 from ..data.coco import CocoFile, read_coco
 from ..data.coco_images import missing_images, similar_files
 from ..data.coco_use import images_used, use_problems
 from ..data.data_root import DataSource
 from ..data.datasets import (
     annotation_path,
-    chosen_meta,
     class_datasets,
     coco_datasets,
     image_folder,
@@ -168,10 +167,10 @@ class _CocoCheck:
     def __init__(
         self, cfg: Config, options: argparse.Namespace, source: DataSource | None, place: Path
     ) -> None:
-        self.cfg = cfg
         self.masks = trains_masks(cfg)
         self.options = options
         self.source, self.place = source, place
+        self.chosen = chosen_classes(cfg)
         self.first: CocoFile | None = None
 
     def __call__(self, dataset: ConfigDict, name: str, findings: Findings) -> list[Path]:
@@ -207,11 +206,8 @@ class _CocoCheck:
             findings.add(Problem('annotation file', str(error), remedy=remedy))
             file = CocoFile(path, [], [], [])
         if file.categories:
-            self.first = self.first or file
-            if file.classes != self.first.classes:
-                what = f'not those of {self.first.name}, or in another order'
-                findings.add(Problem('different categories', what))
-        classes = chosen_meta(self.cfg, dataset).get('classes') or file.classes
+            self._check_classes(file, findings)
+        classes = self.chosen or file.classes
         used = images_used(file, dataset.get('filter_cfg'), classes) if name.startswith('train') else None
         for problem in use_problems(file, classes, used):
             findings.add(problem)
@@ -224,6 +220,18 @@ class _CocoCheck:
             drawn = {path: images[path] for path, is_usable in usable.items() if is_usable}
             draw_objects(self.options.out, name, file, drawn, self.options.seed, ignore_exif)
         return [path for path in images if usable.get(path, True)]
+
+    def _check_classes(self, file: CocoFile, findings: Findings) -> None:
+        """Check the categories of a file: those that the config selects, or else all of them."""
+        self.first = self.first or file
+        if self.chosen:
+            try:
+                check_chosen(file, self.chosen, bool(file.annotations))
+            except UserError as error:
+                findings.add(Problem('classes that the config selects', str(error)))
+        elif file.classes != self.first.classes:
+            what = f'not those of {self.first.name}, or in another order'
+            findings.add(Problem('different categories', what))
 
 
 def _existing_images(file: CocoFile, folder: Path, findings: Findings) -> dict[Path, dict]:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import cv2
 import pytest
+from mmengine.config import Config
 
+from crossformer_mm.data.classes import read_data
+from crossformer_mm.data.datasets import LOADERS
 from crossformer_mm.data.images import shared_images
 from crossformer_mm.engine import cli
 from crossformer_mm.engine.check import check_dataset, check_parser
+from crossformer_mm.utils.errors import UserError
 from crossformer_mm.utils.files import files_in
 
 TRAIN = 'annotations/instances_train2017.json'
@@ -81,6 +85,43 @@ def test_all_problems_are_listed_at_once(
         'warning: images that training leaves out: 1',
         'warning: objects that training leaves out: 1',
     ]
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'message'),
+    [
+        (('circle', 'triangle'), None),
+        (('triangle', 'circle'), "write ('circle', 'triangle')"),
+        (('circle', 'star'), 'has no category "star"'),
+    ],
+)
+def test_classes_that_the_config_selects_are_those_that_a_training_accepts(
+    flat_config: Path,
+    own_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    chosen: tuple[str, ...],
+    message: str | None,
+) -> None:
+    def leave_two(data: dict) -> None:
+        data['categories'] = [c for c in data['categories'] if c['name'] in ('circle', 'triangle')]
+        known = {category['id'] for category in data['categories']}
+        data['annotations'] = [a for a in data['annotations'] if a['category_id'] in known]
+
+    edit(own_root / 'annotations' / 'instances_val2017.json', leave_two)
+    cfg = Config.fromfile(flat_config)
+    for loader in LOADERS:
+        cfg[loader].dataset.update(metainfo={'classes': chosen}, data_root=str(own_root))
+    cfg.dump(tmp_path / 'chosen.py')
+    assert check(tmp_path / 'chosen.py') == (message is not None)
+    said = capsys.readouterr().out
+    if message:
+        assert said.count('error: classes that the config selects: 1') == 2 and message in said
+        with pytest.raises(UserError, match=re.escape(message)):
+            read_data(cfg, LOADERS)
+    else:
+        assert said.endswith('no errors\n')
+        assert read_data(cfg, LOADERS).classes == chosen
 
 
 def test_repairs_and_similar_names_are_listed(
