@@ -22,7 +22,7 @@ from ..problems import Findings, Problem, Report, fatal_apart, refuse
 from . import labelme, voc, yolo
 from .layout import Layout
 
-VERSION = 1  # of the readers; another one converts all data again
+VERSION = 2  # of the readers; another one converts all data again
 CONVERTED = ('yolo', 'voc', 'labelme')
 FOLDER = 'converted'  # beside the work folder
 _OPTION = '--work-dir'
