@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -280,14 +281,20 @@ def escape_drawn_names(visualizer: Visualizer) -> None:
 
 
 def _write_config(runner: Runner) -> None:
-    """Write a training's config into its work folder, unless the config there is the user's or the input."""
+    """Write a training's config into its work folder, unless the config there is the user's or the input.
+
+    It starts a new training, also if this one resumed.
+    """
     source = Path(runner.cfg.filename)
     path = Path(runner.work_dir, source.name)
     if path.exists() and (path.resolve() == source.resolve() or not is_output(path)):
         full = Path(runner.work_dir, runner.timestamp, 'vis_data', 'config.py')
         runner.logger.info(f'{path} is left as it is; the config of this run is {full}')
     else:
-        text = runner.cfg.dump()
+        cfg = deepcopy(runner.cfg)
+        if cfg.get('resume'):
+            cfg.resume, cfg.load_from = False, None
+        text = cfg.dump()
         write_output(path, lambda part: part.write_text(text, 'utf-8'))
 
 

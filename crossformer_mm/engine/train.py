@@ -266,10 +266,11 @@ def training_config(options: argparse.Namespace) -> Config:
     if options.auto_scale_lr:
         set_auto_scale_lr(cfg)
     if options.pretrained:
-        if cfg.get('load_from') and not cfg.get('resume'):
+        if cfg.get('load_from') and not (cfg.get('resume') and options.resume):
+            start = 'resumes from' if cfg.get('resume') else 'starts from the complete model'
             raise UserError(
-                f'--pretrained {options.pretrained}: the config starts from the complete model'
-                f' load_from={cfg.load_from}; leave one of them out'
+                f'--pretrained {options.pretrained}: the config {start} load_from={cfg.load_from}; leave one'
+                ' of them out'
             )
         set_backbone_file(cfg, options.pretrained if options.resume else backbone_file(options.pretrained))
     if options.load:

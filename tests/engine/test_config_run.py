@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small_runs import small_run
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.data.classes import read_data
 from crossformer_mm.engine.config import load_config, quiet_imports
-from crossformer_mm.engine.runner import _Runner
+from crossformer_mm.engine.runner import _Runner, _write_config
 from crossformer_mm.engine.schedule import length_warnings, schedules
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
 from crossformer_mm.engine.train import (
@@ -251,11 +252,16 @@ def test_complete_model(train_with: Callable[..., Config], tmp_path: Path) -> No
 
 
 def test_weights_of_a_backbone_and_of_a_complete_model(train_with: Callable[..., Config]) -> None:
-    """Only the model's would be loaded. A config written by a resumed training names its checkpoint there."""
+    """Only the model's would be loaded."""
     words = ['--pretrained', 'a.pth', '--resume', '--cfg-options', 'load_from=b.pth']
     with pytest.raises(UserError, match=r'--pretrained a\.pth: the config starts .* load_from=b\.pth'):
         train_with(*words)
     assert train_with(*words, 'resume=True').resume
+    del words[2]
+    with pytest.raises(
+        UserError, match=r'--pretrained a\.pth: the config resumes from load_from=b\.pth; leave'
+    ):
+        train_with(*words, 'resume=True')
 
 
 @pytest.mark.parametrize(
@@ -282,6 +288,17 @@ def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
     cfg = train_with('--resume', str(tmp_path / 'last.pth'))
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'last.pth'))
     assert train_with('--resume', '--pretrained', 'gone.pth').model.backbone.init_cfg.checkpoint == 'gone.pth'
+
+
+@pytest.mark.parametrize(('resume', 'kept'), [(True, None), (False, 'a.pth')])
+def test_the_config_in_the_work_folder_starts_a_new_training(
+    tmp_path: Path, resume: bool, kept: str | None
+) -> None:
+    cfg = Config({'resume': resume, 'load_from': 'a.pth'}, cfg_text=' ', filename='configs/run.py')
+    _write_config(SimpleNamespace(cfg=cfg, work_dir=tmp_path))
+    written = Config.fromfile(tmp_path / 'run.py')
+    assert (written.resume, written.load_from) == (False, kept)
+    assert (cfg.resume, cfg.load_from) == (resume, 'a.pth')
 
 
 def test_no_workers_are_not_kept_alive(train_with: Callable[..., Config]) -> None:
