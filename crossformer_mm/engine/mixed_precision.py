@@ -12,7 +12,7 @@ from torch import nn
 
 from ..compat import has_fast_bfloat16, tree_map
 
-_HEAD = re.compile(r'_head(\.\d+)?$')
+_HEAD = re.compile(r'(^|[._])head(\.\d+)?$')
 _ROI_EXTRACTOR = re.compile(r'_roi_extractor(\.\d+)?$')
 
 
@@ -55,7 +55,7 @@ def keep_boxes_in_float32(model: nn.Module) -> None:
     """Convert the outputs of a model's heads and the inputs of its RoI extractors to float32.
 
     Args:
-        model: A detector or segmentor.
+        model: A detector, segmentor or classifier.
     """
     for name, module in model.named_modules():
         if _HEAD.search(name):

@@ -10,6 +10,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS as CLASSIFIERS
+from mmpretrain.structures import DataSample
 from torch import nn
 
 from crossformer_mm.engine.mixed_precision import BFloat16OptimWrapper
@@ -58,3 +60,20 @@ def test_a_step_in_bfloat16(model: nn.Module) -> None:
     }
     plain = step(twin, OptimWrapper(torch.optim.SGD(twin.parameters(), lr=1e-3)))
     assert losses['loss_rpn_cls'].item() == pytest.approx(plain['loss_rpn_cls'].item(), rel=0.02)
+
+
+def test_a_classifier_has_logits_and_a_loss_in_float32(narrow_classifier: Callable[[str], Config]) -> None:
+    cfg = narrow_classifier('crossformer_s_in1k')
+    init_default_scope(cfg.default_scope)
+    cfg.model.train_cfg = None  # no mixed images
+    model = CLASSIFIERS.build(cfg.model).train()
+    wrapper = BFloat16OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
+    wrapper.initialize_count_status(model, 0, 1)
+    dtypes: list[torch.dtype] = []
+    for module in (model.backbone, model.head):
+        module.register_forward_hook(lambda _module, _inputs, outputs: dtypes.append(dtype_of(outputs)))
+    samples = [DataSample().set_gt_label(label) for label in (0, 1)]
+    with wrapper.optim_context(model):
+        losses = model(torch.rand(2, 3, 32, 32), samples, mode='loss')
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert losses['loss'].dtype == torch.float32
