@@ -417,6 +417,8 @@ def set_mixed_precision(cfg: Config, dtype: str) -> None:
     """
     if dtype == 'bfloat16':
         cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper alone
+            cfg.optim_wrapper.pop(name, None)
         return
     if not torch.cuda.is_available():
         raise UserError('--amp float16 needs a GPU, but none is available; use --amp bfloat16')

@@ -209,7 +209,10 @@ def test_loops_and_hooks_of_other_kinds_stay() -> None:
 
 
 def test_mixed_precision(train_with: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train_with('--amp').optim_wrapper.type == 'BFloat16OptimWrapper'
+    plain = train_with().optim_wrapper
+    amp = [f'optim_wrapper.{key}' for key in ('type=AmpOptimWrapper', 'loss_scale=dynamic', 'dtype=float16')]
+    for words in ([], ['--cfg-options', *amp, 'optim_wrapper.use_fsdp=False']):
+        assert train_with('--amp', *words).optim_wrapper == {**plain, 'type': 'BFloat16OptimWrapper'}
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     wrapper = train_with('--amp', 'float16').optim_wrapper
     assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
