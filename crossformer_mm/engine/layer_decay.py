@@ -108,14 +108,16 @@ def add_decay_option(parser: argparse.ArgumentParser) -> None:
 def set_layer_decay(cfg: Config, rate: float) -> None:
     """Let the learning rate decrease from the heads to the first layer of the backbone.
 
-    A lowest learning rate of a cosine schedule becomes a part of each layer's own rate, which may be lower.
+    A lowest learning rate of a cosine schedule becomes a part of each layer's own rate, which may be lower;
+    other schedules have no such setting.
 
     Args:
         cfg: The config, changed in place.
         rate: The ratio of the rates of two neighbouring layers.
 
     Raises:
-        UserError: The rate is invalid, or the optimizer is built in another way.
+        UserError: The rate is invalid, the optimizer is built in another way, or a schedule's lowest learning
+            rate would be that of all layers.
     """
     given = f'--layer-decay {rate:g}'
     if not 0 < rate <= 1:
@@ -130,6 +132,14 @@ def set_layer_decay(cfg: Config, rate: float) -> None:
         )
     wrapper.constructor = CONSTRUCTOR
     wrapper.paramwise_cfg = {**(wrapper.get('paramwise_cfg') or {}), 'decay_rate': rate}
-    for scheduler in schedules(cfg.get('param_scheduler')):
-        if scheduler['type'] == 'CosineAnnealingLR' and scheduler.get('eta_min'):
-            scheduler['eta_min_ratio'] = scheduler.pop('eta_min') / wrapper.optimizer.lr
+    settings = cfg.get('param_scheduler')
+    for i, scheduler in enumerate(schedules(settings)):
+        if not scheduler['type'].endswith('LR') or not scheduler.get('eta_min'):
+            continue
+        if scheduler['type'] not in ('CosineAnnealingLR', 'CosineRestartLR'):
+            place = 'param_scheduler' if isinstance(settings, dict) else f'param_scheduler.{i}'
+            raise UserError(
+                f'{given}: {place} is a {scheduler["type"]} with eta_min={scheduler["eta_min"]:g}, to which'
+                f' the lower rates of the first layers would rise; add --cfg-options {place}.eta_min=0'
+            )
+        scheduler['eta_min_ratio'] = scheduler.pop('eta_min') / wrapper.optimizer.lr

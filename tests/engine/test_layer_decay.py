@@ -114,6 +114,25 @@ def test_the_option_keeps_the_config_s_settings(config: Callable[[str], Config])
     assert 'eta_min' not in cfg.param_scheduler[1]  # deep layers would learn faster and faster
 
 
+def test_no_schedule_raises_the_rates_of_the_first_layers(config: Callable[[str], Config]) -> None:
+    cfg = config('mask_rcnn_crossformer_s')
+    lowest = {'type': 'CosineRestartLR', 'periods': [12], 'eta_min': 1e-5}
+    momentum = {'type': 'CosineAnnealingMomentum', 'eta_min': 0.8}
+    cfg.param_scheduler = [lowest, momentum]
+    set_layer_decay(cfg, 0.75)
+    ratio = 1e-5 / cfg.optim_wrapper.optimizer.lr
+    assert cfg.param_scheduler[0] == {'type': 'CosineRestartLR', 'periods': [12], 'eta_min_ratio': ratio}
+    assert cfg.param_scheduler[1] == momentum
+    poly = {'type': 'PolyLR', 'eta_min': 1e-4}
+    for setting, place in ((poly, 'param_scheduler'), ([momentum, poly], r'param_scheduler\.1')):
+        cfg.param_scheduler = setting
+        message = rf'{place} is a PolyLR with eta_min=0\.0001, .*; add --cfg-options {place}\.eta_min=0'
+        with pytest.raises(UserError, match=f'--layer-decay 0.75: {message}'):
+            set_layer_decay(cfg, 0.75)
+    cfg.param_scheduler = {**poly, 'eta_min': 0}
+    set_layer_decay(cfg, 0.75)
+
+
 @pytest.mark.parametrize('rate', [0, -1, 1.01, float('nan'), float('inf')])
 def test_impossible_rates(rate: float, config: Callable[[str], Config]) -> None:
     with pytest.raises(UserError, match=f'--layer-decay {rate:g}: must be a number above 0 and at most 1'):
