@@ -3,6 +3,7 @@
 import argparse
 import copy
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from mmengine.config import Config
@@ -13,7 +14,7 @@ from ..data.datasets import dicts_in
 from ..utils.errors import UserError
 
 WARM_UP = 0.1  # the largest part of a training whose length an option sets
-_TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'period')  # of MMEngine's schedulers
+_TIMES = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'period', 'total_steps')  # of MMEngine's
 _HOOK_TIMES = {  # of MMEngine's and the toolboxes' hooks, by the unit that they count
     'epochs': ('switch_epoch', 'num_last_epochs', 'begin_epoch', 'action_epoch'),
     'iters': ('begin_iter',),
@@ -113,12 +114,22 @@ def _stretch(scheduler: dict[str, Any], ratio: float) -> None:
         if scheduler.get(name):
             time = scheduler[name] * ratio
             least = 2 if name == 'begin' or _rises(scheduler) else 1  # a warm-up of fewer would have no end
-            scheduler[name] = time if fractions else max(round(time), least)
+            scheduler[name] = time if fractions else max(_rounded(time), least)
     if scheduler.get('end') and not fractions:
         scheduler['end'] = max(scheduler['end'], scheduler.get('begin', 0) + 1)
     if 'milestones' in scheduler:
         steps = (max(round(step * ratio), 1) for step in scheduler['milestones'])
         scheduler['milestones'] = sorted(set(steps))
+    if 'periods' in scheduler:
+        ends = [ratio * end for end in accumulate(scheduler['periods'], initial=0)]
+        if not fractions:
+            ends = [_rounded(end) for end in ends]
+        scheduler['periods'] = [(end - start) or 1 for start, end in pairwise(ends)]
+
+
+def _rounded(time: float) -> int:
+    """The nearest integer; halves are rounded up, so that no cycle ends too early."""
+    return int(time + 0.5)
 
 
 def shorten_warm_up(schedulers: Sequence[dict[str, Any]], most: int, epoch: int) -> str | None:
@@ -151,15 +162,22 @@ def _count_iterations(scheduler: dict[str, Any], epoch: int) -> None:
     scheduler['by_epoch'] = False
     for name in _TIMES:
         if scheduler.get(name):
-            scheduler[name] = max(round(scheduler[name] * epoch), 2)
+            scheduler[name] = max(_rounded(scheduler[name] * epoch), 2)
     if 'milestones' in scheduler:
         scheduler['milestones'] = [step * epoch for step in scheduler['milestones']]
+    if 'periods' in scheduler:
+        scheduler['periods'] = [max(_rounded(period * epoch), 1) for period in scheduler['periods']]
 
 
 def _begin(scheduler: dict[str, Any], start: int) -> None:
     """Let a schedule begin earlier, and end when it did."""
-    if scheduler.get('T_max'):
-        scheduler['T_max'] += scheduler['begin'] - start
+    more = scheduler['begin'] - start
+    for name in ('T_max', 'total_steps'):
+        if scheduler.get(name):
+            scheduler[name] += more
+    if 'periods' in scheduler:
+        *others, last = scheduler['periods']
+        scheduler['periods'] = [*others, last + more]
     scheduler['begin'] = start
 
 

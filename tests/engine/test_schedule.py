@@ -157,6 +157,47 @@ def test_what_follows_a_warm_up_begins_earlier() -> None:
     assert (settings[1]['T_max'], settings[1]['end']) == (270, 300)
 
 
+def one_cycle(begin: int, **more: Any) -> list[dict[str, Any]]:
+    """A warm-up, and a cycle from there to the end of 10 epochs."""
+    cycle = {'type': 'OneCycleLR', 'eta_max': 1.0, 'begin': begin, 'total_steps': 10 - begin, **more}
+    return [{'type': 'LinearLR', 'start_factor': 0.001, 'end': begin, **more}, cycle]
+
+
+@pytest.mark.parametrize('converted', [False, True])
+@pytest.mark.parametrize(('begin', 'epochs'), [(2, 20), (5, 5), (5, 7), (3, 4), (2, 9)])
+def test_one_cycle_is_stretched(converted: bool, begin: int, epochs: int) -> None:
+    """MMEngine raises an error after its last step."""
+    more = {'convert_to_iter_based': True} if converted else {}
+    cfg = Config({'train_cfg': {'max_epochs': 10}, 'param_scheduler': one_cycle(begin, **more)})
+    set_length(cfg, epochs, None)
+    settings = schedules(cfg.param_scheduler)
+    shorten_warm_up(settings, max(epochs * 7 // 10, 2), 7)
+    assert isinstance(settings[1]['total_steps'], int)
+    rates = rates_of(settings, epochs, 7)
+    assert max(rates) > 0.8
+    assert rates[-1] < (0.2 if converted else 0.7)  # a cycle of few epochs has few steps
+
+
+def test_periods_are_stretched() -> None:
+    restarts = {'type': 'CosineRestartLR', 'periods': [3, 3, 6], 'restart_weights': [1, 1, 1], 'eta_min': 0}
+
+    def periods_of(epochs: int, **more: Any) -> list[float]:
+        cfg = Config({'train_cfg': {'max_epochs': 12}, 'param_scheduler': [{**restarts, **more}]})
+        set_length(cfg, epochs, None)
+        settings = schedules(cfg.param_scheduler)
+        shorten_warm_up(settings, 10, 10)
+        return settings[0]['periods']
+
+    assert periods_of(36) == [9, 9, 18]
+    assert periods_of(6) == [2, 1, 3]
+    assert periods_of(1) == [1, 1, 1]
+    assert periods_of(6, convert_to_iter_based=True) == [15, 15, 30]
+    warm_up = {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'end': 50}
+    settings = [warm_up, {**restarts, 'begin': 50, 'by_epoch': False, 'periods': [20, 30]}]
+    shorten_warm_up(settings, 10, 10)
+    assert (settings[1]['begin'], settings[1]['periods']) == (10, [20, 70])
+
+
 @pytest.mark.parametrize('epochs', [1, 2, 15])
 @pytest.mark.parametrize('name', ['mask_rcnn_crossformer_s', 'crossformer_s_in1k', 'demo_mask_rcnn'])
 def test_the_rate_rises_to_that_of_the_config(
