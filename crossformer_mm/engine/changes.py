@@ -11,12 +11,13 @@ from mmengine.runner import Runner
 
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import Checkpoint
-from ..data.datasets import dataset_meta, datasets_of
+from ..data.datasets import dataset_meta, datasets_of, dicts_in
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .runner import CLASSES_NAMED
 
-CHANGED = 'the checkpoint was trained differently; the result will not be that of an uninterrupted training'
+_RESULT_DIFFERS = 'the result will not be that of an uninterrupted training'
+CHANGED = f'the checkpoint was trained differently; {_RESULT_DIFFERS}'
 # Settings that a training's result depends on. Those of the second group are restored from the checkpoint.
 _RESULT = re.compile(r'(model|train_dataloader|train_cfg\.type|optim_wrapper|randomness\.diff_rank_seed)\b')
 _RESTORED = re.compile(
@@ -108,6 +109,18 @@ def compare_settings(cfg: Config, checkpoint: Checkpoint) -> list[str]:
             f' {shorten(restored, _LISTED)}; to use them, start from its weights: --load {checkpoint.path}'
         )
     return lines
+
+
+def state_warnings(cfg: Config) -> list[str]:
+    """A line for the log if a resumed training cannot end like an uninterrupted one; otherwise none.
+
+    Args:
+        cfg: The config of the run that resumes.
+    """
+    parts = [*dicts_in(cfg.train_dataloader), *dicts_in(cfg.model.get('data_preprocessor'))]
+    types = dict.fromkeys(str(part.get('type')) for _, part in parts)
+    kept = [name for name in types if name.startswith('Cached') or name == 'BatchSyncRandomResize']
+    return [f'{_RESULT_DIFFERS}: no checkpoint has the state of {", ".join(kept)}'] if kept else []
 
 
 def run_facts(runner: Runner) -> dict[str, int]:

@@ -23,7 +23,7 @@ from ..models.crossformer import loads_file
 from ..utils.errors import UserError
 from ..utils.outputs import check_outputs
 from .batch_size import AUTO, add_batch_size_option, find_batch_size, needs_trials
-from .changes import check_optimizer, check_trained_classes, compare_settings
+from .changes import check_optimizer, check_trained_classes, compare_settings, state_warnings
 from .config_options import given_options
 from .distributed import on_first_process, sync_bn_warnings
 from .early_stop import add_stop_option, set_early_stop
@@ -193,7 +193,7 @@ def train(options: argparse.Namespace) -> None:
             check_trained_classes(cfg, run.checkpoint)
             if run.checkpoint.get('ema_state_dict') and not averages(cfg):
                 raise UserError(f'--resume {run.checkpoint.path}: averages its weights; give --ema as before')
-            warnings += compare_settings(cfg, run.checkpoint)
+            warnings += [*compare_settings(cfg, run.checkpoint), *state_warnings(cfg)]
         runner = run.build(labels, warnings)
         set_start(runner, run)
         fit_warm_up(runner)

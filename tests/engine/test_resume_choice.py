@@ -20,6 +20,7 @@ from crossformer_mm.engine.changes import (
     check_trained_classes,
     compare_facts,
     compare_settings,
+    state_warnings,
 )
 from crossformer_mm.engine.train import find_resume, finished, forget_pretrained
 from crossformer_mm.utils.errors import UserError
@@ -377,6 +378,21 @@ def test_other_groups_of_parameters_are_refused(tmp_path: Path) -> None:
     run.cfg.param_scheduler = [{'type': 'LinearLR'}]
     with pytest.raises(UserError, match='no state of the schedules'):
         check_optimizer(run, checkpoint)
+
+
+def test_state_that_no_checkpoint_has_is_said() -> None:
+    resize = [{'type': 'BatchSyncRandomResize'}]
+    mosaics = [{'type': 'CachedMosaic'}, {'type': 'Flip'}, {'type': 'CachedMosaic'}, {'type': 'CachedMixUp'}]
+    for pipeline, augments, named in (
+        (mosaics, resize, 'CachedMosaic, CachedMixUp, BatchSyncRandomResize'),
+        (mosaics, None, 'CachedMosaic, CachedMixUp'),
+        ([], resize, 'BatchSyncRandomResize'),
+    ):
+        data = {'dataset': {'type': 'Any', 'pipeline': pipeline}}
+        model = {'data_preprocessor': {'type': 'Any', 'batch_augments': augments}}
+        (line,) = state_warnings(Config({'train_dataloader': data, 'model': model}))
+        assert line.endswith(f'uninterrupted training: no checkpoint has the state of {named}')
+    assert state_warnings(Config(SETTINGS)) == []
 
 
 def test_another_number_of_processes() -> None:
