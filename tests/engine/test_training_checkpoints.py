@@ -113,7 +113,10 @@ def score(value: float) -> Any:
     return call
 
 
-@pytest.mark.parametrize('named', ['of another run', 'of the user', 'of the same run'])
+@pytest.mark.parametrize(
+    'named',
+    ['of another run', 'of the user', 'folder', 'of the same run', 'of the same run, moved', 'lost'],
+)
 def test_a_resumed_run_removes_only_its_own_best_checkpoint(tmp_path: Path, named: str) -> None:
     first, second = tmp_path / 'first', tmp_path / 'second'
     settings = {'save_best': 'score', 'rule': 'greater', 'interval': 6}
@@ -121,18 +124,24 @@ def test_a_resumed_run_removes_only_its_own_best_checkpoint(tmp_path: Path, name
     best = first / 'best_score_iter_2.pth'
     checkpoint = torch.load(first / 'iter_6.pth', weights_only=False)
     assert checkpoint['message_hub']['runtime_info']['best_ckpt'] == str(best)
-    if named == 'of the user':
+    if named in ('of the user', 'folder'):
         best = second / 'mine.txt'
         second.mkdir()
-        best.write_text('mine')
+        best.mkdir() if named == 'folder' else best.write_text('mine')
         checkpoint['message_hub']['runtime_info']['best_ckpt'] = str(best)
         torch.save(checkpoint, first / 'iter_6.pth')
-    work_dir = first if named == 'of the same run' else second
+    if named in ('of the same run, moved', 'lost'):
+        first = first.rename(tmp_path / 'moved')
+        best = first / best.name
+    if named == 'lost':
+        second.mkdir()
+        best = best.rename(second / best.name)  # as if another run had written it
+    work_dir = first if named.startswith('of the same run') else second
     better = Before(8, score(0.2))
     resumed = {'resume': True, 'load_from': str(first / 'iter_6.pth')}
     small_run(work_dir, checkpoint=settings, custom_hooks=[better], **resumed).train()
     assert (work_dir / 'best_score_iter_8.pth').exists()
-    assert best.exists() == (named != 'of the same run')
+    assert best.exists() == (not named.startswith('of the same run'))
 
 
 def test_the_best_checkpoint_goes_when_a_better_one_is_there(tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if self.save_best is not None:
             if len(self.key_indicators) == 1:
-                self.best_ckpt_path = self._own(self.best_ckpt_path)
+                self.best_ckpt_path = self._own(runner, self.best_ckpt_path)
             else:
                 best = self.best_ckpt_path_dict
-                self.best_ckpt_path_dict = {key: self._own(path) for key, path in best.items()}
+                self.best_ckpt_path_dict = {key: self._own(runner, path) for key, path in best.items()}
         if is_main_process() and isinstance(self.file_backend, AtomicFileBackend):
             remove_parts(Path(self.out_dir))
         gradients, self._gradients = self._gradients, {}
@@ -116,20 +116,26 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _name_last(self, runner: Runner) -> None:
         """Let ``last_checkpoint``, which named a checkpoint of an earlier run, name the one resumed from."""
-        last, start = Path(runner.work_dir, LAST), Path(runner._load_from or '')
+        last = Path(runner.work_dir, LAST)
         if last.is_file():
-            folders = [Path(folder).resolve() for folder in (self.out_dir, runner.work_dir)]
-            resumed = runner.iter and start.resolve().parent in folders
-            last.write_text(f'{self.out_dir}/{start.name if resumed else NONE_YET}')
+            name = Path(runner._load_from).name if self._resumed_here(runner) else NONE_YET
+            last.write_text(f'{self.out_dir}/{name}')
 
-    def _own(self, path: object) -> str | None:
+    def _resumed_here(self, runner: Runner) -> bool:
+        """Whether a run resumed from a checkpoint in its own folders."""
+        folders = [Path(folder).resolve() for folder in (self.out_dir, runner.work_dir)]
+        start = runner._load_from if runner.iter else None
+        return bool(start) and Path(start).resolve().parent in folders
+
+    def _own(self, runner: Runner, path: object) -> str | None:
         """The best checkpoint so far, which a better one replaces; None if it is in another run's folder.
 
-        A resumed checkpoint names it, and could name any file. The backend removes only what this project
-        wrote.
+        A resumed checkpoint names it, where it was before the folder was moved, and could name any file. The
+        backend removes only files that this project wrote, but MMEngine lets it remove folders.
         """
-        path = Path(str(path))
-        return str(path) if str(path) == self.file_backend.join_path(self.out_dir, path.name) else None
+        own = self.file_backend.join_path(self.out_dir, Path(str(path)).name)
+        moved = self._resumed_here(runner) and not self.file_backend.exists(str(path))
+        return own if (str(path) == own or moved) and self.file_backend.isfile(own) else None
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """Save, if it is time."""
