@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.utils.dl_utils import set_multi_processing
 
-from ..data.datasets import replace_sync_bn
+from ..data.datasets import dicts_in, replace_sync_bn
 from ..utils.errors import UserError
 from ..utils.files import check_folder
 
@@ -106,7 +106,7 @@ def process_group(cfg: Config) -> Iterator[None]:
             env_cfg = cfg.get('env_cfg', {})
             set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # as the Runner does, before
             init_dist(cfg.launcher, **{'timeout': PATIENCE.total_seconds(), **env_cfg.get('dist_cfg', {})})
-        on_first_process(_check_exchange)
+        on_first_process(lambda: _check_exchange(cfg))
         yield
         # Only without an error, which must be printed before the others lose their connections.
         if on_cpus:
@@ -121,12 +121,21 @@ def process_group(cfg: Config) -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _check_exchange() -> None:
+def _check_exchange(cfg: Config) -> None:
     """Check, before an epoch of training, that the evaluation after it can write."""
+    settings = [cfg.get(f'{split}_evaluator') for split in ('val', 'test')]
+    metrics = [metric for _, metric in dicts_in(settings) if 'type' in metric]
+    if not any(
+        metric.get('collect_device', 'cpu') == 'cpu' and not metric.get('collect_dir') for metric in metrics
+    ):
+        return
     try:
         check_folder('the working directory:', Path(EXCHANGE).absolute())
     except UserError as error:
-        raise UserError(f'several processes exchange results in {EXCHANGE}; {error}') from error
+        raise UserError(
+            f"several processes exchange results in {EXCHANGE}, or where an evaluator's collect_dir says;"
+            f' {error}'
+        ) from error
 
 
 @contextmanager

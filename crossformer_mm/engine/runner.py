@@ -186,6 +186,7 @@ class Run:
         cfg: Its config.
         training: Whether it is a training.
         data: What is known of its data, once it is read.
+        start: The complete model that a new training with this config starts from.
         checkpoint: Where it resumes; kept open until it has been loaded.
         weights: What a new training starts from; kept open as well.
         runner: MMEngine's runner, once it is built.
@@ -195,6 +196,7 @@ class Run:
     cfg: Config
     training: bool
     data: RunData | None = None
+    start: str | None = None
     checkpoint: Checkpoint | None = None
     weights: Checkpoint | None = None
     runner: Runner | None = None
@@ -252,7 +254,7 @@ class _StartHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self.run.checkpoint = self.run.weights = None
         if is_main_process():
-            _write_config(runner)
+            _write_config(runner, self.run.start)
         self._start(runner, 'train', 'val')
 
     def before_test(self, runner: Runner) -> None:
@@ -280,10 +282,10 @@ def escape_drawn_names(visualizer: Visualizer) -> None:
         visualizer.dataset_meta = {**meta, 'classes': tuple(map(escape_mathtext, classes))}
 
 
-def _write_config(runner: Runner) -> None:
+def _write_config(runner: Runner, start: str | None) -> None:
     """Write a training's config into its work folder, unless the config there is the user's or the input.
 
-    It starts a new training, also if this one resumed.
+    With it, a new training starts from ``start``, also if this one resumed.
     """
     source = Path(runner.cfg.filename)
     path = Path(runner.work_dir, source.name)
@@ -292,8 +294,7 @@ def _write_config(runner: Runner) -> None:
         runner.logger.info(f'{path} is left as it is; the config of this run is {full}')
     else:
         cfg = deepcopy(runner.cfg)
-        if cfg.get('resume'):
-            cfg.resume, cfg.load_from = False, None
+        cfg.resume, cfg.load_from = False, start
         text = cfg.dump()
         write_output(path, lambda part: part.write_text(text, 'utf-8'))
 

@@ -166,6 +166,7 @@ def train(options: argparse.Namespace) -> None:
     install_reader()
     cfg = training_config(options)
     with running(cfg, training=True) as run:
+        run.start = cfg.get('load_from') if options.resume or not cfg.get('resume') else None
         run.checkpoint, resume_warnings = find_resume(cfg, options.resume)
         if run.checkpoint and (done := finished(cfg, run.checkpoint)):
             if is_main_process():
@@ -277,10 +278,8 @@ def training_config(options: argparse.Namespace) -> Config:
         cfg.load_from, cfg.resume = options.load, False
     if options.resume:
         cfg.resume = True
-        if options.resume != 'auto':
-            cfg.load_from = options.resume
-            if not Path(options.resume).exists():
-                raise UserError(f'--resume {options.resume}: no such file or folder')
+        if options.resume != 'auto' and not Path(options.resume).exists():
+            raise UserError(f'--resume {options.resume}: no such file or folder')
     return cfg
 
 

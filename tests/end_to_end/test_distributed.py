@@ -303,9 +303,7 @@ def test_a_working_directory_without_room_for_the_exchange_of_results(
     (tmp_path / '.dist_test').write_text('not a folder')
     words = ['--data-root', coco_root, '--work-dir', tmp_path / 'work']
     output = distributed(tmp_path, 'dist_train.sh', detector, 2, *words, status=1)
-    assert (
-        output.count('error: several processes exchange results in .dist_test; the working directory: ') == 1
-    )
+    assert output.count('error: several processes exchange results in .dist_test, or where') == 1
     assert 'is a file, not a folder' in output
     assert not (tmp_path / 'work').exists()
 

@@ -12,6 +12,7 @@ from small_runs import small_run
 from crossformer_mm.checkpoint.reader import Checkpoint
 from crossformer_mm.data.classes import read_data
 from crossformer_mm.engine.config import load_config, quiet_imports
+from crossformer_mm.engine.distributed import _check_exchange
 from crossformer_mm.engine.runner import _Runner, _write_config
 from crossformer_mm.engine.schedule import length_warnings, schedules
 from crossformer_mm.engine.test import evaluation_config, evaluation_parser
@@ -289,19 +290,17 @@ def test_resume(train_with: Callable[..., Config], tmp_path: Path) -> None:
         train_with('--resume', str(tmp_path / 'last.pth'))
     (tmp_path / 'last.pth').touch()
     cfg = train_with('--resume', str(tmp_path / 'last.pth'))
-    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'last.pth'))
+    assert (cfg.resume, cfg.load_from) == (True, None)
     assert train_with('--resume', '--pretrained', 'gone.pth').model.backbone.init_cfg.checkpoint == 'gone.pth'
 
 
-@pytest.mark.parametrize(('resume', 'kept'), [(True, None), (False, 'a.pth')])
-def test_the_config_in_the_work_folder_starts_a_new_training(
-    tmp_path: Path, resume: bool, kept: str | None
-) -> None:
-    cfg = Config({'resume': resume, 'load_from': 'a.pth'}, cfg_text=' ', filename='configs/run.py')
-    _write_config(SimpleNamespace(cfg=cfg, work_dir=tmp_path))
+@pytest.mark.parametrize('start', [None, 'b.pth'])
+def test_the_config_in_the_work_folder_starts_a_new_training(tmp_path: Path, start: str | None) -> None:
+    cfg = Config({'resume': True, 'load_from': 'a.pth'}, cfg_text=' ', filename='configs/run.py')
+    _write_config(SimpleNamespace(cfg=cfg, work_dir=tmp_path), start)
     written = Config.fromfile(tmp_path / 'run.py')
-    assert (written.resume, written.load_from) == (False, kept)
-    assert (cfg.resume, cfg.load_from) == (resume, 'a.pth')
+    assert (written.resume, written.load_from) == (False, start)
+    assert (cfg.resume, cfg.load_from) == (True, 'a.pth')
 
 
 def test_no_workers_are_not_kept_alive(train_with: Callable[..., Config]) -> None:
@@ -319,6 +318,18 @@ def test_processes_without_gpus(train_with: Callable[..., Config], monkeypatch: 
     assert cfg.model_wrapper_cfg.device_ids is None
     with pytest.raises(UserError, match='--launcher slurm needs GPUs'):
         train_with('--launcher', 'slurm')
+
+
+def test_processes_that_exchange_no_results_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('.dist_test').touch()
+    with pytest.raises(UserError, match=r'exchange results in \.dist_test, or where .* is a file'):
+        _check_exchange(Config({'test_evaluator': [{'type': 'CocoReport'}]}))
+    for settings in ({'collect_dir': '/scratch'}, {'collect_device': 'gpu'}):
+        _check_exchange(Config({'val_evaluator': {'type': 'CocoReport', **settings}}))
+    _check_exchange(Config({}))
 
 
 @pytest.mark.parametrize(
