@@ -81,6 +81,9 @@ def compare_settings(cfg: Config, checkpoint: Checkpoint) -> list[str]:
     if not isinstance(text, str):
         return []
     old = settings_in(text)
+    if 'model.data_preprocessor.type' not in old:  # older files have it beside the model
+        beside = [key for key in old if key.startswith('data_preprocessor.')]
+        old |= {f'model.{key}': old.pop(key) for key in beside}
     new = settings_in(Config(cfg.to_dict(), format_python_code=False).pretty_text)
     keys = dict.fromkeys((*new, *old)) if old and new else ()
     changed = [key for key in keys if _compared(key, new.get(key)) != _compared(key, old.get(key))]

@@ -293,6 +293,14 @@ def changed(**changes: Any) -> list[str]:
     return compare_settings(new, Checkpoint({'meta': {'cfg': old.pretty_text}}, Path('a.pth')))
 
 
+def test_a_data_preprocessor_beside_the_model_is_in_it() -> None:
+    """Checkpoints of earlier versions have it beside the model alone."""
+    part = {'data_preprocessor': {'type': 'P', 'mean': [1, 2]}}
+    old = Config({**SETTINGS, **part})
+    new = Config({**SETTINGS, **part, 'model': {**SETTINGS['model'], **part}})
+    assert compare_settings(new, Checkpoint({'meta': {'cfg': old.pretty_text}}, Path('a.pth'))) == []
+
+
 def test_the_same_settings() -> None:
     assert changed() == []
     assert changed(model__init_cfg__checkpoint='moved.pth', train_dataloader__num_workers=0) == []
