@@ -113,7 +113,7 @@ def _tested_size(cfg: Config, given: str) -> tuple[int | Sequence[int], bool]:
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     for name, part in (('training', cfg.train_dataloader), ('test', loader)):
         steps = {key: step for _, step in dicts_in(part) for key in _keys(step)}
-        if not steps:
+        if not steps or (name == 'test' and not {'crop_size', 'scale'} & steps.keys()):
             raise UserError(
                 f'{given}: the {name} pipeline of this config has no size; change it in the config'
             )

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from crossformer_mm.data.datasets import dicts_in
-from crossformer_mm.data.image_size import set_image_size
+from crossformer_mm.data.image_size import set_image_size, smaller_side
 from crossformer_mm.utils.errors import UserError
 
 
@@ -146,6 +146,12 @@ def test_impossible_sizes(config: Callable[[str], Config], sides: list[int]) -> 
 def test_a_pipeline_without_a_size(config: Callable[[str], Config]) -> None:
     with pytest.raises(UserError, match='the test pipeline of this config has no size'):
         set_image_size(config('demo_semantic_fpn'), [64])
+    cfg = config('mask_rcnn_crossformer_s')
+    assert smaller_side(cfg) == 608
+    cfg.test_dataloader.dataset.pipeline[1] = {'type': 'Pad', 'size': (64, 64)}
+    with pytest.raises(UserError, match='the test pipeline of this config has no size'):
+        set_image_size(cfg, [64])
+    assert smaller_side(cfg) is None
     cfg = config('mask_rcnn_crossformer_s')
     del cfg.train_dataloader.dataset.pipeline[2]
     with pytest.raises(UserError, match='the training pipeline of this config has no size'):
