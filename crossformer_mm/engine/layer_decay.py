@@ -134,12 +134,13 @@ def set_layer_decay(cfg: Config, rate: float) -> None:
     wrapper.paramwise_cfg = {**(wrapper.get('paramwise_cfg') or {}), 'decay_rate': rate}
     settings = cfg.get('param_scheduler')
     for i, scheduler in enumerate(schedules(settings)):
-        if not scheduler['type'].endswith('LR') or not scheduler.get('eta_min'):
+        kind = str(scheduler['type']).rpartition('.')[2]
+        if not kind.endswith('LR') or not scheduler.get('eta_min'):
             continue
-        if scheduler['type'] not in ('CosineAnnealingLR', 'CosineRestartLR'):
+        if kind not in ('CosineAnnealingLR', 'CosineRestartLR'):
             place = 'param_scheduler' if isinstance(settings, dict) else f'param_scheduler.{i}'
             raise UserError(
-                f'{given}: {place} is a {scheduler["type"]} with eta_min={scheduler["eta_min"]:g}, to which'
+                f'{given}: {place} is a {kind} with eta_min={scheduler["eta_min"]:g}, to which'
                 f' the lower rates of the first layers would rise; add --cfg-options {place}.eta_min=0'
             )
         scheduler['eta_min_ratio'] = scheduler.pop('eta_min') / wrapper.optimizer.lr

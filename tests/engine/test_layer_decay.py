@@ -116,12 +116,13 @@ def test_the_option_keeps_the_config_s_settings(config: Callable[[str], Config])
 
 def test_no_schedule_raises_the_rates_of_the_first_layers(config: Callable[[str], Config]) -> None:
     cfg = config('mask_rcnn_crossformer_s')
-    lowest = {'type': 'CosineRestartLR', 'periods': [12], 'eta_min': 1e-5}
+    lowest = {'type': 'mmengine.CosineRestartLR', 'periods': [12], 'eta_min': 1e-5}
     momentum = {'type': 'CosineAnnealingMomentum', 'eta_min': 0.8}
     cfg.param_scheduler = [lowest, momentum]
     set_layer_decay(cfg, 0.75)
     ratio = 1e-5 / cfg.optim_wrapper.optimizer.lr
-    assert cfg.param_scheduler[0] == {'type': 'CosineRestartLR', 'periods': [12], 'eta_min_ratio': ratio}
+    kept = {name: value for name, value in lowest.items() if name != 'eta_min'}
+    assert cfg.param_scheduler[0] == {**kept, 'eta_min_ratio': ratio}
     assert cfg.param_scheduler[1] == momentum
     poly = {'type': 'PolyLR', 'eta_min': 1e-4}
     for setting, place in ((poly, 'param_scheduler'), ([momentum, poly], r'param_scheduler\.1')):
