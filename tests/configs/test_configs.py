@@ -66,7 +66,9 @@ def test_file_opens_with_what_it_trains_and_the_command(name: str) -> None:
     assert f'\n    crossformer train {name} --pretrained FILE\n"""' in text
 
 
-@pytest.mark.parametrize('name', DETECTORS)
+@pytest.mark.parametrize(
+    'name', [name if name in MILLIONS else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS]
+)
 def test_full_size_model(name: str, config: Callable[[str], Config]) -> None:
     cfg = config(name)
     assert cfg.model.backbone.arch == re.sub('_(3x|g14|pgs)$', '', name.partition('crossformer_')[2])

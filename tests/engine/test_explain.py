@@ -82,6 +82,7 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / 'results.json').read_text(encoding='utf-8'))
 
 
+@pytest.mark.slow
 def test_objects_are_counted_as_in_the_results_of_infer(
     detector: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,9 +74,12 @@ PARTS = {
     'mask2former_crossformer_s_ade20k': ['backbone', 'decode_head'],
     'segformer_crossformer_s': ['backbone', 'decode_head'],
 }
+FIRST = ('mask_rcnn_crossformer_s', 'fpn_crossformer_t', 'dino_crossformer_s')  # a model of each kind
 
 
-@pytest.mark.parametrize('name', PARTS)
+@pytest.mark.parametrize(
+    'name', [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in PARTS if name not in FIRST)]
+)
 def test_parts_sum_up_to_the_whole(
     name: str, narrow_config: Callable[[str], Config], narrow_segmentor: Callable[[str], Config]
 ) -> None:
