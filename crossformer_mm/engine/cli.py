@@ -111,6 +111,16 @@ def exit_immediately(status: int) -> NoReturn:
         os._exit(status)
 
 
+def _interrupt_of_import(error: BaseException | None) -> KeyboardInterrupt | None:
+    """What an error comes from, if the initialisation of an extension module made an ImportError of it."""
+    while error is not None:
+        cause = error.__cause__ or error.__context__
+        if isinstance(error, ImportError) and isinstance(cause, KeyboardInterrupt):
+            return cause
+        error = cause
+    return None
+
+
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Raise KeyboardInterrupt on Ctrl-C, and :class:`Terminated` on SIGTERM, inside the block.
@@ -147,6 +157,10 @@ def _signals_raise() -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
+    except Exception as error:
+        if interrupt := _interrupt_of_import(error):
+            raise interrupt from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

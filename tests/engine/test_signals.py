@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 
 from crossformer_mm.engine import cli
+from crossformer_mm.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 ENDS = [(signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')]
@@ -104,6 +105,26 @@ def test_handlers_are_restored() -> None:
     ignoring = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell does for jobs in the background
     assert status_of(lambda: os.kill(os.getpid(), signal.SIGINT)) == 0
     signal.signal(signal.SIGINT, ignoring)
+
+
+@pytest.mark.parametrize(('number', 'status', 'word'), ENDS)
+def test_a_signal_while_an_extension_module_is_initialised(
+    capsys: pytest.CaptureFixture[str], number: int, status: int, word: str
+) -> None:
+    """pybind11 makes an ImportError of it, and the config that imports the module cannot be loaded."""
+
+    def main() -> None:
+        try:
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            except KeyboardInterrupt as stop:
+                raise ImportError('initialization failed') from stop
+        except ImportError as error:
+            raise UserError('cannot load this config') from error
+
+    assert status_of(main) == status
+    assert capsys.readouterr().err == f'{word}\n'
 
 
 @pytest.mark.slow
