@@ -355,19 +355,18 @@ def compare_layouts(model: nn.Module, checkpoint: Checkpoint) -> None:
         model: The model.
         checkpoint: The file.
     """
-    ours = notes_on(model)
+    ours = notes_on(model).get(BACKBONE_NOTES)
     if not ours:
         return
     layouts = implied_layout(checkpoint).layouts
     theirs = {'long_distance': layouts[0]} if layouts and ours['long_distance'] not in layouts else {}
     noted = notes_of(checkpoint).get(BACKBONE_NOTES)
-    noted = noted if isinstance(noted, Mapping) else {}
-    for name in GROUP_SETTINGS:
-        own = ours[BACKBONE_NOTES][name]
-        if name in noted and _plain(noted[name]) != _plain(own):
-            theirs[name] = _plain(noted[name])
-    for name, value in theirs.items():
-        own = _plain({**ours[BACKBONE_NOTES], **ours}[name])
+    if isinstance(noted, Mapping):
+        theirs |= {name: noted[name] for name in GROUP_SETTINGS if name in noted}
+    for name in theirs:
+        value, own = _plain(theirs[name]), _plain(ours[name])
+        if value == own:
+            continue
         print_log(
             f'{checkpoint.path}: was trained with {name}={value!r}, but the model has {own!r}, which computes'
             ' different outputs from the same weights; for the results of the training, set'

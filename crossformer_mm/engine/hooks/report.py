@@ -89,12 +89,10 @@ class ReportHook(Hook):
     ) -> None:
         """Score the images of a batch."""
         with self._report.timed() if self._report else nullcontext():
-            loader = runner.val_dataloader
+            loader, rank, processes = runner.val_dataloader, get_rank(), get_world_size()
             first = batch_idx * (loader.batch_size or 1)
             for index, sample in enumerate(outputs or (), first):
-                if get_rank() + get_world_size() * index < len(
-                    loader.dataset
-                ):  # others repeat the first ones
+                if rank + processes * index < len(loader.dataset):  # the others repeat the first ones
                     self._extremes.add(sample)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
