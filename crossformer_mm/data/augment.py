@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..utils.errors import UserError
-from .datasets import datasets_of, dicts_in
+from .datasets import datasets_of, dicts_in, type_name
 
 LEVELS = ('light', 'strong')
 Steps = list[dict[str, Any]]
@@ -58,7 +58,7 @@ def set_augment(cfg: Config, level: str) -> None:
     datasets = [dataset for dataset in datasets_of(cfg, 'train_dataloader') if 'pipeline' in dataset]
     for dataset in datasets:
         load, old, pack = _parts(dataset, given)
-        dataset.pipeline = [*load, *_BUILDERS[_kind(pack)](cfg, old, level, given), pack]
+        dataset.pipeline = [*load, *_BUILDERS[type_name(pack)](cfg, old, level, given), pack]
     with_masks = [dataset for dataset in datasets if any(map(_loads_masks, dataset.pipeline))]
     if level == 'strong' and datasets and len(with_masks) == len(datasets):
         _copy_and_paste(cfg, with_masks)
@@ -69,8 +69,8 @@ def set_augment(cfg: Config, level: str) -> None:
 def augmentation_of(cfg: Config) -> str:
     """The names of the transforms that the training images of a config go through."""
     datasets = reversed(list(datasets_of(cfg, 'train_dataloader')))  # those inside of others come first
-    kinds = [_kind(step) for dataset in datasets for step in dataset.get('pipeline', ())]
-    kinds += [_kind(step) for step in (cfg.model.get('train_cfg') or {}).get('augments') or ()]
+    kinds = [type_name(step) for dataset in datasets for step in dataset.get('pipeline', ())]
+    kinds += [type_name(step) for step in (cfg.model.get('train_cfg') or {}).get('augments') or ()]
     names = dict.fromkeys(kind for kind in kinds if not kind.startswith(('Load', 'Pack', 'Filter')))
     return ', '.join(names)
 
@@ -78,21 +78,16 @@ def augmentation_of(cfg: Config) -> str:
 def _parts(dataset: ConfigDict, given: str) -> tuple[Steps, Steps, dict[str, Any]]:
     """The steps of a pipeline that load, the augmentation after them, and the step that packs."""
     steps = list(dataset.pipeline)
-    count = next((i for i, step in enumerate(steps) if not _kind(step).startswith('Load')), 0)
+    count = next((i for i, step in enumerate(steps) if not type_name(step).startswith('Load')), 0)
     load, old, pack = steps[:count], steps[count:-1], steps[-1] if steps else {}
-    unknown = [kind for kind in map(_kind, _flat(old)) if kind not in _REPLACED]
-    if not load or _kind(pack) not in _BUILDERS:
+    unknown = [kind for kind in map(type_name, _flat(old)) if kind not in _REPLACED]
+    if not load or type_name(pack) not in _BUILDERS:
         reason = f'does not begin with loading and end with {" or ".join(_BUILDERS)}'
     elif unknown:
         reason = f'has the step {unknown[0]}, which may be more than augmentation'
     else:
         return load, old, pack
     raise UserError(f'{given}: the training pipeline of {dataset.type} {reason}; change it in the config')
-
-
-def _kind(step: dict[str, Any]) -> str:
-    """The name of a transform without the toolbox."""
-    return str(step.get('type')).rpartition('.')[2]
 
 
 def _flat(steps: Any) -> Iterator[dict[str, Any]]:
@@ -104,18 +99,18 @@ def _flat(steps: Any) -> Iterator[dict[str, Any]]:
 
 
 def _loads_masks(step: dict[str, Any]) -> bool:
-    return _kind(step) == 'LoadAnnotations' and step.get('with_mask', False)
+    return type_name(step) == 'LoadAnnotations' and step.get('with_mask', False)
 
 
 def _first(steps: Steps, kind: str, otherwise: Any = None) -> Any:
     """The first transform of a kind."""
-    return next((step for step in steps if _kind(step) == kind), otherwise)
+    return next((step for step in steps if type_name(step) == kind), otherwise)
 
 
 def _tested(cfg: Config, kind: str, key: str) -> Any:
     """A setting of a transform in the test pipeline; None if there is none."""
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
-    return next((step[key] for _, step in dicts_in(loader) if _kind(step) == kind and key in step), None)
+    return next((step[key] for _, step in dicts_in(loader) if type_name(step) == kind and key in step), None)
 
 
 def _no_size(given: str, what: str) -> UserError:

@@ -24,7 +24,6 @@ from .datasets import (
     class_datasets,
     coco_datasets,
     coco_evaluators,
-    dataset_class_name,
     dataset_meta,
     datasets_of,
     dicts_in,
@@ -35,6 +34,7 @@ from .datasets import (
     palette,
     set_num_classes,
     trains_masks,
+    type_name,
 )
 from .exif import ignores_exif
 from .options import COCO_ELSEWHERE, FOLDERS_ELSEWHERE, MAPS_ELSEWHERE, OTHERS_ELSEWHERE
@@ -366,9 +366,7 @@ def _read_map_classes(cfg: Config, loaders: Sequence[str], maps: bool) -> tuple[
     check_present(folders, _remedy(MAPS_ELSEWHERE, loaders))
     classes = dataset_meta(cfg, datasets[0]).get('classes')
     if not classes:
-        raise UserError(
-            f'{dataset_class_name(datasets[0])} has no class names; name them with --classes FILE'
-        )
+        raise UserError(f'{type_name(datasets[0])} has no class names; name them with --classes FILE')
     _check_class_weights(cfg.model, len(classes))
     return tuple(classes)
 

@@ -14,11 +14,11 @@ from .datasets import (
     annotation_path,
     coco_datasets,
     dataset_class,
-    dataset_class_name,
     image_folder,
     join_data_root,
     map_datasets,
     prefixes_of,
+    type_name,
 )
 from .exif import ignores_exif
 from .formats.cache import CONVERTED, FOLDER, cache_folder, convert, file_of, format_of, read
@@ -236,6 +236,6 @@ def _classes(cfg: Config, dataset: ConfigDict, layout: Layout) -> tuple[str, ...
         raise UserError(f'{layout}: there are only labelIds, no {TRAIN_IDS}; {_TRAIN_IDS}')
     if kind := _DATASETS.get(layout.format):
         return tuple(dataset_class(cfg, {'type': kind}).METAINFO['classes'])
-    if dataset_class_name(dataset) not in (OWN_MAPS, 'BaseSegDataset'):
+    if type_name(dataset) not in (OWN_MAPS, 'BaseSegDataset'):
         raise UserError(f'{layout}: name the classes with --classes FILE, in the order of their numbers')
     return None

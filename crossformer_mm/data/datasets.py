@@ -2,7 +2,7 @@
 
 import colorsys
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def map_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
 
 def class_datasets(cfg: Config, *loaders: str) -> Iterator[ConfigDict]:
     """The datasets of :func:`datasets_of` that read a folder of images per class."""
-    return (d for d in datasets_of(cfg, *loaders) if dataset_class_name(d) == OWN_FOLDERS)
+    return (d for d in datasets_of(cfg, *loaders) if type_name(d) == OWN_FOLDERS)
 
 
 def dataset_class(cfg: Config, dataset: ConfigDict) -> Any:
@@ -88,9 +88,9 @@ def dataset_class(cfg: Config, dataset: ConfigDict) -> Any:
         return registry.get(str(dataset.get('type')))
 
 
-def dataset_class_name(dataset: ConfigDict) -> str:
-    """The name of a dataset's class without the toolbox, such as ``'CocoDataset'``."""
-    return str(dataset.get('type')).rpartition('.')[2]
+def type_name(part: Mapping[str, Any]) -> str:
+    """The name of the class that a part of a config is of, without its toolbox, such as ``'CocoDataset'``."""
+    return str(part.get('type')).rpartition('.')[2]
 
 
 def _coco_base(kind: Any) -> Any:

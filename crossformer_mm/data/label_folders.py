@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from ..utils.errors import UserError
-from .datasets import OWN_MAPS, dataset_class_name, map_datasets, palette
+from .datasets import OWN_MAPS, map_datasets, palette, type_name
 from .exif import ignores_exif
 from .label_check import LabelReport, LabelRule, inspect_labels
 from .label_files import Pair, map_suffixes, unpaired
@@ -79,7 +79,7 @@ def label_folder(cfg: Config, dataset: ConfigDict) -> LabelFolder:
     """
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         built = registry.build({**dataset, 'pipeline': [], 'lazy_init': True})
-    kind = dataset_class_name(dataset)
+    kind = type_name(dataset)
     if kind != OWN_MAPS:
         _check_walk(built.data_prefix['img_path'], built.img_suffix, kind)
     pairs = [(Path(item['img_path']), Path(item['seg_map_path'])) for item in built.load_data_list()]

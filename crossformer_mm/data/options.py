@@ -15,12 +15,12 @@ from .datasets import (
     annotation_path,
     class_datasets,
     coco_datasets,
-    dataset_class_name,
     dataset_meta,
     dicts_in,
     folders_of,
     map_datasets,
     palette,
+    type_name,
 )
 from .exif import ignore_exif
 from .formats.reading import check_names
@@ -164,7 +164,7 @@ def _own_classes(cfg: Config) -> tuple[str, ...] | None:
     For the same classes, the meaning of the values in label maps stays as it was in that training.
     """
     datasets = list(map_datasets(cfg, *LOADERS))
-    if any(dataset_class_name(dataset) != OWN_MAPS for dataset in datasets):
+    if any(type_name(dataset) != OWN_MAPS for dataset in datasets):
         return None
     classes = {tuple(dataset_meta(cfg, dataset).get('classes') or ()) for dataset in datasets}
     return classes.pop() if len(classes) == 1 else None
@@ -193,7 +193,7 @@ def _set_paths(cfg: Config, options: DataOptions) -> None:
                 dataset.data_prefix.seg_map_path = annotations
             if images is not None:
                 dataset.data_prefix.img_path = images
-                if dataset_class_name(dataset) == OWN_MAPS:  # its list is of the images in another folder
+                if type_name(dataset) == OWN_MAPS:  # its list is of the images in another folder
                     dataset.ann_file = ''
         for dataset in folders:
             if images is not None:
@@ -288,7 +288,7 @@ def use_own_maps(cfg: Config, dataset: ConfigDict, option: str, reduce: bool | N
     Raises:
         UserError: The dataset is of another kind.
     """
-    kind = dataset_class_name(dataset)
+    kind = type_name(dataset)
     if kind not in _TWO_FOLDERS or (dataset.get('ann_file') and kind != OWN_MAPS):
         raise UserError(
             f'{option}: for two folders of images and label maps; {kind} has a fixed layout and numbering'

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from ..checkpoint.meta import dataset_meta_of
 from ..checkpoint.reader import Checkpoint
-from ..data.datasets import dataset_meta, datasets_of, dicts_in
+from ..data.datasets import dataset_meta, datasets_of, dicts_in, type_name
 from ..utils.errors import UserError
 from ..utils.text import shorten
 from .runner import CLASSES_NAMED
@@ -121,7 +121,7 @@ def state_warnings(cfg: Config) -> list[str]:
         cfg: The config of the run that resumes.
     """
     parts = [*dicts_in(cfg.train_dataloader), *dicts_in(cfg.model.get('data_preprocessor'))]
-    types = dict.fromkeys(str(part.get('type')) for _, part in parts)
+    types = dict.fromkeys(type_name(part) for _, part in parts)
     kept = [name for name in types if name.startswith('Cached') or name == 'BatchSyncRandomResize']
     return [f'{_RESULT_DIFFERS}: no checkpoint has the state of {", ".join(kept)}'] if kept else []
 

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ..data.datasets import type_name
 from ..models.crossformer import CrossFormer
 from ..utils.errors import UserError
 from .schedule import schedules
@@ -134,7 +135,7 @@ def set_layer_decay(cfg: Config, rate: float) -> None:
     wrapper.paramwise_cfg = {**(wrapper.get('paramwise_cfg') or {}), 'decay_rate': rate}
     settings = cfg.get('param_scheduler')
     for i, scheduler in enumerate(schedules(settings)):
-        kind = str(scheduler['type']).rpartition('.')[2]
+        kind = type_name(scheduler)
         if not kind.endswith('LR') or not scheduler.get('eta_min'):
             continue
         if kind not in ('CosineAnnealingLR', 'CosineRestartLR'):

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..data.datasets import check_loading
+from ..data.datasets import check_loading, type_name
 from ..utils.errors import UserError
 
 # Steps without effect where all images have one size, to which they are padded.
@@ -20,7 +20,7 @@ _LIBRARIES = {'cv2': 'opencv', 'pillow': 'pillow'}
 def crop_size(cfg: Config) -> tuple[int, int] | None:
     """Height and width of the central crop in a config's test pipeline, if it has one."""
     for step in _pipeline(cfg):
-        if _name(step) == 'CenterCrop':
+        if type_name(step) == 'CenterCrop':
             side = step['crop_size']
             return (side, side) if isinstance(side, int) else tuple(side)
     return None
@@ -47,7 +47,7 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
     rule: dict[str, Any] = {'resize': 'stretch'}
     uncropped = None
     for step in _pipeline(cfg):
-        name = _name(step)
+        name = type_name(step)
         if name == 'Resize':
             rule = {'resize': 'fit' if step.get('keep_ratio') else 'stretch', **_method(step)}
         elif name == 'ResizeEdge' and step.get('edge', 'short') == 'short':
@@ -68,10 +68,6 @@ def preprocessing_of(cfg: Config, size: tuple[int, int], ignore_exif: bool) -> d
 
 def _pipeline(cfg: Config) -> Sequence[Mapping[str, Any]]:
     return cfg.test_dataloader.dataset.pipeline
-
-
-def _name(step: Mapping[str, Any]) -> str:
-    return str(step['type']).rpartition('.')[2]
 
 
 def _edge(cfg: Config, edge: int, size: tuple[int, int]) -> int:
